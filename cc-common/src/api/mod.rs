@@ -1,0 +1,10 @@
+//! The gRPC contract `cc.v1`, as generated, and what both of its ends must agree on: the fault a person sees, and how a
+//! request is signed. Refuses to connect or to listen.
+
+pub mod fault;
+
+/// Generated from `proto/cc/v1/cc.proto`.
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, missing_docs, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("cc.v1");
+}

@@ -1,0 +1,46 @@
+//! Who calls, and what they may do. Refuses to know what the calls do.
+
+use serde::{Deserialize, Serialize};
+use tonic::{Code, Status};
+
+use cc_common::api::fault::Fault;
+
+use crate::ids::Project;
+
+/// Ordered: each may do all that the one before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Lists and reads.
+    Viewer,
+    /// Creates, starts, stops and removes the project's objects.
+    Operator,
+    /// Also what reaches beyond the project: privileged options, host-wide pruning.
+    Admin,
+}
+
+/// The verified caller of a request; the auth layer puts it into the request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub project: Project,
+    pub role: Role,
+}
+
+impl Caller {
+    /// The caller of this request. A request that reached a handler without one is a bug in the layer: refuse it.
+    pub fn of<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
+        request.extensions().get::<Caller>().cloned().ok_or_else(|| {
+            Fault::new(Code::Unauthenticated, "auth.unsigned", "the call was refused", "it carries no identity").into()
+        })
+    }
+
+    pub fn require(&self, role: Role) -> Result<(), Status> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let why = format!("it needs the role {role:?}, and this key has {:?}", self.role).to_lowercase();
+        Err(Fault::new(Code::PermissionDenied, "auth.role", "the call was refused", why)
+            .next("use a key with that role: cc-host key create --role ROLE --project PROJECT")
+            .into())
+    }
+}

@@ -1,0 +1,1 @@
+//! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.

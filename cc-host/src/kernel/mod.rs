@@ -1,0 +1,1 @@
+//! Kernel objects as guards: links, network namespaces, cgroups, mounts. Refuses to decide which of them are wanted.
