@@ -26,3 +26,11 @@ pub mod metrics;
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vpc;
+
+/// The causes of an error in one line, outermost first: what a log or a fault's "why" needs.
+#[cfg(feature = "daemon")]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if text.is_empty() { error.to_string() } else { text }
+}

@@ -1,1 +1,9 @@
-//! Placeholder.
+//! VPCs: private subnets of a project. Two may use the same CIDR. Refuses to know containers; it is told who uses what.
+
+pub mod cidr;
+pub mod ipam;
+mod record;
+mod room;
+
+pub use record::VpcRecord;
+pub use room::{VpcError, Vpcs};

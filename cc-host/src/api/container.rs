@@ -1,0 +1,169 @@
+//! `cc.v1.ContainerService`. Refuses to know how a container is made.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cc_common::api::fault::Fault;
+use cc_common::api::v1;
+use cc_common::api::v1::container_service_server::ContainerService;
+use futures::{Stream, StreamExt};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{container_view, exit_view, metrics_view};
+use crate::auth::{Caller, Role};
+use crate::container::logs::LogQuery;
+use crate::container::{ContainerRecord, Containers};
+use crate::image::Images;
+
+pub struct ContainerApi {
+    pub containers: Arc<Containers>,
+    pub images: Arc<Images>,
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl ContainerApi {
+    /// All of `ids`, or the first that is not found: nothing is done to any before all are known.
+    fn find_all(&self, caller: &Caller, ids: &[String]) -> Result<Vec<ContainerRecord>, Status> {
+        let found = ids.iter().map(|id| self.containers.find(&caller.project, id));
+        Ok(found.collect::<Result<_, _>>().map_err(Fault::from)?)
+    }
+}
+
+fn ids(records: &[ContainerRecord]) -> Response<v1::ContainerIds> {
+    Response::new(v1::ContainerIds { ids: records.iter().map(|r| r.id.to_string()).collect() })
+}
+
+/// Runs `act` on all at once and returns the first failure after all have been tried.
+async fn on_all<F, Fut>(records: &[ContainerRecord], act: F) -> Result<(), Status>
+where
+    F: Fn(ContainerRecord) -> Fut,
+    Fut: Future<Output = Result<(), crate::container::ContainerError>>,
+{
+    let results = futures::future::join_all(records.iter().cloned().map(act)).await;
+    Ok(results.into_iter().collect::<Result<(), _>>().map_err(Fault::from)?)
+}
+
+#[tonic::async_trait]
+impl ContainerService for ContainerApi {
+    type RunStream = BoxStream<v1::RunOutput>;
+    type LogsStream = BoxStream<v1::LogRecord>;
+    type WaitStream = BoxStream<v1::Exit>;
+    type TunnelStream = BoxStream<v1::TunnelData>;
+
+    async fn run(&self, request: Request<Streaming<v1::RunInput>>) -> Result<Response<Self::RunStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let output = super::run::run(&self.containers, &self.images, caller, request.into_inner());
+        Ok(Response::new(Box::pin(output)))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let all = request.into_inner().all;
+        let mut records = self.containers.list(&caller.project);
+        records.retain(|r| all || r.state.name() == "running");
+        records.sort_by_key(|r| r.created_ms);
+        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(container_view).collect() }))
+    }
+
+    async fn get(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::ListContainersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let records = self.find_all(&caller, &request.into_inner().ids)?;
+        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(container_view).collect() }))
+    }
+
+    async fn metrics(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::MetricsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let records = self.find_all(&caller, &request.into_inner().ids)?;
+        let mut metrics = Vec::new();
+        for record in records {
+            let figures = self.containers.metrics(&record).await.map_err(Fault::from)?;
+            metrics.push(metrics_view(&record, figures));
+        }
+        Ok(Response::new(v1::MetricsResponse { metrics }))
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let v1::LogsRequest { id, follow, tail, since_ms } = request.into_inner();
+        let record = self.containers.find(&caller.project, &id).map_err(Fault::from)?;
+        let lines = self.containers.logs(&record, LogQuery { follow, tail: usize::try_from(tail).ok(), since_ms });
+        let records = ReceiverStream::new(lines).map(|line| {
+            let line = line.map_err(Fault::from)?;
+            let stream = if line.stderr { "stderr" } else { "stdout" }.to_owned();
+            Ok(v1::LogRecord { at_ns: line.at_ns, stream, data: line.data })
+        });
+        Ok(Response::new(Box::pin(records)))
+    }
+
+    async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let v1::StopRequest { ids: wanted, timeout_s } = request.into_inner();
+        let records = self.find_all(&caller, &wanted)?;
+        let grace = Duration::from_secs(u64::from(timeout_s));
+        on_all(&records, |r| async move { self.containers.stop(&r, Some(grace)).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn kill(&self, request: Request<v1::KillRequest>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let v1::KillRequest { ids: wanted, signal } = request.into_inner();
+        if !(1..=64).contains(&signal) {
+            let why = format!("signal {signal} does not exist; they go from 1 to 64");
+            return Err(Fault::new(tonic::Code::InvalidArgument, "container.bad_signal", "cannot kill", why).into());
+        }
+        let records = self.find_all(&caller, &wanted)?;
+        on_all(&records, |r| async move { self.containers.signal(&r, signal).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn remove(&self, request: Request<v1::RemoveRequest>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let v1::RemoveRequest { ids: wanted, force } = request.into_inner();
+        let records = self.find_all(&caller, &wanted)?;
+        on_all(&records, |r| async move { self.containers.remove(&r, force).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn wait(&self, request: Request<v1::ContainerIds>) -> Result<Response<Self::WaitStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let records = self.find_all(&caller, &request.into_inner().ids)?;
+        let containers = &self.containers;
+        let waits = records.into_iter().map(|record| {
+            let containers = Arc::clone(containers);
+            async move {
+                let exit = containers.wait(&record).await.ok_or_else(|| {
+                    let what = format!("cannot wait for container {}", record.name);
+                    Fault::new(tonic::Code::NotFound, "container.gone", what, "it was removed meanwhile")
+                })?;
+                Ok(exit_view(record.id.as_str(), &exit))
+            }
+        });
+        let exits: futures::stream::FuturesUnordered<_> = waits.collect();
+        Ok(Response::new(Box::pin(exits)))
+    }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelData>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let bytes = super::tunnel::open(&self.containers, &caller, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(bytes)))
+    }
+}

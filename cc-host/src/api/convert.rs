@@ -1,0 +1,237 @@
+//! Between the contract's messages and the rooms' types. Refuses to decide anything but whether a field is well formed.
+
+use cc_common::api::v1;
+
+use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Exit, RunSpec, State};
+use crate::image::{ImageRecord, LayerProgress, LayerState};
+
+/// Linux takes at most 128 KiB in one string and a quarter of the stack in all; this is far below both.
+const STRINGS_BYTES_MAX: usize = 1 << 20;
+const LABELS_MAX: usize = 256;
+const HOSTNAME_LEN_MAX: usize = 63;
+/// What Linux needs for IPv4, and what a veth takes.
+const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
+/// The smallest memory limit under which a program can be started at all.
+const MEMORY_BYTES_MIN: u64 = 4 << 20;
+/// As cgroup v1 has them; v2's weights are computed from these.
+const CPU_SHARES_RANGE: std::ops::RangeInclusive<u32> = 2..=262_144;
+
+fn bad(field: &'static str, value: impl ToString, why: &'static str) -> ContainerError {
+    ContainerError::BadField { field, value: value.to_string(), why }
+}
+
+pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, ContainerError> {
+    let non_empty = |text: String| (!text.is_empty()).then_some(text);
+    if spec.image.is_empty() {
+        return Err(bad("--image", "", "an image is needed"));
+    }
+    if spec.memory_bytes != 0 && spec.memory_bytes < MEMORY_BYTES_MIN {
+        return Err(bad("--memory", spec.memory_bytes, "a container needs at least 4 MiB"));
+    }
+    if spec.cpu_shares != 0 && !CPU_SHARES_RANGE.contains(&spec.cpu_shares) {
+        return Err(bad("--cpu", spec.cpu_shares, "shares go from 2 to 262144, and 1024 is the default"));
+    }
+    if spec.mtu != 0 && !MTU_RANGE.contains(&spec.mtu) {
+        return Err(bad("--mtu", spec.mtu, "an MTU goes from 576 to 65535"));
+    }
+    let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]);
+    if strings.clone().map(|s| s.len() + 1).sum::<usize>() > STRINGS_BYTES_MAX {
+        return Err(bad("--env", "", "arguments and variables together exceed 1 MiB"));
+    }
+    if let Some(text) = strings.into_iter().find(|s| s.contains('\0')) {
+        return Err(bad("text", text.replace('\0', "\\0"), "it holds a NUL byte"));
+    }
+    if let Some(entry) = spec.env.iter().find(|e| e.find('=').is_none_or(|at| at == 0)) {
+        return Err(bad("--env", entry, "it is not KEY=VALUE"));
+    }
+    if !spec.dir.is_empty() && !spec.dir.starts_with('/') {
+        return Err(bad("--dir", spec.dir, "it is not an absolute path"));
+    }
+    if !is_hostname(&spec.hostname) {
+        return Err(bad("--hostname", spec.hostname, "it is not a DNS label of at most 63 characters"));
+    }
+    if spec.labels.len() > LABELS_MAX {
+        return Err(bad("--label", spec.labels.len(), "a container has at most 256 labels"));
+    }
+    Ok(RunSpec {
+        image: spec.image,
+        vpc: non_empty(spec.vpc),
+        memory_bytes: (spec.memory_bytes != 0).then_some(spec.memory_bytes),
+        cpu_shares: (spec.cpu_shares != 0).then_some(spec.cpu_shares),
+        pids_max: (spec.pids_max != 0).then_some(spec.pids_max),
+        user: non_empty(spec.user),
+        env: spec.env,
+        dir: non_empty(spec.dir),
+        hostname: non_empty(spec.hostname),
+        labels: spec.labels.into_iter().collect(),
+        command: spec.command,
+        mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
+        auto_remove: spec.auto_remove,
+        stdin,
+    })
+}
+
+fn is_hostname(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    text.len() <= HOSTNAME_LEN_MAX && text.bytes().all(good) && !text.starts_with(['-', '.'])
+}
+
+fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
+    v1::ContainerSpec {
+        image: spec.image.clone(),
+        vpc: spec.vpc.clone().unwrap_or_default(),
+        name: String::new(),
+        memory_bytes: spec.memory_bytes.unwrap_or_default(),
+        cpu_shares: spec.cpu_shares.unwrap_or_default(),
+        user: spec.user.clone().unwrap_or_default(),
+        env: spec.env.clone(),
+        dir: spec.dir.clone().unwrap_or_default(),
+        hostname: spec.hostname.clone().unwrap_or_default(),
+        labels: spec.labels.clone().into_iter().collect(),
+        command: spec.command.clone(),
+        mtu: spec.mtu.map(u32::from).unwrap_or_default(),
+        auto_remove: spec.auto_remove,
+        pids_max: spec.pids_max.unwrap_or_default(),
+    }
+}
+
+pub(super) fn exit_view(id: &str, exit: &Exit) -> v1::Exit {
+    v1::Exit {
+        id: id.to_owned(),
+        code: exit.code,
+        signal: exit.signal.unwrap_or_default(),
+        oom_killed: exit.oom_killed,
+        finished_ms: exit.finished_ms,
+        reason: exit.reason.clone(),
+    }
+}
+
+pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
+    let (mut pid, mut started_ms, mut exit) = (0, 0, None);
+    match &record.state {
+        State::Created => {}
+        State::Running { pid: running, since_ms } => (pid, started_ms) = (*running, *since_ms),
+        State::Stopped { started_ms: since, exit: how } => {
+            started_ms = since.unwrap_or_default();
+            exit = Some(exit_view(record.id.as_str(), how));
+        }
+    }
+    let vpc = record.vpc.as_ref();
+    v1::Container {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        image: record.image_reference.clone(),
+        image_digest: record.image_digest.clone(),
+        state: record.state.name().to_owned(),
+        vpc: vpc.map(|a| a.vpc.to_string()).unwrap_or_default(),
+        vpc_name: vpc.map(|a| a.vpc_name.to_string()).unwrap_or_default(),
+        ipv4: vpc.map(|a| format!("{}/{}", a.ipv4, a.prefix_len)).unwrap_or_default(),
+        mac: vpc.map(|a| a.mac.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),
+        pid,
+        created_ms: record.created_ms,
+        started_ms,
+        exit,
+        spec: Some(spec_view(&record.spec)),
+        endpoint: record.slot,
+        interface: vpc.map(|_| record.interface()).unwrap_or_default(),
+        project: record.project.to_string(),
+    }
+}
+
+pub(super) fn image_view(image: &ImageRecord) -> v1::Image {
+    v1::Image {
+        reference: image.reference.clone(),
+        digest: image.digest.clone(),
+        size_bytes: image.size_bytes,
+        created_ms: image.created_ms,
+        os: image.os.clone(),
+        architecture: image.architecture.clone(),
+        entrypoint: image.config.entrypoint.clone(),
+        cmd: image.config.cmd.clone(),
+        env: image.config.env.clone(),
+        user: image.config.user.clone(),
+        working_dir: image.config.working_dir.clone(),
+        layers: image.layers.clone(),
+    }
+}
+
+pub(super) fn progress_view(progress: LayerProgress) -> v1::PullProgress {
+    let state = match progress.state {
+        LayerState::Waiting => "waiting",
+        LayerState::Downloading => "downloading",
+        LayerState::Unpacking => "unpacking",
+        LayerState::Exists => "exists",
+        LayerState::Done => "done",
+    };
+    let layer = v1::LayerProgress {
+        digest: progress.digest,
+        done_bytes: progress.done_bytes,
+        total_bytes: progress.total_bytes,
+        state: state.to_owned(),
+    };
+    v1::PullProgress { progress: Some(v1::pull_progress::Progress::Layer(layer)) }
+}
+
+pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) -> v1::Metrics {
+    let ContainerMetrics { resources, traffic } = metrics;
+    let count = |t: crate::datapath::Traffic| Some(v1::Traffic { packets: t.packets, bytes: t.bytes });
+    v1::Metrics {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        cpu_usage_us: resources.cpu_usage_us,
+        memory_bytes: resources.memory_bytes,
+        memory_limit_bytes: record.spec.memory_bytes.unwrap_or_default(),
+        memory_peak_bytes: resources.memory_peak,
+        oom_kills: resources.oom_kills,
+        io_read_bytes: resources.io_read,
+        io_write_bytes: resources.io_write,
+        pids: resources.pids,
+        pids_limit: resources.pids_limit.unwrap_or_default(),
+        received: count(traffic.received),
+        sent: count(traffic.sent),
+        socket_received: count(traffic.socket_received),
+        socket_sent: count(traffic.socket_sent),
+        drops: traffic
+            .drops
+            .into_iter()
+            .map(|d| v1::Drop {
+                direction: d.direction.to_string(),
+                reason: d.reason.to_string(),
+                packets: d.packets,
+                bytes: d.bytes,
+            })
+            .collect(),
+        at_ms: crate::ids::now_ms(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> v1::ContainerSpec {
+        v1::ContainerSpec { image: "busybox".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn malformed_fields_are_named() {
+        type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
+        let cases: [Spoil; 8] = [
+            ("--image", |s| s.image.clear()),
+            ("--memory", |s| s.memory_bytes = 1),
+            ("--cpu", |s| s.cpu_shares = 1),
+            ("--mtu", |s| s.mtu = 100),
+            ("--env", |s| s.env.push("NOVALUE".into())),
+            ("--dir", |s| s.dir = "tmp".into()),
+            ("--hostname", |s| s.hostname = "a b".into()),
+            ("text", |s| s.command.push("a\0b".into())),
+        ];
+        assert!(run_spec(spec(), false).is_ok());
+        for (field, spoil) in cases {
+            let mut bad = spec();
+            spoil(&mut bad);
+            let error = run_spec(bad, false).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `cc run`: pull if needed, start, then carry output out and input in until the container ends. Refuses to end a container
+//! because its client went away.
+
+use std::sync::Arc;
+
+use cc_common::api::fault::Fault;
+use cc_common::api::v1;
+use cc_common::api::v1::{run_input::Input, run_output::Output as Out};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::convert::{exit_view, progress_view, run_spec};
+use crate::auth::Caller;
+use crate::container::launch::{Output, StdinSender};
+use crate::container::{ContainerRecord, Containers, Started, Stdio};
+use crate::image::{Auth, ImageError, ImageRecord, Images};
+
+/// Messages on their way to the client; what is more waits in the shim, and so in the container.
+const QUEUE_MESSAGES: usize = 16;
+
+type Sender = mpsc::Sender<Result<v1::RunOutput, Status>>;
+
+pub(super) fn run(
+    containers: &Arc<Containers>,
+    images: &Arc<Images>,
+    caller: Caller,
+    input: Streaming<v1::RunInput>,
+) -> impl Stream<Item = Result<v1::RunOutput, Status>> + use<> {
+    let (send, receive) = mpsc::channel(QUEUE_MESSAGES);
+    let (containers, images) = (Arc::clone(containers), Arc::clone(images));
+    // A task of its own: a client that goes away half way leaves a whole container or none.
+    tokio::spawn(async move {
+        if let Err(status) = conduct(&containers, &images, &caller, input, &send).await {
+            let _ = send.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+async fn conduct(
+    containers: &Arc<Containers>,
+    images: &Arc<Images>,
+    caller: &Caller,
+    mut input: Streaming<v1::RunInput>,
+    send: &Sender,
+) -> Result<(), Status> {
+    let Some(v1::RunInput { input: Some(Input::Start(start)) }) = input.message().await? else {
+        let fault = Fault::new(Code::InvalidArgument, "container.bad_start", "cannot run", "the first message is no start");
+        return Err(fault.into());
+    };
+    let wanted = start.spec.clone().unwrap_or_default();
+    let name = wanted.name.clone();
+    let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
+    let image = image(images, caller, &start, &spec.image, send).await?;
+    let hold = images.hold(&image);
+    let started = containers
+        .run(&caller.project, &name, spec, &image, !start.detach)
+        .await
+        .map_err(Fault::from)?;
+    // Its record names the image from here on.
+    drop(hold);
+    let Started { record, stdio, exit } = started;
+    tell(send, Out::Created(record.id.to_string())).await;
+    tell(send, Out::Started(true)).await;
+    let Some(Stdio { stdin, output }) = stdio else { return Ok(()) };
+    let feeder = tokio::spawn(feed(Arc::clone(containers), record.clone(), input, stdin));
+    carry(output, send).await;
+    let mut exit = exit;
+    let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+    feeder.abort();
+    if let Some(ended) = ended {
+        tell(send, Out::Exit(exit_view(record.id.as_str(), &ended))).await;
+    }
+    Ok(())
+}
+
+/// The image, pulled when the policy says so.
+async fn image(
+    images: &Arc<Images>,
+    caller: &Caller,
+    start: &v1::RunStart,
+    reference: &str,
+    send: &Sender,
+) -> Result<ImageRecord, Status> {
+    let policy = start.pull();
+    if policy != v1::PullPolicy::Always {
+        match images.get(&caller.project, reference).await {
+            Ok(image) => return Ok(image),
+            Err(ImageError::NotFound { .. }) if policy == v1::PullPolicy::Missing => {}
+            Err(error) => return Err(Fault::from(error).into()),
+        }
+    }
+    let auth = start.auth.clone().map(|a| Auth { username: a.username, password: a.password });
+    let (report, mut progress) = mpsc::channel(64);
+    let pull = images.pull(&caller.project, reference, auth, start.plain_http, report);
+    let forward = async {
+        while let Some(layer) = progress.recv().await {
+            tell(send, Out::Pull(progress_view(layer))).await;
+        }
+    };
+    let (pulled, ()) = tokio::join!(pull, forward);
+    Ok(pulled.map_err(Fault::from)?)
+}
+
+async fn tell(send: &Sender, output: Out) {
+    // A client that went away does not stop what it started.
+    let _ = send.send(Ok(v1::RunOutput { output: Some(output) })).await;
+}
+
+async fn carry(mut output: mpsc::Receiver<Output>, send: &Sender) {
+    while let Some(chunk) = output.recv().await {
+        let chunk = match chunk {
+            Output::Stdout(bytes) => Out::Stdout(bytes.to_vec()),
+            Output::Stderr(bytes) => Out::Stderr(bytes.to_vec()),
+        };
+        if send.send(Ok(v1::RunOutput { output: Some(chunk) })).await.is_err() {
+            // Dropping the receiver detaches: the shim stops sending, and the container runs on.
+            return;
+        }
+    }
+}
+
+/// Input and signals, for as long as the client sends them.
+async fn feed(
+    containers: Arc<Containers>,
+    record: ContainerRecord,
+    mut input: Streaming<v1::RunInput>,
+    stdin: StdinSender,
+) {
+    let mut stdin = Some(stdin);
+    while let Ok(Some(message)) = input.message().await {
+        match message.input {
+            Some(Input::Stdin(bytes)) => {
+                if let Some(open) = &stdin
+                    && open.send(bytes.into()).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            Some(Input::StdinEof(_)) => stdin = None,
+            Some(Input::Signal(signal)) if (1..=64).contains(&signal) => {
+                if let Err(error) = containers.signal(&record, signal).await {
+                    tracing::debug!(container = %record.id, %error, "a signal came too late");
+                }
+            }
+            _ => {}
+        }
+    }
+}

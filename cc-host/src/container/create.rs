@@ -1,0 +1,109 @@
+//! Making the record of a container: its name, slot and address, all in one transaction. Refuses to touch the kernel.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::error::ContainerError;
+use super::record::{Attachment, ContainerRecord, RunSpec, State};
+use super::room::Containers;
+use crate::ids::{ContainerId, Name, Project, now_ms};
+use crate::image::ImageRecord;
+use crate::store::{Compare, Op};
+use crate::vpc::{VpcRecord, ipam};
+
+/// How often a transaction that met another one is tried again before it is called busy.
+const CONFLICT_RETRIES_MAX: usize = 256;
+
+impl Containers {
+    /// Writes the intent. Nothing of it exists in the kernel yet.
+    pub(super) async fn create(
+        &self,
+        project: &Project,
+        name: &str,
+        spec: RunSpec,
+        image: &ImageRecord,
+    ) -> Result<ContainerRecord, ContainerError> {
+        let id = ContainerId::random();
+        let name = if name.is_empty() { format!("c-{}", &id.as_str()[..8]) } else { name.to_owned() };
+        let name = Name::parse(&name).map_err(|source| ContainerError::BadName { name, source })?;
+        let slot = self.slots.take().ok_or_else(|| ContainerError::NoSlot {
+            name: name.to_string(),
+            max: self.rooms.config.id_ranges,
+        })?;
+        let record = ContainerRecord {
+            id,
+            project: project.clone(),
+            name,
+            slot,
+            spec,
+            image_reference: image.reference.clone(),
+            image_digest: image.digest.clone(),
+            vpc: None,
+            created_ms: now_ms(),
+            state: State::Created,
+        };
+        let created = self.insert_with_address(record).await;
+        if created.is_err() {
+            self.slots.release(slot);
+        }
+        created
+    }
+
+    async fn insert_with_address(&self, mut record: ContainerRecord) -> Result<ContainerRecord, ContainerError> {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            if let Ok(other) = self.find_by_name(&record) {
+                return Err(ContainerError::NameTaken { name: record.name.to_string(), id: other.id.to_string() });
+            }
+            let change = match record.spec.vpc.clone() {
+                None => None,
+                Some(wanted) => {
+                    let (vpc, revision) = self.rooms.vpcs.find(&record.project, &wanted).await?;
+                    Some(self.attach_record(&mut record, vpc, revision)?)
+                }
+            };
+            if self.insert(&record, change).await? {
+                return Ok(record);
+            }
+        }
+        Err(ContainerError::Busy { name: record.name.to_string() })
+    }
+
+    fn find_by_name(&self, record: &ContainerRecord) -> Result<ContainerRecord, ContainerError> {
+        let same = |other: &&ContainerRecord| other.project == record.project && other.name == record.name;
+        self.with_records(|records| records.values().find(same).cloned()).ok_or_else(|| ContainerError::NotFound {
+            wanted: record.name.to_string(),
+            project: record.project.clone(),
+        })
+    }
+
+    /// Chooses the address. Writing the VPC's record in the same transaction orders this against other containers and
+    /// against the VPC's deletion.
+    fn attach_record(
+        &self,
+        record: &mut ContainerRecord,
+        mut vpc: VpcRecord,
+        revision: u64,
+    ) -> Result<(Op, Compare), ContainerError> {
+        let taken: BTreeSet<Ipv4Addr> = self.with_records(|records| {
+            let attached = records.values().filter_map(|r| r.vpc.as_ref()).filter(|a| a.vpc == vpc.id);
+            attached.map(|a| a.ipv4).collect()
+        });
+        let ipv4 = ipam::next_address(vpc.cidr, vpc.last_address, &taken).ok_or_else(|| ContainerError::NoAddress {
+            name: record.name.to_string(),
+            vpc: vpc.name.to_string(),
+            cidr: vpc.cidr.to_string(),
+        })?;
+        record.vpc = Some(Attachment {
+            vpc: vpc.id.clone(),
+            vpc_name: vpc.name.clone(),
+            vni: vpc.vni,
+            ipv4,
+            prefix_len: vpc.cidr.prefix_len(),
+            gateway: vpc.cidr.gateway(),
+            mac: ipam::mac_of(ipv4),
+        });
+        vpc.last_address = Some(ipv4);
+        let value = serde_json::to_vec(&vpc).expect("a record of strings and numbers is JSON");
+        Ok((Op::Put { key: vpc.key(), value, lease: None }, Compare::Modified(vpc.key(), revision)))
+    }
+}

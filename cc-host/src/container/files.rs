@@ -1,0 +1,39 @@
+//! The files that the daemon makes for a container: /etc/hosts, /etc/hostname, /etc/resolv.conf. Refuses to touch the image.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use super::record::ContainerRecord;
+use crate::shim::spec::Bind;
+
+/// Writes them into `dir` and says where they belong.
+pub(super) fn write_etc(dir: &Path, record: &ContainerRecord) -> io::Result<Vec<Bind>> {
+    let files = [
+        ("hosts", hosts(record)),
+        ("hostname", format!("{}\n", record.hostname())),
+        ("resolv.conf", resolv_conf(record)),
+    ];
+    let mut binds = Vec::new();
+    for (name, text) in files {
+        let source = dir.join(name);
+        std::fs::write(&source, text)?;
+        binds.push(Bind { source, target: format!("/etc/{name}"), readonly: false });
+    }
+    Ok(binds)
+}
+
+fn hosts(record: &ContainerRecord) -> String {
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let address = record.vpc.as_ref().map_or_else(|| "127.0.1.1".to_owned(), |vpc| vpc.ipv4.to_string());
+    let _ = writeln!(text, "{address}\t{}", record.hostname());
+    text
+}
+
+/// The VPC's gateway is where its resolver answers; without a VPC there is nobody to ask.
+fn resolv_conf(record: &ContainerRecord) -> String {
+    match &record.vpc {
+        Some(vpc) => format!("nameserver {}\n", vpc.gateway),
+        None => String::from("# no network, so no name server\n"),
+    }
+}

@@ -1,0 +1,39 @@
+//! One container's figures: from its cgroup and from the datapath. Refuses to average or to remember.
+
+use std::sync::Arc;
+
+use super::error::ContainerError;
+use super::record::ContainerRecord;
+use super::room::Containers;
+use crate::datapath::EndpointCounters;
+use crate::kernel::cgroup::Stats;
+
+#[derive(Debug, Clone, Default)]
+pub struct ContainerMetrics {
+    pub resources: Stats,
+    pub traffic: EndpointCounters,
+}
+
+impl Containers {
+    /// A stopped container has no figures any more.
+    pub async fn metrics(&self, record: &ContainerRecord) -> Result<ContainerMetrics, ContainerError> {
+        let name = record.name.to_string();
+        let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
+        let (cgroup, datapath) = (Arc::clone(&live.cgroup), Arc::clone(&self.rooms.datapath));
+        let endpoint = record.vpc.is_some().then_some(record.slot);
+        tokio::task::spawn_blocking(move || {
+            let resources = cgroup
+                .stats()
+                .map_err(|source| ContainerError::Cgroup { operation: "read", name: name.clone(), source })?;
+            let traffic = match endpoint {
+                Some(id) => datapath
+                    .counters(id)
+                    .map_err(|source| ContainerError::Datapath { operation: "read the counters of", name, source })?,
+                None => EndpointCounters::default(),
+            };
+            Ok(ContainerMetrics { resources, traffic })
+        })
+        .await
+        .expect("reading counters does not panic")
+    }
+}

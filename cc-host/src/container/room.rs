@@ -1,0 +1,171 @@
+//! The room's state: which containers exist, which are live, and how they are found. Refuses to start or stop them itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::error::ContainerError;
+use super::launch::Shim;
+use super::record::{CONTAINERS, ContainerRecord, Exit};
+use super::slots::Slots;
+use crate::config::Config;
+use crate::daemon::events::Events;
+use crate::datapath::Datapath;
+use crate::ids::{ContainerId, Project};
+use crate::image::Images;
+use crate::kernel::cgroup::{Cgroup, CgroupRoot};
+use crate::store::{Compare, Op, Store, Txn};
+use crate::vpc::Vpcs;
+
+/// The rooms that this one stands on.
+#[derive(Clone)]
+pub struct Rooms {
+    pub config: Arc<Config>,
+    pub store: Arc<dyn Store>,
+    pub datapath: Arc<Datapath>,
+    pub images: Arc<Images>,
+    pub vpcs: Arc<Vpcs>,
+    pub cgroups: Arc<CgroupRoot>,
+    pub events: Arc<Events>,
+    /// Marks our links, so that two daemons in one namespace never take each other's.
+    pub host_id: String,
+}
+
+/// What only a live container has.
+pub(super) struct Live {
+    pub(super) shim: Shim,
+    pub(super) cgroup: Arc<Cgroup>,
+    /// `Some` once it has ended and everything it held is gone.
+    pub(super) exit: watch::Receiver<Option<Exit>>,
+}
+
+pub struct Containers {
+    pub(super) rooms: Rooms,
+    pub(super) slots: Slots,
+    live: Mutex<HashMap<ContainerId, Arc<Live>>>,
+    /// Copies of the records: reads never wait for the disk. Written only after the store has taken a change.
+    records: Mutex<BTreeMap<ContainerId, ContainerRecord>>,
+}
+
+impl Containers {
+    pub fn new(rooms: Rooms) -> Arc<Self> {
+        let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::ENDPOINTS_MAX));
+        Arc::new(Containers { rooms, slots, live: Mutex::default(), records: Mutex::default() })
+    }
+
+    /// Reads all records: the first step of boot.
+    pub(super) async fn load(&self) -> Result<Vec<ContainerRecord>, ContainerError> {
+        let failed = |source| ContainerError::Store { name: "*".to_owned(), source };
+        let (kvs, _) = self.rooms.store.range(CONTAINERS).await.map_err(failed)?;
+        let mut all = Vec::new();
+        for kv in kvs {
+            let record: ContainerRecord =
+                serde_json::from_slice(&kv.value).map_err(|source| ContainerError::Decode { key: kv.key, source })?;
+            self.slots.adopt(record.slot);
+            self.remember(&record);
+            all.push(record);
+        }
+        Ok(all)
+    }
+
+    pub fn list(&self, project: &Project) -> Vec<ContainerRecord> {
+        self.with_records(|records| records.values().filter(|r| r.project == *project).cloned().collect())
+    }
+
+    pub fn all(&self) -> Vec<ContainerRecord> {
+        self.with_records(|records| records.values().cloned().collect())
+    }
+
+    /// By id, name, or an unambiguous start of the id. Another project's is not found.
+    pub fn find(&self, project: &Project, wanted: &str) -> Result<ContainerRecord, ContainerError> {
+        self.with_records(|records| {
+            let own = || records.values().filter(|r| r.project == *project);
+            let exact = own().find(|r| r.id.as_str() == wanted || r.name.as_str() == wanted);
+            let by_prefix = || {
+                let mut matches = own().filter(|r| wanted.len() >= 4 && r.id.as_str().starts_with(wanted));
+                matches.next().filter(|_| matches.next().is_none())
+            };
+            exact.or_else(by_prefix).cloned()
+        })
+        .ok_or_else(|| ContainerError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    pub(super) fn live(&self, id: &ContainerId) -> Option<Arc<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(super) fn set_live(&self, id: &ContainerId, live: Option<Arc<Live>>) {
+        let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        match live {
+            Some(live) => all.insert(id.clone(), live),
+            None => all.remove(id),
+        };
+    }
+
+    fn remember(&self, record: &ContainerRecord) {
+        self.with_records(|records| records.insert(record.id.clone(), record.clone()));
+    }
+
+    pub(super) fn with_records<T>(&self, f: impl FnOnce(&mut BTreeMap<ContainerId, ContainerRecord>) -> T) -> T {
+        f(&mut self.records.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes a record that exists: nothing is written for one that was removed meanwhile.
+    pub(super) async fn update(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
+        let put = Op::Put { key: record.key(), value: record.encode(), lease: None };
+        match self.rooms.store.txn(vec![Compare::Present(record.key())], vec![put]).await.map_err(failed)? {
+            Txn::Committed { .. } => {
+                self.remember(record);
+                Ok(())
+            }
+            Txn::Conflict => Err(ContainerError::NotFound {
+                wanted: record.name.to_string(),
+                project: record.project.clone(),
+            }),
+        }
+    }
+
+    /// The record and what hangs on its name; its slot is free afterwards.
+    pub(super) async fn forget(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
+        let ops = vec![Op::Delete { key: record.key() }, Op::Delete { key: record.name_key() }];
+        let _: Txn = self.rooms.store.txn(vec![], ops).await.map_err(failed)?;
+        let known = self.with_records(|records| records.remove(&record.id));
+        // Only the one who took the record away gives the slot back: it may be another's by now.
+        if known.is_some() {
+            self.slots.release(record.slot);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn insert(&self, record: &ContainerRecord, vpc: Option<(Op, Compare)>) -> Result<bool, ContainerError> {
+        let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
+        let mut compares = vec![Compare::Absent(record.key()), Compare::Absent(record.name_key())];
+        let mut ops = vec![
+            Op::Put { key: record.key(), value: record.encode(), lease: None },
+            Op::Put { key: record.name_key(), value: record.id.as_str().into(), lease: None },
+        ];
+        if let Some((op, compare)) = vpc {
+            ops.push(op);
+            compares.push(compare);
+        }
+        let committed = matches!(self.rooms.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. });
+        if committed {
+            self.remember(record);
+        }
+        Ok(committed)
+    }
+
+    /// The containers that hang on a VPC, for its deletion.
+    pub fn users_of(&self, vpc: &crate::ids::VpcId) -> Vec<String> {
+        let uses = |r: &&ContainerRecord| r.vpc.as_ref().is_some_and(|a| a.vpc == *vpc);
+        self.with_records(|records| records.values().filter(uses).map(|r| r.name.to_string()).collect())
+    }
+
+    /// Digests of the images that containers were made from.
+    pub fn images_in_use(&self) -> std::collections::HashSet<String> {
+        self.with_records(|records| records.values().map(|r| r.image_digest.clone()).collect())
+    }
+}

@@ -1,0 +1,275 @@
+//! Bringing a container up: directories, cgroup, shim, interface, datapath, and only then its program. What fails on the way is
+//! undone by the same code that ends a container. Refuses to decide names and addresses; the record has them.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::error::ContainerError;
+use super::launch::{Output, Shim, StdinSender};
+use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
+use super::room::{Containers, Live};
+use crate::datapath::Endpoint;
+use crate::ids::{Project, now_ms};
+use crate::image::ImageRecord;
+use crate::kernel::cgroup::{Cgroup, Limits};
+use crate::kernel::{link, netns};
+use crate::shim::spec::{LogSpec, Rootfs, SPEC_VERSION, Spec};
+
+/// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
+const MTU_DEFAULT: u16 = 1450;
+/// The room that an overlay's headers take on an IPv4 underlay.
+const OVERLAY_HEADER_BYTES: u32 = 50;
+
+/// A foreground client's ends of the container's streams.
+pub struct Stdio {
+    pub stdin: StdinSender,
+    pub output: tokio::sync::mpsc::Receiver<Output>,
+}
+
+/// A container whose program runs.
+pub struct Started {
+    pub record: ContainerRecord,
+    pub stdio: Option<Stdio>,
+    /// Becomes `Some` once it has ended and what it held is gone.
+    pub exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Containers {
+    /// Creates and starts. When it fails, nothing of the container is left.
+    pub async fn run(
+        self: &Arc<Self>,
+        project: &Project,
+        name: &str,
+        spec: RunSpec,
+        image: &ImageRecord,
+        attach: bool,
+    ) -> Result<Started, ContainerError> {
+        let command = command(&spec, image)?;
+        let record = self.create(project, name, spec, image).await?;
+        match self.bring_up(&record, image, command, attach).await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                self.tear_down(&record).await;
+                self.erase(&record).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_up(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        image: &ImageRecord,
+        command: Vec<String>,
+        attach: bool,
+    ) -> Result<Started, ContainerError> {
+        let cgroup = Arc::new(self.make_cgroup(record).await?);
+        let spec = self.shim_spec(record, image, command, &cgroup)?;
+        let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
+        let (shim, pid) = Shim::spawn(&self.shim_binary(), &self.run_dir(record), &spec).await.map_err(launch)?;
+        self.connect_network(record, pid, &cgroup).await?;
+        let stdio = if attach {
+            let (stdin, output) = shim.attach(record.spec.stdin).await.map_err(launch)?;
+            Some(Stdio { stdin, output })
+        } else {
+            None
+        };
+        shim.start()
+            .await
+            .map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
+        let record =
+            ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
+        self.update(&record).await?;
+        let exit = self.supervise(&record, shim, cgroup);
+        Ok(Started { record, stdio, exit })
+    }
+
+    async fn make_cgroup(&self, record: &ContainerRecord) -> Result<Cgroup, ContainerError> {
+        let limits = Limits {
+            memory_bytes: record.spec.memory_bytes,
+            cpu_shares: record.spec.cpu_shares,
+            pids_max: Some(record.spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
+        };
+        let (root, id) = (Arc::clone(&self.rooms.cgroups), record.id.clone());
+        tokio::task::spawn_blocking(move || root.create(id.as_str(), &limits))
+            .await
+            .expect("making a cgroup does not panic")
+            .map_err(|source| ContainerError::Cgroup { operation: "create", name: record.name.to_string(), source })
+    }
+
+    fn shim_spec(
+        &self,
+        record: &ContainerRecord,
+        image: &ImageRecord,
+        command: Vec<String>,
+        cgroup: &Cgroup,
+    ) -> Result<Spec, ContainerError> {
+        let file = |operation| {
+            let name = record.name.to_string();
+            move |source| ContainerError::File { operation, name, source }
+        };
+        let (state, run) = (self.state_dir(record), self.run_dir(record));
+        for dir in ["upper", "work", "log"] {
+            std::fs::create_dir_all(state.join(dir)).map_err(file("make the writable layer"))?;
+        }
+        std::fs::create_dir_all(&run).map_err(file("make the run-time directory"))?;
+        let binds = super::files::write_etc(&run, record).map_err(file("write /etc/hosts and its like"))?;
+        let range = 0x1_0000;
+        let own = &record.spec;
+        Ok(Spec {
+            version: SPEC_VERSION,
+            id: record.id.to_string(),
+            hostname: record.hostname().to_owned(),
+            args: command,
+            env: merge_env(&image.config.env, &own.env),
+            cwd: own.dir.clone().unwrap_or_else(|| image.config.working_dir.clone()),
+            user: own.user.clone().unwrap_or_else(|| image.config.user.clone()),
+            id_base: self.rooms.config.id_base + record.slot * range,
+            id_count: range,
+            rootfs: Rootfs {
+                layers: self.rooms.images.layer_dirs(image),
+                upper: state.join("upper"),
+                work: state.join("work"),
+                volatile: true,
+            },
+            binds,
+            cgroup_v2: cgroup.v2_dir(),
+            cgroup_procs: cgroup.procs_files(),
+            stdin: own.stdin,
+            log: Some(LogSpec::new(state.join("log").join("0.log"))),
+            rlimits: Vec::new(),
+        })
+    }
+
+    async fn connect_network(&self, record: &ContainerRecord, pid: i32, cgroup: &Cgroup) -> Result<(), ContainerError> {
+        let failed = |operation| {
+            let name = record.name.to_string();
+            move |source| ContainerError::Link { operation, name, source }
+        };
+        let netns = netns::of_pid(pid).map_err(|source| ContainerError::File {
+            operation: "open the network namespace",
+            name: record.name.to_string(),
+            source,
+        })?;
+        let Some(vpc) = &record.vpc else {
+            return link::loopback_up(netns.as_fd()).await.map_err(failed("bring up"));
+        };
+        let mtu = self.mtu(record).await.map_err(failed("choose the MTU of"))?;
+        let alias = self.alias(record);
+        let ifindex = link::create_veth(&record.interface(), netns.as_fd(), vpc.mac, mtu, &alias)
+            .await
+            .map_err(failed("create"))?;
+        link::configure_endpoint(netns.as_fd(), vpc.ipv4, vpc.prefix_len, vpc.gateway)
+            .await
+            .map_err(failed("configure"))?;
+        self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await
+    }
+
+    async fn attach_datapath(
+        &self,
+        record: &ContainerRecord,
+        vpc: &Attachment,
+        ifindex: u32,
+        cgroup: PathBuf,
+    ) -> Result<(), ContainerError> {
+        let endpoint = Endpoint {
+            id: record.slot,
+            vni: vpc.vni,
+            // The VPC's default group, until groups have names of their own.
+            group: vpc.vni,
+            ifindex,
+            mac: vpc.mac,
+            ipv4: vpc.ipv4,
+        };
+        let (datapath, tag) = (Arc::clone(&self.rooms.datapath), record.id.clone());
+        tokio::task::spawn_blocking(move || datapath.attach(&endpoint, &cgroup, tag.as_str()))
+            .await
+            .expect("a datapath call does not panic")
+            .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })
+    }
+
+    async fn mtu(&self, record: &ContainerRecord) -> Result<u16, link::LinkError> {
+        let config = &self.rooms.config;
+        if let Some(mtu) = record.spec.mtu.or(config.mtu) {
+            return Ok(mtu);
+        }
+        let uplink = link::uplink_mtu(config.uplink.as_deref()).await?;
+        let below = |mtu: u32| u16::try_from(mtu.saturating_sub(OVERLAY_HEADER_BYTES)).ok();
+        Ok(uplink.and_then(below).unwrap_or(MTU_DEFAULT))
+    }
+
+    /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.
+    fn supervise(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        shim: Shim,
+        cgroup: Arc<Cgroup>,
+    ) -> watch::Receiver<Option<Exit>> {
+        let (tell, exit) = watch::channel(None);
+        let live = Arc::new(Live { shim, cgroup, exit: exit.clone() });
+        self.set_live(&record.id, Some(Arc::clone(&live)));
+        let (room, record) = (Arc::clone(self), record.clone());
+        tokio::spawn(async move {
+            let ended = live.shim.wait().await;
+            let exit = room.end(&record, &live.cgroup, ended).await;
+            // Nobody waiting is fine: a detached container has no client.
+            let _ = tell.send(Some(exit));
+        });
+        exit
+    }
+
+    fn shim_binary(&self) -> PathBuf {
+        let beside = || std::env::current_exe().map(|exe| exe.with_file_name("cc-shim")).unwrap_or_else(|_| "cc-shim".into());
+        self.rooms.config.shim.clone().unwrap_or_else(beside)
+    }
+
+    pub(super) fn run_dir(&self, record: &ContainerRecord) -> PathBuf {
+        self.rooms.config.containers_run_dir().join(record.id.as_str())
+    }
+
+    pub(super) fn state_dir(&self, record: &ContainerRecord) -> PathBuf {
+        self.rooms.config.containers_state_dir().join(record.id.as_str())
+    }
+
+    pub(super) fn alias(&self, record: &ContainerRecord) -> String {
+        format!("cc:{}:{}", self.rooms.host_id, record.id)
+    }
+}
+
+/// The user's command replaces the image's cmd; without one the image's entrypoint and cmd run.
+fn command(spec: &RunSpec, image: &ImageRecord) -> Result<Vec<String>, ContainerError> {
+    let tail = if spec.command.is_empty() { &image.config.cmd } else { &spec.command };
+    let command: Vec<String> = image.config.entrypoint.iter().chain(tail).cloned().collect();
+    if command.is_empty() {
+        return Err(ContainerError::NoCommand { image: image.reference.clone() });
+    }
+    Ok(command)
+}
+
+/// The user's variables replace the image's of the same name, in place.
+fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut merged: Vec<String> = Vec::new();
+    for entry in image.iter().chain(own) {
+        match merged.iter().position(|known| name(known) == name(entry)) {
+            Some(at) => merged[at].clone_from(entry),
+            None => merged.push(entry.clone()),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_variables_replace_the_images() {
+        let image = ["PATH=/bin".to_owned(), "A=1".to_owned()];
+        let own = ["A=2".to_owned(), "B=3".to_owned()];
+        assert_eq!(merge_env(&image, &own), ["PATH=/bin", "A=2", "B=3"]);
+    }
+}

@@ -1,0 +1,255 @@
+//! Creating, finding and deleting VPCs. Refuses to delete one that is in use.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use cc_common::api::fault::Fault;
+use tonic::Code;
+
+use super::cidr::{Cidr, CidrError};
+use super::record::{VPCS, VpcRecord, project_prefix};
+use crate::datapath::{Datapath, DatapathError, Network};
+use crate::ids::{Name, NameError, Project, VpcId, now_ms};
+use crate::store::{Compare, Op, Store, StoreError, Txn};
+
+/// VPCs of one project. The whole host's limit is the datapath's routes.
+const VPCS_PER_PROJECT_MAX: usize = 1024;
+/// 24 bits, as VXLAN has them; 0 stands for "none".
+const VNI_MAX: u32 = (1 << 24) - 1;
+/// How often a transaction that met another one is tried again before it is called busy.
+const CONFLICT_RETRIES_MAX: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum VpcError {
+    #[error("cannot create VPC {name:?}")]
+    BadName { name: String, source: NameError },
+    #[error("cannot create VPC {name}: CIDR {cidr:?}")]
+    BadCidr { name: String, cidr: String, source: CidrError },
+    #[error("cannot create VPC {name}: the name is taken by {id}")]
+    NameTaken { name: Name, id: VpcId },
+    #[error("cannot create VPC {name}: project {project} has {VPCS_PER_PROJECT_MAX} already")]
+    TooMany { name: Name, project: Project },
+    #[error("no VPC {wanted:?} in project {project}")]
+    NotFound { wanted: String, project: Project },
+    #[error("cannot delete VPC {name}: {users} containers are attached to it")]
+    InUse { name: Name, users: usize, example: String },
+    #[error("VPC {name} changed too often while it was being worked on")]
+    Busy { name: String },
+    #[error("the store failed while working on VPC {name}")]
+    Store { name: String, source: StoreError },
+    #[error("VPC record {key} cannot be read")]
+    Decode { key: String, source: serde_json::Error },
+    #[error("the datapath refused VPC {name}")]
+    Datapath { name: String, source: DatapathError },
+}
+
+/// The VPCs of all projects on this host.
+pub struct Vpcs {
+    store: Arc<dyn Store>,
+    datapath: Arc<Datapath>,
+}
+
+impl Vpcs {
+    pub fn new(store: Arc<dyn Store>, datapath: Arc<Datapath>) -> Self {
+        Vpcs { store, datapath }
+    }
+
+    pub async fn create(&self, project: &Project, name: &str, cidr: &str) -> Result<VpcRecord, VpcError> {
+        let bad_name = |source| VpcError::BadName { name: name.to_owned(), source };
+        let parsed = Name::parse(name).map_err(bad_name)?;
+        let cidr = Cidr::parse(cidr).map_err(|source| VpcError::BadCidr {
+            name: name.to_owned(),
+            cidr: cidr.to_owned(),
+            source,
+        })?;
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let all = self.all().await?;
+            let own = all.iter().filter(|v| v.project == *project);
+            if let Some(taken) = own.clone().find(|v| v.name == parsed) {
+                return Err(VpcError::NameTaken { name: parsed, id: taken.id.clone() });
+            }
+            if own.count() >= VPCS_PER_PROJECT_MAX {
+                return Err(VpcError::TooMany { name: parsed, project: project.clone() });
+            }
+            let record = VpcRecord {
+                id: VpcId::random(),
+                name: parsed.clone(),
+                project: project.clone(),
+                cidr,
+                vni: free_vni(&all),
+                created_ms: now_ms(),
+                last_address: None,
+            };
+            if self.insert(&record).await? {
+                self.announce(&record).await?;
+                return Ok(record);
+            }
+        }
+        Err(VpcError::Busy { name: name.to_owned() })
+    }
+
+    async fn insert(&self, record: &VpcRecord) -> Result<bool, VpcError> {
+        let failed = |source| VpcError::Store { name: record.name.to_string(), source };
+        let keys = [record.key(), record.name_key(), record.vni_key()];
+        let compares = keys.iter().cloned().map(Compare::Absent).collect();
+        let [key, name_key, vni_key] = keys;
+        let id = record.id.as_str().as_bytes().to_vec();
+        let ops = vec![
+            Op::Put { key, value: encode(record), lease: None },
+            Op::Put { key: name_key, value: id.clone(), lease: None },
+            Op::Put { key: vni_key, value: id, lease: None },
+        ];
+        Ok(matches!(self.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. }))
+    }
+
+    /// Tells the datapath of a VPC: its gateway answers from then on.
+    async fn announce(&self, record: &VpcRecord) -> Result<(), VpcError> {
+        let network = Network { vni: record.vni, gateway: record.cidr.gateway() };
+        let datapath = Arc::clone(&self.datapath);
+        tokio::task::spawn_blocking(move || datapath.add_network(&network))
+            .await
+            .expect("a datapath call does not panic")
+            .map_err(|source| VpcError::Datapath { name: record.name.to_string(), source })
+    }
+
+    /// At boot: the datapath knows all VPCs again.
+    pub async fn announce_all(&self) -> Result<Vec<VpcRecord>, VpcError> {
+        let all = self.all().await?;
+        for record in &all {
+            self.announce(record).await?;
+        }
+        Ok(all)
+    }
+
+    pub async fn list(&self, project: &Project) -> Result<Vec<VpcRecord>, VpcError> {
+        self.read(&project_prefix(project)).await
+    }
+
+    pub async fn all(&self) -> Result<Vec<VpcRecord>, VpcError> {
+        self.read(VPCS).await
+    }
+
+    async fn read(&self, prefix: &str) -> Result<Vec<VpcRecord>, VpcError> {
+        let failed = |source| VpcError::Store { name: "*".to_owned(), source };
+        let (kvs, _) = self.store.range(prefix).await.map_err(failed)?;
+        kvs.into_iter()
+            .map(|kv| {
+                serde_json::from_slice(&kv.value).map_err(|source| VpcError::Decode { key: kv.key, source })
+            })
+            .collect()
+    }
+
+    /// By id or name, with the revision at which it was last written.
+    pub async fn find(&self, project: &Project, wanted: &str) -> Result<(VpcRecord, u64), VpcError> {
+        let failed = |source| VpcError::Store { name: wanted.to_owned(), source };
+        let (kvs, _) = self.store.range(&project_prefix(project)).await.map_err(failed)?;
+        for kv in kvs {
+            let record: VpcRecord =
+                serde_json::from_slice(&kv.value).map_err(|source| VpcError::Decode { key: kv.key, source })?;
+            if record.id.as_str() == wanted || record.name.as_str() == wanted {
+                return Ok((record, kv.modified));
+            }
+        }
+        Err(VpcError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    /// All or nothing. `users` tells which containers hang on a VPC; unknown ids are no error. The compares make a
+    /// container that arrives in between (it writes the VPC's record) start the whole thing over.
+    pub async fn delete<F, Fut>(&self, project: &Project, wanted: &[String], users: F) -> Result<Vec<VpcId>, VpcError>
+    where
+        F: Fn(VpcId) -> Fut,
+        Fut: Future<Output = Vec<String>>,
+    {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let mut doomed: Vec<(VpcRecord, u64)> = Vec::new();
+            for name in wanted {
+                match self.find(project, name).await {
+                    Ok(found) if doomed.iter().any(|(v, _)| v.id == found.0.id) => {}
+                    Ok(found) => doomed.push(found),
+                    Err(VpcError::NotFound { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+            for (vpc, _) in &doomed {
+                let users = users(vpc.id.clone()).await;
+                if let Some(example) = users.first() {
+                    return Err(VpcError::InUse {
+                        name: vpc.name.clone(),
+                        users: users.len(),
+                        example: example.clone(),
+                    });
+                }
+            }
+            let compares = doomed.iter().map(|(v, revision)| Compare::Modified(v.key(), *revision)).collect();
+            let keys = doomed.iter().flat_map(|(v, _)| [v.key(), v.name_key(), v.vni_key()]);
+            let ops = keys.map(|key| Op::Delete { key }).collect();
+            let failed = |source| VpcError::Store { name: wanted.join(" "), source };
+            if let Txn::Committed { .. } = self.store.txn(compares, ops).await.map_err(failed)? {
+                return self.forget(doomed).await;
+            }
+        }
+        Err(VpcError::Busy { name: wanted.join(" ") })
+    }
+
+    async fn forget(&self, doomed: Vec<(VpcRecord, u64)>) -> Result<Vec<VpcId>, VpcError> {
+        let mut deleted = Vec::new();
+        for (vpc, _) in doomed {
+            let datapath = Arc::clone(&self.datapath);
+            tokio::task::spawn_blocking(move || datapath.remove_network(vpc.vni))
+                .await
+                .expect("a datapath call does not panic")
+                .map_err(|source| VpcError::Datapath { name: vpc.name.to_string(), source })?;
+            deleted.push(vpc.id);
+        }
+        Ok(deleted)
+    }
+}
+
+fn encode(record: &VpcRecord) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a record of strings and numbers is JSON")
+}
+
+fn free_vni(all: &[VpcRecord]) -> u32 {
+    let taken: BTreeSet<u32> = all.iter().map(|v| v.vni).collect();
+    (1..=VNI_MAX).find(|vni| !taken.contains(vni)).expect("projects × VPCs stay below 2^24")
+}
+
+impl From<VpcError> for Fault {
+    fn from(error: VpcError) -> Fault {
+        let what = error.to_string();
+        match error {
+            VpcError::BadName { source, .. } => {
+                Fault::new(Code::InvalidArgument, "vpc.bad_name", what, source.to_string())
+                    .next("choose a name like web-1: lower-case letters, digits and hyphens")
+            }
+            VpcError::BadCidr { source, .. } => {
+                let next = match source {
+                    CidrError::HostBits(network) => format!("use --cidr {network}"),
+                    _ => "use a private range such as --cidr 10.0.0.0/24".to_owned(),
+                };
+                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
+            }
+            VpcError::NameTaken { .. } => {
+                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
+                    .next("choose another name, or delete that VPC: cc vpc delete NAME")
+            }
+            VpcError::TooMany { .. } => {
+                Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
+                    .next("delete what is not used: cc vpc list, cc vpc delete ID")
+            }
+            VpcError::NotFound { .. } => Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
+                .next("see cc vpc list, or create it: cc vpc create --cidr CIDR --name NAME"),
+            VpcError::InUse { ref example, .. } => {
+                let next = format!("remove them first, for example: cc rm -f {example}");
+                Fault::new(Code::FailedPrecondition, "vpc.in_use", what, "nothing was deleted").next(next)
+            }
+            VpcError::Busy { .. } => {
+                Fault::new(Code::Aborted, "vpc.busy", what, "others are changing it").next("try again")
+            }
+            VpcError::Store { .. } | VpcError::Decode { .. } | VpcError::Datapath { .. } => {
+                Fault::new(Code::Internal, "vpc.internal", what, crate::error_chain(&error))
+                    .next("see the daemon's log; cc-host check names what is missing")
+            }
+        }
+    }
+}
