@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
+
+pub mod daemon;
+pub mod eventually;
+pub mod images;
+pub mod netns;
+pub mod packet;
+pub mod world;
+
+pub use eventually::eventually;
+pub use world::{Ran, World};

@@ -1,0 +1,94 @@
+//! A private `cc-host`: own directories, bpffs, cgroups, range of ids and network namespace. Refuses to touch the machine's.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::eventually::eventually;
+use crate::netns::Netns;
+
+/// From start to the first answer; a debug build on a busy machine takes a second.
+const READY_BOUND: Duration = Duration::from_secs(20);
+
+/// Where the built programs are.
+pub fn bin_dir() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    let dir = std::env::var_os("CC_BIN_DIR").map_or_else(default, PathBuf::from);
+    std::fs::canonicalize(&dir).unwrap_or(dir)
+}
+
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub fn start(config: &Path, netns: &Netns, socket: &Path, log: &Path) -> Result<Self> {
+        let daemon = Daemon::spawn(config, netns, log)?;
+        Ok(daemon.ready(socket))
+    }
+
+    /// Without waiting for it to answer.
+    pub fn spawn(config: &Path, netns: &Netns, log: &Path) -> Result<Self> {
+        let out = File::options().create(true).append(true).open(log).context("cannot open the daemon's log")?;
+        let mut command = Command::new(bin_dir().join("cc-host"));
+        command.arg("serve").arg("--config").arg(config);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        netns.enter(&mut command);
+        let child = command.spawn().context("cannot start cc-host; run `cargo xtask build`")?;
+        Ok(Daemon { child, log: log.to_owned() })
+    }
+
+    fn ready(mut self, socket: &Path) -> Self {
+        let what = format!("cc-host answers on {}", socket.display());
+        eventually(&what, READY_BOUND, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("cc-host ended with {status}:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+            }
+            std::os::unix::net::UnixStream::connect(socket).ok()
+        });
+        self
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid fits")
+    }
+
+    /// SIGKILL: what a crash leaves is left.
+    pub fn kill(mut self) {
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let status = self.child.wait().expect("our own child can be waited for");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "the daemon had ended before: {status}\n{}", self.log());
+    }
+
+    /// SIGTERM, and how it ended and after how long.
+    pub fn stop(mut self) -> (ExitStatus, Duration) {
+        let start = std::time::Instant::now();
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+        let status = self.child.wait().expect("our own child can be waited for");
+        (status, start.elapsed())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

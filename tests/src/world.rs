@@ -1,0 +1,336 @@
+//! One test's world: a private daemon, the `cc` command pointed at it, and a clean-up that checks that nothing is left.
+//! Refuses to share anything with another world.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, bin_dir};
+use crate::eventually::eventually;
+use crate::images;
+use crate::netns::Netns;
+
+/// Every directory, cgroup and name that a test makes outside its own directory starts so.
+pub const PREFIX: &str = "cct-";
+
+#[derive(Debug)]
+pub struct World {
+    dir: tempfile::TempDir,
+    pub netns: Netns,
+    daemon: Option<Daemon>,
+    cgroup: String,
+    /// Set when a test stops being about a clean end: then the clean-up does not assert.
+    loaded: std::cell::RefCell<Vec<String>>,
+}
+
+/// What a `cc` command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn fails(self, code: i32, word: &str) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
+        self
+    }
+
+    /// The first line of standard output: an id, mostly.
+    #[track_caller]
+    pub fn line(self) -> String {
+        let text = self.ok().stdout;
+        text.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.ok().stdout;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in: {text}"))
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with_config("")
+    }
+
+    /// `extra` are lines of the daemon's configuration.
+    pub fn with_config(extra: &str) -> World {
+        let netns = Netns::new().expect("root can make a network namespace");
+        World::in_netns(netns, extra)
+    }
+
+    pub fn in_netns(netns: Netns, extra: &str) -> World {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a temporary directory");
+        let tag = format!("{PREFIX}{:08x}", rand::random::<u32>());
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        // Worlds of one test share a kernel: each gets its own range of ids.
+        let id_base = 0x2000_0000_u32 + (rand::random::<u32>() % 8) * 0x1000_0000;
+        let config = format!(
+            "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{extra}\n",
+            path("state"),
+            path("run"),
+            path("bpf"),
+        );
+        std::fs::write(dir.path().join("config.toml"), config).expect("the configuration can be written");
+        let mut world = World { dir, netns, daemon: None, cgroup: tag, loaded: Default::default() };
+        world.start();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("config.toml")
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("run/cc.sock")
+    }
+
+    pub fn start(&mut self) {
+        let daemon = Daemon::start(&self.config(), &self.netns, &self.socket(), &self.path("daemon.log"));
+        self.daemon = Some(daemon.expect("cc-host starts"));
+    }
+
+    /// The daemon, for killing or stopping it.
+    pub fn take_daemon(&mut self) -> Daemon {
+        self.daemon.take().expect("the daemon runs")
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("the daemon runs")
+    }
+
+    /// A `cc` command against this world's daemon.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(bin_dir().join("cc"));
+        command.args(args).env("CC_ENDPOINT_URL", self.endpoint()).stdin(Stdio::null());
+        command.env_remove("CC_ACCESS_TOKEN").env_remove("CC_SECRET_KEY").env_remove("CC_PROJECT");
+        command
+    }
+
+    pub fn cc(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).output().expect("cc can be run; run `cargo xtask build`"))
+    }
+
+    pub fn cc_with_stdin(&self, args: &[&str], input: &[u8]) -> Ran {
+        use std::io::Write as _;
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("cc can be run; run `cargo xtask build`");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let input = input.to_vec();
+        let feeder = std::thread::spawn(move || {
+            // The command may end without reading all of it.
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("its output can be read");
+        feeder.join().expect("the feeder does not panic");
+        ran(output)
+    }
+
+    /// `cc-host` with this world's configuration.
+    pub fn host(&self, args: &[&str]) -> Ran {
+        let mut command = self.netns.command(bin_dir().join("cc-host"));
+        ran(command.args(args).arg("--config").arg(self.config()).output().expect("cc-host can be run"))
+    }
+
+    /// A test image, loaded once, under the reference that `--image` takes.
+    pub fn image(&self, name: &str) -> String {
+        let reference = format!("localhost/{name}:latest");
+        if !self.loaded.borrow().iter().any(|known| known == name) {
+            let source = images::reference(name).expect("the image can be made");
+            self.cc(&["image", "load", &source, "--name", &reference]).ok();
+            self.loaded.borrow_mut().push(name.to_owned());
+        }
+        reference
+    }
+
+    pub fn vpc(&self, name: &str, cidr: &str) -> String {
+        self.cc(&["vpc", "create", "--cidr", cidr, "--name", name, "-q"]).line()
+    }
+
+    /// A detached container; returns its id.
+    pub fn run(&self, image: &str, options: &[&str], command: &[&str]) -> String {
+        let image = self.image(image);
+        let args = [&["run", "-d", "--image", &image], options, command].concat();
+        self.cc(&args).line()
+    }
+
+    /// A foreground container that is removed at its end.
+    pub fn run_rm(&self, image: &str, options: &[&str], command: &[&str]) -> Ran {
+        let image = self.image(image);
+        let args = [&["run", "--rm", "--image", &image], options, command].concat();
+        self.cc(&args)
+    }
+
+    pub fn inspect(&self, id: &str) -> Value {
+        let value = self.cc(&["inspect", id]).json();
+        value.get(0).cloned().unwrap_or(value)
+    }
+
+    pub fn pid(&self, id: &str) -> i32 {
+        i32::try_from(self.inspect(id)["pid"].as_i64().expect("it has a pid")).expect("a pid fits")
+    }
+
+    /// Without the prefix length.
+    pub fn address(&self, id: &str) -> String {
+        let address = self.inspect(id)["ipv4"].as_str().expect("it has an address").to_owned();
+        address.split('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Runs a program of the host's in the container's network namespace, as the host's root: for frames that no well-behaved
+    /// program sends.
+    pub fn in_container<T: Send + 'static>(&self, id: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
+        let netns = Netns::of_pid(self.pid(id)).expect("the container runs");
+        netns.run(f).expect("the code inside ends")
+    }
+
+    /// Packets that were dropped for `reason`, in either direction, as `cc metrics` counts them.
+    pub fn drops(&self, id: &str, reason: &str) -> u64 {
+        let metrics = self.cc(&["metrics", id, "--json"]).json();
+        let metrics = metrics.get(0).cloned().unwrap_or(metrics);
+        let drops = metrics["drops"].as_array().cloned().unwrap_or_default();
+        drops.iter().filter(|d| d["reason"] == reason).filter_map(|d| d["packets"].as_u64()).sum()
+    }
+
+    pub fn remove_all(&self) {
+        let ids = self.cc(&["ps", "-a", "-q"]).ok().stdout;
+        let ids: Vec<&str> = ids.lines().collect();
+        if !ids.is_empty() {
+            self.cc(&[&["rm", "-f"], ids.as_slice()].concat()).ok();
+        }
+    }
+
+    /// What of containers is left in the kernel and on disk; empty when nothing is.
+    pub fn residue(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let links = self.netns.links().expect("links can be listed");
+        left.extend(links.into_iter().filter(|l| l != "lo" && l.starts_with("cc")).map(|l| format!("link {l}")));
+        let below = |dir: &Path| -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(dir).into_iter().flatten();
+            entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
+        };
+        for dir in ["state/containers", "run/containers", "bpf/v1/links"] {
+            left.extend(below(&self.path(dir)).iter().map(|p| format!("{}", p.display())));
+        }
+        for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {
+            let ours = below(&root.join(&self.cgroup));
+            left.extend(ours.iter().filter(|p| p.is_dir()).map(|p| format!("cgroup {}", p.display())));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let dir = self.dir.path().display().to_string();
+        let bpf = self.path("bpf").display().to_string();
+        let of_ours = |line: &&str| line.contains(&dir) && !line.contains(&bpf);
+        left.extend(mounts.lines().filter(of_ours).map(|line| format!("mount {line}")));
+        left.extend(processes_of(&dir, self.daemon.as_ref().map(Daemon::pid)));
+        left
+    }
+
+    /// Waits until nothing is left; panics with what is.
+    pub fn assert_clean(&self) {
+        let mut last = Vec::new();
+        let bound = Duration::from_secs(15);
+        let start = std::time::Instant::now();
+        while start.elapsed() < bound {
+            last = self.residue();
+            if last.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("left behind: {last:#?}\ndaemon's log:\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World::new()
+    }
+}
+
+/// Processes of this world other than the daemon: they name its directory in their arguments.
+fn processes_of(dir: &str, daemon: Option<i32>) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = entries.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<i32>().ok()));
+    let ours = pids.filter(|&pid| Some(pid) != daemon && pid != std::process::id().cast_signed());
+    ours.filter_map(|pid| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
+        (line.contains(dir) && line.contains("cc-shim")).then(|| format!("process {pid} {line}"))
+    })
+    .collect()
+}
+
+fn ran(output: Output) -> Ran {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+impl Drop for World {
+    /// Clean also after a failed test: by force, and only what this world made.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+        }
+        if let Some(daemon) = &self.daemon {
+            let _ = daemon;
+            let ids = self.cc(&["ps", "-a", "-q"]).stdout;
+            let ids: Vec<&str> = ids.lines().collect();
+            if !ids.is_empty() {
+                self.cc(&[&["rm", "-f"], ids.as_slice()].concat());
+            }
+        }
+        if let Some(daemon) = self.daemon.take() {
+            let (_, _) = daemon.stop();
+        }
+        let bpf = self.path("bpf");
+        let _ = nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH);
+        remove_cgroups(&self.cgroup);
+        let clean = || Some(()).filter(|()| !has_cgroups(&self.cgroup));
+        if !std::thread::panicking() {
+            eventually("the world's cgroups are gone", Duration::from_secs(10), clean);
+        }
+    }
+}
+
+fn cgroup_dirs(name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().filter_map(Result::ok);
+    let roots = entries.map(|e| e.path()).chain(["/sys/fs/cgroup".into()]);
+    roots.map(|root| root.join(name)).filter(|dir| dir.is_dir()).collect()
+}
+
+fn has_cgroups(name: &str) -> bool {
+    !cgroup_dirs(name).is_empty()
+}
+
+/// Only directories of this world's name, deepest first; one with a process in it stays, and the assertion tells.
+fn remove_cgroups(name: &str) {
+    for dir in cgroup_dirs(name) {
+        let children = std::fs::read_dir(&dir).into_iter().flatten().filter_map(Result::ok).map(|e| e.path());
+        for child in children.filter(|p| p.is_dir()) {
+            let _ = std::fs::remove_dir(child);
+        }
+        let _ = std::fs::remove_dir(&dir);
+    }
+}

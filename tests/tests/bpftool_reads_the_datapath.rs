@@ -1,0 +1,66 @@
+//! Everything that decides is visible: named programs, named maps, named fields, pinned links.
+
+use std::process::Command;
+
+use cc_tests::World;
+
+fn bpftool(args: &[&str]) -> String {
+    let output = Command::new("bpftool").args(args).output().expect("bpftool is installed by `cargo xtask setup`");
+    assert!(output.status.success(), "bpftool {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn maps_programs_and_links_are_named() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    world.run_rm("busybox", &["--vpc", "blue"], &["ping", "-c", "1", "-W", "2", "10.0.0.2"]).ok();
+    let pin = |name: &str| world.path("bpf/v1").join(name).display().to_string();
+    let find = |name: &str| {
+        let direct = pin(name);
+        let nested = pin(&format!("maps/{name}"));
+        if std::path::Path::new(&direct).exists() { direct } else { nested }
+    };
+    for (map, field) in [("CC_PORTS", "\"ipv4\""), ("CC_ROUTES", "\"vni\""), ("CC_ENDPOINTS", "\"ifindex\""), ("CC_COUNTERS", "\"packets\"")] {
+        let dump = bpftool(&["map", "dump", "pinned", &find(map)]);
+        assert!(dump.contains(field), "{map} has no field {field}: {}", dump.chars().take(400).collect::<String>());
+    }
+    let links: Vec<String> = std::fs::read_dir(world.path("bpf/v1/links"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(&id))
+        .collect();
+    assert!(links.len() >= 4, "from, to and both cgroup links: {links:?}");
+    let programs = bpftool(&["prog", "show"]);
+    for name in ["cc_from_ep", "cc_to_ep", "cc_cg_in", "cc_cg_out"] {
+        assert!(programs.contains(name), "{name} is not loaded");
+    }
+}
+
+#[test]
+fn metrics_count_what_was_sent() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let server = world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 > /dev/null; sleep 600"]);
+    let sent = world.run_rm("busybox", &["--vpc", "blue"], &["sh", "-c", "sleep 0.5; head -c 1000000 /dev/zero | nc -w 3 10.0.0.2 7000"]);
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    let metrics = world.cc(&["metrics", &server, "--json"]).json()[0].clone();
+    let bytes = |key: &str| metrics[key]["bytes"].as_u64().unwrap();
+    let packets = |key: &str| metrics[key]["packets"].as_u64().unwrap();
+    assert!((1_000_000..1_300_000).contains(&bytes("received")), "{metrics}");
+    assert!((1_000_000..1_300_000).contains(&bytes("socket_received")), "{metrics}");
+    // Real segments, not super-packets: 1 MB needs at least 700 of 1450 bytes.
+    assert!(packets("received") >= 700, "{metrics}");
+    assert!(packets("sent") > 0 && bytes("socket_sent") > 0, "{metrics}");
+    assert!(metrics["memory_bytes"].as_u64().unwrap() > 0 && metrics["pids"].as_u64().unwrap() >= 1, "{metrics}");
+    let before = world.drops(&server, "no_route");
+    // An address nobody has: the packet is dropped, counted, and the reason is told.
+    world.in_container(&server, || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..5 {
+            let _ = socket.send_to(b"x", "192.0.2.1:9");
+        }
+    });
+    assert_eq!(world.drops(&server, "no_route") - before, 5);
+}

@@ -1,0 +1,39 @@
+//! A real nginx and a real redis, from images of Debian packages pushed to a real registry, serve each other and a client
+//! outside.
+
+use std::time::Duration;
+
+use cc_tests::{World, eventually, images};
+
+#[test]
+fn nginx_and_redis_serve_each_other() {
+    let netns = cc_tests::netns::Netns::new().unwrap();
+    let store = tempfile::Builder::new().prefix("cct-").tempdir().unwrap();
+    // The registry listens on loopback in the daemon's own namespace.
+    let registry = images::Registry::start_in(&netns, store.path(), None).unwrap();
+    let (nginx, redis) = (registry.push_layout("nginx", "web/nginx:1").unwrap(), registry.push_layout("redis", "db/redis:1").unwrap());
+    let world = World::in_netns(netns, "");
+    world.vpc("blue", "10.0.0.0/24");
+    let run = |name: &str, image: &str| world.cc(&["run", "-d", "--vpc", "blue", "--name", name, "--image", image]).line();
+    let web = run("web", &nginx);
+    let db = run("db", &redis);
+    let (web_address, db_address) = (world.address(&web), world.address(&db));
+    let sh = |command: &str| world.run_rm("busybox", &["--vpc", "blue"], &["sh", "-c", command]);
+    eventually("nginx answers in its VPC", Duration::from_secs(20), || {
+        let ran = sh(&format!("wget -q -O - http://{web_address}/"));
+        ran.stdout.contains("served by nginx").then_some(())
+    });
+    eventually("redis answers in its VPC", Duration::from_secs(20), || {
+        let ran = sh(&format!("printf 'SET k v42\\r\\nGET k\\r\\nQUIT\\r\\n' | nc -w 2 {db_address} 6379"));
+        ran.stdout.contains("v42").then_some(())
+    });
+    // The second pull finds everything.
+    let again = world.cc(&["image", "pull", &nginx]).ok();
+    assert!(!again.stderr.contains("downloading"), "{}", again.stderr);
+    let listed = world.cc(&["image", "list"]).ok().stdout;
+    assert!(listed.contains("web/nginx") && listed.contains("db/redis"), "{listed}");
+    world.remove_all();
+    world.cc(&["image", "remove", &nginx, &redis]).ok();
+    world.cc(&["image", "prune", "--all"]).ok();
+    world.assert_clean();
+}

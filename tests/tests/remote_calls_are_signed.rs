@@ -1,0 +1,103 @@
+//! Over TLS every call is signed: a key works for its project and role, and nothing else does.
+
+use cc_tests::World;
+use serde_json::Value;
+
+struct Remote {
+    world: World,
+    endpoint: String,
+}
+
+fn remote() -> Remote {
+    // Inside a namespace of its own any port is free.
+    let world = World::with_config("listen = \"127.0.0.1:7443\"");
+    let info = world.cc(&["info", "--json"]).json();
+    drop(info);
+    let log = world.daemon().log();
+    let at = log.find("https://127.0.0.1:7443#sha256=").expect("the daemon prints its endpoint");
+    let endpoint = log[at..].split(|c: char| c.is_whitespace() || c == '"').next().unwrap().to_owned();
+    Remote { world, endpoint }
+}
+
+impl Remote {
+    fn key(&self, role: &str, project: &str) -> (String, String) {
+        let key: Value = self.world.host(&["key", "create", "--role", role, "--project", project, "--json"]).json();
+        (key["token"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+    }
+
+    fn cc(&self, endpoint: &str, key: Option<&(String, String)>, args: &[&str]) -> cc_tests::Ran {
+        let mut command = self.world.command(args);
+        command.env("CC_ENDPOINT_URL", endpoint);
+        if let Some((token, secret)) = key {
+            command.env("CC_ACCESS_TOKEN", token).env("CC_SECRET_KEY", secret);
+        }
+        self.world.netns.enter(&mut command);
+        let output = command.output().unwrap();
+        cc_tests::Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+#[test]
+fn keys_work_for_their_project_and_role_only() {
+    let remote = remote();
+    let operator = remote.key("operator", "alpha");
+    let viewer = remote.key("viewer", "alpha");
+    let other = remote.key("operator", "beta");
+    let url = remote.endpoint.clone();
+    let id = remote.cc(&url, Some(&operator), &["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"]).line();
+    assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id));
+    remote.cc(&url, Some(&viewer), &["vpc", "delete", "blue"]).fails(1, "role");
+    // Another project's object does not exist: it is neither listed nor found, and deleting it is deleting the unknown.
+    assert_eq!(remote.cc(&url, Some(&other), &["vpc", "list", "-q"]).ok().stdout, "");
+    remote.cc(&url, Some(&other), &["vpc", "delete", &id]).ok();
+    remote.cc(&url, Some(&other), &["status", "blue"]).fails(1, "no container");
+    assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id), "it is still there");
+}
+
+#[test]
+fn unsigned_unknown_and_wrongly_pinned_calls_are_refused() {
+    let remote = remote();
+    let good = remote.key("viewer", "alpha");
+    let url = remote.endpoint.clone();
+    remote.cc(&url, Some(&good), &["vpc", "list"]).ok();
+    assert_ne!(remote.cc(&url, None, &["vpc", "list"]).code, 0);
+    let unknown = ("cck_0000000000000000".to_owned(), good.1.clone());
+    assert_ne!(remote.cc(&url, Some(&unknown), &["vpc", "list"]).code, 0);
+    let other = remote.key("viewer", "alpha");
+    let mixed = (good.0.clone(), other.1.clone());
+    remote.cc(&url, Some(&mixed), &["vpc", "list"]).fails(1, "signature");
+    let (base, pin) = url.split_once("sha256=").unwrap();
+    let wrong: String = pin.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    assert_ne!(remote.cc(&format!("{base}sha256={wrong}"), Some(&good), &["vpc", "list"]).code, 0);
+    remote.cc("http://127.0.0.1:7443", Some(&good), &["vpc", "list"]).fails(1, "http");
+    remote.world.host(&["key", "revoke", &good.0]).ok();
+    assert_ne!(remote.cc(&url, Some(&good), &["vpc", "list"]).code, 0, "a revoked key is unknown");
+}
+
+#[test]
+fn a_secret_on_the_command_line_warns_and_files_do_not() {
+    let remote = remote();
+    let (token, secret) = remote.key("viewer", "alpha");
+    let file = remote.world.path("secret");
+    std::fs::write(&file, &secret).unwrap();
+    let url = remote.endpoint.clone();
+    let literal = ["--cc-access-token", &token, "--cc-secret-key", &secret, "vpc", "list"];
+    assert!(remote.cc(&url, None, &literal).ok().stderr.contains("warning"));
+    let at = format!("@{}", file.display());
+    let by_file = ["--cc-access-token", &token, "--cc-secret-key", &at, "vpc", "list"];
+    assert!(!remote.cc(&url, None, &by_file).ok().stderr.contains("warning"));
+}
+
+#[test]
+fn a_container_runs_and_streams_over_tls() {
+    let remote = remote();
+    let operator = remote.key("operator", "alpha");
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let args = ["run", "--rm", "--image", &layout, "sh", "-c", "echo over tls; exit 4"];
+    let ran = remote.cc(&remote.endpoint.clone(), Some(&operator), &args);
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, "over tls\n"), "{}", ran.stderr);
+}
