@@ -73,10 +73,15 @@ pub struct EndpointEntry {
     pub ifindex: u32,
     pub vni: u32,
     pub group: u32,
+    pub ipv4: Be32,
     pub mac: MacAddr,
-    pub pad: [u8; 6],
+    pub pad: [u8; 2],
+    /// The container whose endpoint this is, by the number that its id spells. The daemon finds pins by it after a crash.
+    pub container: u64,
+    /// Key of its row in `CC_SOCKETS`, likewise.
+    pub cgroup: u64,
 }
-const _: () = assert!(size_of::<EndpointEntry>() == 32 && align_of::<EndpointEntry>() == 8);
+const _: () = assert!(size_of::<EndpointEntry>() == 48 && align_of::<EndpointEntry>() == 8);
 
 /// The way of a packet of network `vni`.
 #[inline(always)]
