@@ -1,7 +1,20 @@
 //! What the kernel programs, the daemon and the command line share: the structs that cross the map boundary, the pure
 //! decisions on them, and (feature `api`) the gRPC contract. Refuses to do I/O of any kind.
-#![cfg_attr(not(feature = "api"), no_std)]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(any(feature = "api", test)), no_std)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+#![cfg_attr(feature = "user", deny(unsafe_code))]
 
 #[cfg(feature = "api")]
 pub mod api;
+pub mod arp;
+pub mod counters;
+pub mod firewall;
+pub mod ipv4;
+pub mod limits;
+pub mod names;
+pub mod net;
+#[cfg(feature = "user")]
+mod pod;
+pub mod port;
+pub mod route;
+pub mod verdict;

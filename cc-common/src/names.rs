@@ -1,0 +1,55 @@
+//! The names of our kernel objects: maps, programs, pins, and the tag by which we know our own links after a crash. Refuses
+//! to make any of them.
+
+use crate::limits::NAME_LEN_MAX;
+
+/// Version of the pinned maps' layout. Changed whenever a shared struct or a map's meaning changes: pins go to `v<ABI>`.
+pub const ABI: u32 = 1;
+
+pub const MAP_PORTS: &str = "CC_PORTS";
+pub const MAP_ROUTES: &str = "CC_ROUTES";
+pub const MAP_ENDPOINTS: &str = "CC_ENDPOINTS";
+pub const MAP_COUNTERS: &str = "CC_COUNTERS";
+pub const MAP_DROPS: &str = "CC_DROPS";
+pub const MAP_SOCKETS: &str = "CC_SOCKETS";
+pub const MAPS: [&str; 6] = [MAP_PORTS, MAP_ROUTES, MAP_ENDPOINTS, MAP_COUNTERS, MAP_DROPS, MAP_SOCKETS];
+
+pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";
+pub const PROGRAM_TO_ENDPOINT: &str = "cc_to_ep";
+pub const PROGRAM_CGROUP_INGRESS: &str = "cc_cg_in";
+pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
+pub const PROGRAMS: [&str; 4] =
+    [PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT, PROGRAM_CGROUP_INGRESS, PROGRAM_CGROUP_EGRESS];
+
+/// Pinned below the bpffs directory's `v<ABI>`.
+pub const PIN_LINKS_DIR: &str = "links";
+pub const PIN_PROGRAMS_DIR: &str = "programs";
+
+/// Suffixes of an endpoint's four pinned links.
+pub const LINK_FROM: &str = "from";
+pub const LINK_TO: &str = "to";
+pub const LINK_CGROUP_INGRESS: &str = "cgin";
+pub const LINK_CGROUP_EGRESS: &str = "cgout";
+pub const LINKS: [&str; 4] = [LINK_FROM, LINK_TO, LINK_CGROUP_INGRESS, LINK_CGROUP_EGRESS];
+
+/// Leads the alias of every interface that we make.
+pub const OWNER_TAG: &str = "cc:";
+
+/// Depth of a container's cgroup below the v2 root, set when the object is loaded.
+pub const GLOBAL_CGROUP_LEVEL: &str = "CC_CGROUP_LEVEL";
+
+/// The mark of a packet that the datapath sends out of a host-side interface. The kernel clears marks where a packet enters
+/// another network namespace, so no container can make one.
+pub const MARK_OURS: u32 = 0xcc00_0001;
+
+const fn all_fit(names: &[&str]) -> bool {
+    let mut i = 0;
+    while i < names.len() {
+        if names[i].len() > NAME_LEN_MAX {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+const _: () = assert!(all_fit(&MAPS) && all_fit(&PROGRAMS), "the kernel would cut the name");

@@ -1,0 +1,18 @@
+//! Tells aya which structs may cross the map boundary as bytes. Refuses to define any.
+#![expect(unsafe_code, reason = "Pod is an unsafe trait: it says that a struct's bytes are the struct")]
+
+use crate::counters::{Counters, DropCount, DropKey, SocketKey};
+use crate::port::{Port, PortKey};
+use crate::route::{EndpointEntry, Route, RouteKey};
+
+macro_rules! pod {
+    ($($name:ident)+) => {
+        $(
+            // SAFETY: `repr(C)`, made of integers and byte arrays only, every byte of it a named field (its size is asserted
+            // where it is defined), so that any bit pattern is a value and no padding leaks.
+            unsafe impl aya::Pod for $name {}
+        )+
+    };
+}
+
+pod! { PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount }

@@ -1,0 +1,115 @@
+//! A port: the host-side interface of one endpoint, and what its frames may claim to be. Refuses to know where they go.
+
+use crate::net::{
+    Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, GATEWAY_MAC, MacAddr,
+};
+use crate::verdict::DropReason;
+
+/// Key of `CC_PORTS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortKey {
+    pub ifindex: u32,
+}
+
+/// Value of `CC_PORTS`: the only identity a frame from this interface can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port {
+    pub generation: u64,
+    pub endpoint: u32,
+    pub vni: u32,
+    pub group: u32,
+    pub ipv4: Be32,
+    pub mac: MacAddr,
+    pub pad: [u8; 2],
+}
+const _: () = assert!(size_of::<Port>() == 32 && align_of::<Port>() == 8);
+
+/// What a frame that its port may send carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    Arp,
+    Ipv4,
+}
+
+/// Judges the frame's header. `tagged` is whether the interface took a VLAN tag off it.
+#[inline(always)]
+pub fn admit(port: &Port, frame: &Ethernet, tagged: bool) -> Result<Payload, DropReason> {
+    let ethertype = frame.ethertype.get();
+    if tagged || ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+        return Err(DropReason::Vlan);
+    }
+    if frame.source != port.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    match ethertype {
+        // A request is broadcast, a repeated one goes to the address we answered with.
+        ETHERTYPE_ARP if frame.destination.is_broadcast() || frame.destination == GATEWAY_MAC => Ok(Payload::Arp),
+        ETHERTYPE_IPV4 if frame.destination == GATEWAY_MAC => Ok(Payload::Ipv4),
+        // Before the destination: every IPv6 stack multicasts on its own accord, and one reason is enough for it.
+        ETHERTYPE_IPV6 => Err(DropReason::Ipv6),
+        ETHERTYPE_ARP | ETHERTYPE_IPV4 if frame.destination.is_broadcast() => Err(DropReason::Broadcast),
+        ETHERTYPE_ARP | ETHERTYPE_IPV4 if frame.destination.is_multicast() => Err(DropReason::Multicast),
+        ETHERTYPE_ARP | ETHERTYPE_IPV4 => Err(DropReason::WrongDestinationMac),
+        _ => Err(DropReason::Ethertype),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::net::Be16;
+    use proptest::prelude::*;
+
+    pub(crate) const PORT: Port = Port {
+        generation: 7,
+        endpoint: 3,
+        vni: 42,
+        group: 5,
+        ipv4: Be32([10, 0, 0, 2]),
+        mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        pad: [0; 2],
+    };
+
+    fn frame(destination: MacAddr, ethertype: u16) -> Ethernet {
+        Ethernet { destination, source: PORT.mac, ethertype: Be16::new(ethertype) }
+    }
+
+    #[test]
+    fn table() {
+        let broadcast = MacAddr([0xff; 6]);
+        let multicast = MacAddr([1, 0, 0x5e, 0, 0, 1]);
+        let other = MacAddr([2, 0, 0, 0, 0, 8]);
+        for (destination, ethertype, expected) in [
+            (GATEWAY_MAC, ETHERTYPE_IPV4, Ok(Payload::Ipv4)),
+            (GATEWAY_MAC, ETHERTYPE_ARP, Ok(Payload::Arp)),
+            (broadcast, ETHERTYPE_ARP, Ok(Payload::Arp)),
+            (broadcast, ETHERTYPE_IPV4, Err(DropReason::Broadcast)),
+            (multicast, ETHERTYPE_IPV4, Err(DropReason::Multicast)),
+            (multicast, ETHERTYPE_ARP, Err(DropReason::Multicast)),
+            (other, ETHERTYPE_IPV4, Err(DropReason::WrongDestinationMac)),
+            (GATEWAY_MAC, ETHERTYPE_IPV6, Err(DropReason::Ipv6)),
+            (multicast, ETHERTYPE_IPV6, Err(DropReason::Ipv6)),
+            (GATEWAY_MAC, ETHERTYPE_VLAN, Err(DropReason::Vlan)),
+            (GATEWAY_MAC, ETHERTYPE_QINQ, Err(DropReason::Vlan)),
+            (GATEWAY_MAC, 0x88cc, Err(DropReason::Ethertype)),
+        ] {
+            assert_eq!(admit(&PORT, &frame(destination, ethertype), false), expected, "{destination:?} {ethertype:#x}");
+        }
+        assert_eq!(admit(&PORT, &frame(GATEWAY_MAC, ETHERTYPE_IPV4), true), Err(DropReason::Vlan));
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_else_gets_in(source: [u8; 6], destination: [u8; 6], ethertype: u16, tagged: bool) {
+            let frame = Ethernet {
+                destination: MacAddr(destination), source: MacAddr(source), ethertype: Be16::new(ethertype),
+            };
+            if admit(&PORT, &frame, tagged).is_ok() {
+                prop_assert_eq!(frame.source, PORT.mac);
+                prop_assert!(!tagged);
+            }
+        }
+    }
+}

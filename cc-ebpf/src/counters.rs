@@ -1,0 +1,58 @@
+//! Counts, per CPU. Refuses to lose a drop: one that has no room of its own is counted as `uncounted`.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::programs::TcContext;
+use cc_common::counters::{DropCount, DropKey};
+use cc_common::limits::ENDPOINT_UNKNOWN;
+use cc_common::verdict::{Direction, DropReason};
+
+use crate::maps::{CC_COUNTERS, CC_DROPS};
+use crate::parse;
+
+#[inline(always)]
+pub fn sent(endpoint: u32, packets: u64, bytes: u64) {
+    if let Some(counters) = CC_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: the element is this CPU's own, and classifiers do not interrupt each other on one CPU.
+        unsafe { (*counters).sent(packets, bytes) }
+    }
+}
+
+#[inline(always)]
+pub fn received(endpoint: u32, packets: u64, bytes: u64) {
+    if let Some(counters) = CC_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: as in `sent`.
+        unsafe { (*counters).received(packets, bytes) }
+    }
+}
+
+/// Not inlined: every reason leads here, and one copy keeps the verifier's work small.
+#[inline(never)]
+pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: DropReason) {
+    let packets = parse::packets(ctx);
+    let bytes = u64::from(ctx.len());
+    let key = DropKey { endpoint, direction: direction as u16, reason: reason as u16 };
+    if add(&key, packets, bytes) {
+        return;
+    }
+    if CC_DROPS.insert(&key, &DropCount { packets, bytes }, BPF_NOEXIST.into()).is_ok() {
+        return;
+    }
+    // Full, or another CPU was first: then it is there now.
+    if !add(&key, packets, bytes) {
+        // The daemon made these two rows when it made the map.
+        let reason = DropReason::Uncounted as u16;
+        add(&DropKey { endpoint: ENDPOINT_UNKNOWN, direction: direction as u16, reason }, packets, bytes);
+    }
+}
+
+#[inline(always)]
+fn add(key: &DropKey, packets: u64, bytes: u64) -> bool {
+    match CC_DROPS.get_ptr_mut(key) {
+        Some(count) => {
+            // SAFETY: as in `sent`.
+            unsafe { (*count).add(packets, bytes) }
+            true
+        }
+        None => false,
+    }
+}

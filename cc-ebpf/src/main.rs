@@ -1,0 +1,47 @@
+//! The kernel programs: entry points only. Each hook parses, asks `cc-common` for a decision, and applies it. Refuses to
+//! decide anything here.
+#![no_std]
+#![no_main]
+
+mod counters;
+mod hooks;
+mod maps;
+mod parse;
+mod rewrite;
+
+use aya_ebpf::macros::{cgroup_skb, classifier};
+use aya_ebpf::programs::{SkBuffContext, TcContext};
+
+/// TCX ingress of the host-side interface: what a container sends.
+#[classifier]
+pub fn cc_from_ep(ctx: TcContext) -> i32 {
+    hooks::from_endpoint::run(&ctx)
+}
+
+/// TCX egress of the host-side interface: what the host would send to a container.
+#[classifier]
+pub fn cc_to_ep(ctx: TcContext) -> i32 {
+    hooks::to_endpoint::run(&ctx)
+}
+
+/// What the sockets of a container's cgroup receive.
+#[cgroup_skb(ingress)]
+pub fn cc_cg_in(ctx: SkBuffContext) -> i32 {
+    hooks::cgroup::ingress(&ctx)
+}
+
+/// What they send.
+#[cgroup_skb(egress)]
+pub fn cc_cg_out(ctx: SkBuffContext) -> i32 {
+    hooks::cgroup::egress(&ctx)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel lends GPL-only helpers to programs that say this.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

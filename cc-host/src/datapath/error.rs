@@ -1,0 +1,76 @@
+//! What can go wrong in the datapath, by operation and object. Refuses to say it in anyone's words but this room's.
+
+use std::path::PathBuf;
+
+use cc_common::api::fault::Fault;
+use cc_common::limits::ENDPOINTS_MAX;
+use tonic::Code;
+
+use crate::kernel::bpffs::BpffsError;
+use crate::kernel::link::chain;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("cannot prepare the directory for pins")]
+    Bpffs { source: BpffsError },
+    #[error("cannot load the eBPF object")]
+    Load { source: aya::EbpfError },
+    #[error("the eBPF object has no {what} {name}")]
+    Missing { what: &'static str, name: &'static str },
+    #[error("cannot load program {name}")]
+    Program { name: &'static str, source: aya::programs::ProgramError },
+    #[error("cannot pin {path}")]
+    Pin { path: PathBuf, source: aya::pin::PinError },
+    #[error("cannot replace pin {path}")]
+    ReplacePin { path: PathBuf, source: std::io::Error },
+    #[error("cannot open pinned map {path}")]
+    OpenMap { path: PathBuf, source: aya::maps::MapError },
+    #[error("pinned map {path} has {found}, not {expected}")]
+    MapShape { path: PathBuf, found: String, expected: String },
+    #[error("cannot {operation} map {name}")]
+    Map { operation: &'static str, name: &'static str, source: aya::maps::MapError },
+    #[error("endpoint {id} is not below {ENDPOINTS_MAX}")]
+    EndpointOutOfRange { id: u32 },
+    #[error("endpoint {id} is in use")]
+    EndpointInUse { id: u32 },
+    #[error("container tag {tag:?} is not 16 hexadecimal digits")]
+    Tag { tag: String },
+    #[error("there is no interface {ifindex}")]
+    NoInterface { ifindex: u32, source: nix::Error },
+    #[error("cannot attach program {program} to {to}")]
+    Attach { program: &'static str, to: String, source: aya::programs::ProgramError },
+    #[error("the link of program {program} cannot be pinned")]
+    Link { program: &'static str, source: aya::programs::links::LinkError },
+    #[error("cannot open cgroup {path}")]
+    Cgroup { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove pinned link {path}")]
+    Unpin { path: PathBuf, source: std::io::Error },
+    #[error("cannot list pinned links in {path}")]
+    ListLinks { path: PathBuf, source: std::io::Error },
+    #[error("cannot tell the number of CPUs")]
+    Cpus { source: std::io::Error },
+    #[error("cannot read the eBPF programs' log")]
+    Log { source: aya_log::Error },
+}
+
+impl From<DatapathError> for Fault {
+    fn from(error: DatapathError) -> Fault {
+        use DatapathError as E;
+        let why = chain(&error);
+        let (kind, code, next) = match &error {
+            E::MapShape { path, .. } => (
+                Code::FailedPrecondition,
+                "datapath.pins",
+                format!("stop every cc-host that uses {0}, then remove the directory of {0}", path.display()),
+            ),
+            E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
+                (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())
+            }
+            E::Attach { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
+                (Code::Internal, "datapath.attach", "run `cc-host check`, and look at the daemon's log".to_owned())
+            }
+            _ => (Code::Internal, "datapath.failed", "run `cc-host check`, and look at the daemon's log".to_owned()),
+        };
+        Fault::new(kind, code, "the datapath failed", why).next(next)
+    }
+}

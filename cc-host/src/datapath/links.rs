@@ -1,0 +1,158 @@
+//! Attaches the programs of one endpoint and pins the links, by which they outlive the daemon and are found again. Refuses to
+//! keep a link in memory: the pin is the only reference, and removing it detaches.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkError, LinkOrder};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, SchedClassifier, TcAttachType};
+use cc_common::names;
+use nix::net::if_::if_indextoname;
+
+use super::error::DatapathError;
+use super::object::Programs;
+
+/// A container's tag: the 16 hexadecimal digits of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tag(u64);
+
+impl Tag {
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        digits.then(|| u64::from_str_radix(text, 16).ok().map(Tag)).flatten()
+    }
+    pub fn from_number(number: u64) -> Self {
+        Tag(number)
+    }
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Tag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The directory of pinned links.
+pub struct PinnedLinks {
+    dir: PathBuf,
+}
+
+impl PinnedLinks {
+    pub fn new(dir: PathBuf) -> Self {
+        PinnedLinks { dir }
+    }
+
+    fn path(&self, tag: Tag, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{tag}-{suffix}"))
+    }
+
+    /// Both programs of the host-side interface, ahead of whatever else may be attached to it.
+    pub fn attach_interface(&self, programs: &mut Programs, ifindex: u32, tag: Tag) -> Result<(), DatapathError> {
+        let name = if_indextoname(ifindex).map_err(|source| DatapathError::NoInterface { ifindex, source })?;
+        let name = name.to_string_lossy();
+        // First the one that keeps the host out.
+        let to = (names::PROGRAM_TO_ENDPOINT, names::LINK_TO, TcAttachType::Egress);
+        let from = (names::PROGRAM_FROM_ENDPOINT, names::LINK_FROM, TcAttachType::Ingress);
+        self.attach_tcx(&mut programs.to_endpoint, to, &name, tag)?;
+        self.attach_tcx(&mut programs.from_endpoint, from, &name, tag)
+    }
+
+    fn attach_tcx(
+        &self,
+        classifier: &mut SchedClassifier,
+        (program, suffix, hook): (&'static str, &'static str, TcAttachType),
+        interface: &str,
+        tag: Tag,
+    ) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Attach { program, to: format!("interface {interface}"), source };
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = classifier.attach_with_options(interface, hook, first).map_err(failed)?;
+        let link = classifier.take_link(id).map_err(failed)?;
+        self.pin(program, link.try_into(), self.path(tag, suffix))
+    }
+
+    /// Both programs of the container's cgroup.
+    pub fn attach_cgroup(&self, programs: &mut Programs, dir: &Path, tag: Tag) -> Result<(), DatapathError> {
+        let cgroup =
+            std::fs::File::open(dir).map_err(|source| DatapathError::Cgroup { path: dir.to_owned(), source })?;
+        for (skb, program, suffix, hook) in [
+            (
+                &mut programs.cgroup_ingress,
+                names::PROGRAM_CGROUP_INGRESS,
+                names::LINK_CGROUP_INGRESS,
+                CgroupSkbAttachType::Ingress,
+            ),
+            (
+                &mut programs.cgroup_egress,
+                names::PROGRAM_CGROUP_EGRESS,
+                names::LINK_CGROUP_EGRESS,
+                CgroupSkbAttachType::Egress,
+            ),
+        ] {
+            let skb: &mut CgroupSkb = skb;
+            let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
+            let id = skb.attach(&cgroup, hook, CgroupAttachMode::AllowMultiple).map_err(failed)?;
+            let link = skb.take_link(id).map_err(failed)?;
+            self.pin(program, link.try_into(), self.path(tag, suffix))?;
+        }
+        Ok(())
+    }
+
+    fn pin(&self, program: &'static str, link: Result<FdLink, LinkError>, path: PathBuf) -> Result<(), DatapathError> {
+        let link = link.map_err(|source| DatapathError::Link { program, source })?;
+        link.pin(&path).map_err(|source| DatapathError::Pin { path, source })?;
+        Ok(())
+    }
+
+    /// Detaches whatever of the container's is attached. Returns the names of the pins that were there.
+    pub fn detach(&self, tag: Tag) -> Result<Vec<String>, DatapathError> {
+        let mut gone = Vec::new();
+        for suffix in names::LINKS {
+            if self.unpin(&self.path(tag, suffix))? {
+                gone.push(format!("{tag}-{suffix}"));
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Detaches what belongs to no container that `keep` knows.
+    pub fn sweep(&self, keep: impl Fn(Tag) -> bool) -> Result<Vec<String>, DatapathError> {
+        let failed = |source| DatapathError::ListLinks { path: self.dir.clone(), source };
+        let mut gone = Vec::new();
+        for file in std::fs::read_dir(&self.dir).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            let kept = name.split_once('-').and_then(|(tag, _)| Tag::parse(tag)).is_some_and(&keep);
+            if !kept && self.unpin(&self.dir.join(&name))? {
+                gone.push(name);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn unpin(&self, path: &Path) -> Result<bool, DatapathError> {
+        match std::fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(DatapathError::Unpin { path: path.to_owned(), source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_a_containers_id() {
+        let tag = Tag::parse("00ab34567890cdef").unwrap();
+        assert_eq!(tag.to_string(), "00ab34567890cdef");
+        assert_eq!(Tag::from_number(tag.number()), tag);
+        for bad in ["", "00AB34567890CDEF", "0ab", "../../etc/passwd", "+0ab34567890cdef"] {
+            assert_eq!(Tag::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The compiled eBPF object: loads it over the pinned maps, after checking that they are what this build expects, and pins
+//! maps and programs. Refuses to put anything into a map.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapInfo};
+use aya::programs::{CgroupSkb, SchedClassifier};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
+use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::limits::{DROPS_MAX, ENDPOINTS_MAX, PORTS_MAX, ROUTES_MAX, SOCKETS_MAX};
+use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use cc_common::port::{Port, PortKey};
+use cc_common::route::{EndpointEntry, Route, RouteKey};
+
+use super::DatapathConfig;
+use super::error::DatapathError;
+use crate::kernel::bpffs;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
+
+/// The target under which the programs' records appear in the log.
+const LOG_TARGET: &str = "cc_ebpf";
+
+pub type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// Loaded and pinned.
+pub struct Object {
+    pub programs: Programs,
+    pub ebpf: Ebpf,
+    /// Present when the programs were loaded with logs on.
+    pub logger: Option<Logger>,
+}
+
+pub struct Programs {
+    pub from_endpoint: SchedClassifier,
+    pub to_endpoint: SchedClassifier,
+    pub cgroup_ingress: CgroupSkb,
+    pub cgroup_egress: CgroupSkb,
+}
+
+/// Key bytes, value bytes and rows of every map, as this build has them.
+fn shapes() -> [(&'static str, [u32; 3]); 6] {
+    fn shape<K, V>(rows: u32) -> [u32; 3] {
+        [size_of::<K>() as u32, size_of::<V>() as u32, rows]
+    }
+    [
+        (names::MAP_PORTS, shape::<PortKey, Port>(PORTS_MAX)),
+        // The kernel's prefix length leads a trie's key.
+        (names::MAP_ROUTES, shape::<(u32, RouteKey), Route>(ROUTES_MAX)),
+        (names::MAP_ENDPOINTS, shape::<u32, EndpointEntry>(ENDPOINTS_MAX)),
+        (names::MAP_COUNTERS, shape::<u32, Counters>(ENDPOINTS_MAX)),
+        (names::MAP_DROPS, shape::<DropKey, DropCount>(DROPS_MAX)),
+        (names::MAP_SOCKETS, shape::<SocketKey, Counters>(SOCKETS_MAX)),
+    ]
+}
+
+/// Where this version's pins live.
+pub fn pin_dir(config: &DatapathConfig) -> PathBuf {
+    config.bpffs_dir.join(format!("v{}", names::ABI))
+}
+
+pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
+    let dir = pin_dir(config);
+    let bpffs = |source| DatapathError::Bpffs { source };
+    bpffs::ensure(&config.bpffs_dir).map_err(bpffs)?;
+    bpffs::make_dir(&dir.join(PIN_LINKS_DIR)).map_err(bpffs)?;
+    bpffs::make_dir(&dir.join(PIN_PROGRAMS_DIR)).map_err(bpffs)?;
+
+    let mut loader = EbpfLoader::new();
+    for (name, expected) in shapes() {
+        let path = dir.join(name);
+        check_pinned(&path, expected)?;
+        loader.map_pin_path(name, path);
+    }
+    // Constant once loaded, so that the verifier removes what is switched off: logs cost nothing unless somebody listens.
+    let logging = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
+    let log_level: u8 = if logging { aya_log::Level::Debug as u8 } else { 0 };
+    loader.override_global(aya_log::LEVEL, &log_level, true);
+    loader.override_global(GLOBAL_CGROUP_LEVEL, &config.cgroup_level, true);
+    let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Load { source })?;
+
+    let logger =
+        if logging { Some(EbpfLogger::init(&mut ebpf).map_err(|source| DatapathError::Log { source })?) } else { None };
+    let programs = load_programs(&mut ebpf, &dir.join(PIN_PROGRAMS_DIR))?;
+    Ok(Object { programs, ebpf, logger })
+}
+
+/// aya would take whatever is pinned there for ours, and then read and write past its values.
+fn check_pinned(path: &Path, expected: [u32; 3]) -> Result<(), DatapathError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let info = MapInfo::from_pin(path).map_err(|source| DatapathError::OpenMap { path: path.to_owned(), source })?;
+    let found = [info.key_size(), info.value_size(), info.max_entries()];
+    if found == expected {
+        return Ok(());
+    }
+    let words = |[key, value, rows]: [u32; 3]| format!("keys of {key} bytes, values of {value} and {rows} rows");
+    Err(DatapathError::MapShape { path: path.to_owned(), found: words(found), expected: words(expected) })
+}
+
+pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    ebpf.take_map(name).ok_or(DatapathError::Missing { what: "map", name })
+}
+
+fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
+    Ok(Programs {
+        from_endpoint: classifier(ebpf, dir, names::PROGRAM_FROM_ENDPOINT)?,
+        to_endpoint: classifier(ebpf, dir, names::PROGRAM_TO_ENDPOINT)?,
+        cgroup_ingress: cgroup(ebpf, dir, names::PROGRAM_CGROUP_INGRESS, aya::programs::CgroupSkbAttachType::Ingress)?,
+        cgroup_egress: cgroup(ebpf, dir, names::PROGRAM_CGROUP_EGRESS, aya::programs::CgroupSkbAttachType::Egress)?,
+    })
+}
+
+fn classifier(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<SchedClassifier, DatapathError> {
+    let failed = |source| DatapathError::Program { name, source };
+    let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+    let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let path = replaceable(dir, name)?;
+    program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
+    SchedClassifier::from_pin(&path).map_err(failed)
+}
+
+fn cgroup(
+    ebpf: &mut Ebpf,
+    dir: &Path,
+    name: &'static str,
+    attach_type: aya::programs::CgroupSkbAttachType,
+) -> Result<CgroupSkb, DatapathError> {
+    let failed = |source| DatapathError::Program { name, source };
+    let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+    let program: &mut CgroupSkb = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let path = replaceable(dir, name)?;
+    program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
+    CgroupSkb::from_pin(&path, attach_type).map_err(failed)
+}
+
+/// The path for a program's pin, freed of the one that an earlier daemon left: links hold their programs themselves.
+fn replaceable(dir: &Path, name: &str) -> Result<PathBuf, DatapathError> {
+    let path = dir.join(name);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(DatapathError::ReplacePin { path, source }),
+        _ => Ok(path),
+    }
+}

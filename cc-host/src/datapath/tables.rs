@@ -1,0 +1,194 @@
+//! The maps, typed. Everything that is written to one is written here. Refuses to decide the order of writes: that is what
+//! keeps packets decided, and it is one room's business (`mod.rs`).
+
+use std::net::Ipv4Addr;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::limits::ENDPOINT_UNKNOWN;
+use cc_common::names;
+use cc_common::net::Be32;
+use cc_common::port::{Port, PortKey};
+use cc_common::route::{EndpointEntry, HOST_PREFIX_BITS, KIND_GATEWAY, Route, RouteKey};
+use cc_common::verdict::{Direction, DropReason};
+
+use super::error::DatapathError;
+use super::object::take_map;
+
+pub struct Tables {
+    pub ports: HashMap<MapData, PortKey, Port>,
+    pub routes: LpmTrie<MapData, RouteKey, Route>,
+    pub endpoints: Array<MapData, EndpointEntry>,
+    pub counters: PerCpuArray<MapData, Counters>,
+    pub drops: PerCpuHashMap<MapData, DropKey, DropCount>,
+    pub sockets: PerCpuHashMap<MapData, SocketKey, Counters>,
+    cpus: usize,
+}
+
+fn failed(operation: &'static str, name: &'static str) -> impl Fn(MapError) -> DatapathError {
+    move |source| DatapathError::Map { operation, name, source }
+}
+
+/// What is gone already needs no removing.
+fn removed(result: Result<(), MapError>, name: &'static str) -> Result<(), DatapathError> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(failed("remove from", name)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(nix::libc::ENOENT),
+        _ => false,
+    }
+}
+
+fn route_key(vni: u32, address: Ipv4Addr) -> Key<RouteKey> {
+    Key::new(HOST_PREFIX_BITS, RouteKey::new(vni, Be32(address.octets())))
+}
+
+impl Tables {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        macro_rules! typed {
+            ($kind:ident, $name:expr) => {
+                $kind::try_from(take_map(ebpf, $name)?).map_err(failed("open", $name))?
+            };
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus { source })?;
+        let mut tables = Tables {
+            ports: typed!(HashMap, names::MAP_PORTS),
+            routes: typed!(LpmTrie, names::MAP_ROUTES),
+            endpoints: typed!(Array, names::MAP_ENDPOINTS),
+            counters: typed!(PerCpuArray, names::MAP_COUNTERS),
+            drops: typed!(PerCpuHashMap, names::MAP_DROPS),
+            sockets: typed!(PerCpuHashMap, names::MAP_SOCKETS),
+            cpus,
+        };
+        // The rows that a full table of drops counts into: there from the start, or there would be no room for them either.
+        for direction in Direction::ALL {
+            let key = drop_key(ENDPOINT_UNKNOWN, direction, DropReason::Uncounted);
+            if tables.drops.get(&key, 0).is_err() {
+                let zeros = zeros(cpus);
+                tables.drops.insert(key, zeros, 0).map_err(failed("write", names::MAP_DROPS))?;
+            }
+        }
+        Ok(tables)
+    }
+
+    pub fn endpoint(&self, id: u32) -> Result<EndpointEntry, DatapathError> {
+        self.endpoints.get(&id, 0).map_err(failed("read", names::MAP_ENDPOINTS))
+    }
+
+    pub fn set_endpoint(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
+        self.endpoints.set(id, entry, 0).map_err(failed("write", names::MAP_ENDPOINTS))
+    }
+
+    pub fn set_port(&mut self, ifindex: u32, port: Port) -> Result<(), DatapathError> {
+        self.ports.insert(PortKey { ifindex }, port, 0).map_err(failed("write", names::MAP_PORTS))
+    }
+
+    pub fn remove_port(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        removed(self.ports.remove(&PortKey { ifindex }), names::MAP_PORTS)
+    }
+
+    pub fn set_route(&mut self, vni: u32, address: Ipv4Addr, route: Route) -> Result<(), DatapathError> {
+        self.routes.insert(&route_key(vni, address), route, 0).map_err(failed("write", names::MAP_ROUTES))
+    }
+
+    pub fn remove_route(&mut self, key: &Key<RouteKey>) -> Result<(), DatapathError> {
+        removed(self.routes.remove(key), names::MAP_ROUTES)
+    }
+
+    /// Removes the endpoint's route, unless the address leads to another endpoint by now.
+    pub fn remove_route_of(&mut self, id: u32, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        let key = route_key(entry.vni, Ipv4Addr::from(entry.ipv4.0));
+        match self.routes.get(&key, 0) {
+            Ok(route) if route.endpoint == id && route.generation == entry.generation => self.remove_route(&key),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn all_routes(&self) -> Result<Vec<(Key<RouteKey>, Route)>, DatapathError> {
+        self.routes.iter().collect::<Result<_, _>>().map_err(failed("list", names::MAP_ROUTES))
+    }
+
+    /// VNIs that have a gateway.
+    pub fn networks(&self) -> Result<Vec<(u32, Key<RouteKey>)>, DatapathError> {
+        let routes = self.all_routes()?;
+        let gateways = routes.into_iter().filter(|(_, route)| route.kind == KIND_GATEWAY);
+        Ok(gateways.map(|(key, _)| (key.data().vni.get(), key)).collect())
+    }
+
+    pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
+        let zeros = zeros(self.cpus);
+        self.counters.set(id, zeros, 0).map_err(failed("write", names::MAP_COUNTERS))
+    }
+
+    pub fn remove_drops(&mut self, id: u32) -> Result<(), DatapathError> {
+        for key in drop_keys(id) {
+            removed(self.drops.remove(&key), names::MAP_DROPS)?;
+        }
+        Ok(())
+    }
+
+    pub fn add_socket(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        let zeros = zeros(self.cpus);
+        self.sockets.insert(SocketKey { cgroup }, zeros, 0).map_err(failed("write", names::MAP_SOCKETS))
+    }
+
+    pub fn remove_socket(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        removed(self.sockets.remove(&SocketKey { cgroup }), names::MAP_SOCKETS)
+    }
+
+    pub fn counters_of(&self, id: u32) -> Result<Counters, DatapathError> {
+        let values = self.counters.get(&id, 0).map_err(failed("read", names::MAP_COUNTERS))?;
+        Ok(sum(&values))
+    }
+
+    pub fn sockets_of(&self, cgroup: u64) -> Result<Counters, DatapathError> {
+        match self.sockets.get(&SocketKey { cgroup }, 0) {
+            Ok(values) => Ok(sum(&values)),
+            Err(error) if is_absent(&error) => Ok(Counters::default()),
+            Err(error) => Err(failed("read", names::MAP_SOCKETS)(error)),
+        }
+    }
+
+    /// Added up over the CPUs; `None` when nothing was ever counted there.
+    pub fn drops_of(&self, key: &DropKey) -> Result<Option<DropCount>, DatapathError> {
+        match self.drops.get(key, 0) {
+            Ok(values) => Ok(Some(values.iter().fold(DropCount::default(), |mut total, count| {
+                total.add(count.packets, count.bytes);
+                total
+            }))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(failed("read", names::MAP_DROPS)(error)),
+        }
+    }
+}
+
+pub fn drop_key(endpoint: u32, direction: Direction, reason: DropReason) -> DropKey {
+    DropKey { endpoint, direction: direction as u16, reason: reason as u16 }
+}
+
+/// Every row that an endpoint can have.
+fn drop_keys(endpoint: u32) -> impl Iterator<Item = DropKey> {
+    Direction::ALL
+        .into_iter()
+        .flat_map(move |direction| DropReason::ALL.iter().map(move |&reason| drop_key(endpoint, direction, reason)))
+}
+
+fn zeros<T: aya::Pod + Default>(cpus: usize) -> PerCpuValues<T> {
+    PerCpuValues::try_from(vec![T::default(); cpus]).expect("one value per CPU, counted by the same function")
+}
+
+fn sum(values: &PerCpuValues<Counters>) -> Counters {
+    values.iter().fold(Counters::default(), |mut total, one| {
+        total.sent(one.sent_packets, one.sent_bytes);
+        total.received(one.received_packets, one.received_bytes);
+        total
+    })
+}

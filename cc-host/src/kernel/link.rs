@@ -1,0 +1,257 @@
+//! Network interfaces over rtnetlink: veth pairs, their addresses and routes, and finding our own again by alias. Refuses to
+//! know what an interface is for, and never moves a tokio worker into another namespace.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use cc_common::api::fault::Fault;
+use cc_common::net::GATEWAY_MAC;
+use futures::TryStreamExt;
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tonic::Code;
+
+use super::netns::{NetnsError, in_netns};
+
+/// The name of a container's interface, inside.
+pub const CONTAINER_INTERFACE: &str = "eth0";
+const LOOPBACK_INDEX: u32 = 1;
+const TABLE_MAIN: u8 = 254;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("cannot open a netlink socket")]
+    Socket { source: std::io::Error },
+    #[error("cannot create interface {name}")]
+    Create { name: String, source: rtnetlink::Error },
+    #[error("cannot find interface {name}")]
+    Find { name: String, source: nix::Error },
+    #[error("cannot bring interface {name} up")]
+    Up { name: String, source: rtnetlink::Error },
+    #[error("cannot give {address} to interface {name}")]
+    Address { name: String, address: Ipv4Addr, source: rtnetlink::Error },
+    #[error("cannot add the default route by {gateway}")]
+    Route { gateway: Ipv4Addr, source: rtnetlink::Error },
+    #[error("cannot list interfaces or routes")]
+    List { source: rtnetlink::Error },
+    #[error("cannot delete interface {ifindex}")]
+    Delete { ifindex: u32, source: rtnetlink::Error },
+    #[error("cannot start a netlink thread")]
+    Runtime { source: std::io::Error },
+    #[error("cannot work in the container's network namespace")]
+    Netns { source: NetnsError },
+    #[error("a netlink thread was cancelled")]
+    Cancelled,
+}
+
+impl From<LinkError> for Fault {
+    fn from(error: LinkError) -> Fault {
+        let why = crate::kernel::link::chain(&error);
+        Fault::new(Code::Internal, "link.failed", "cannot set up the container's network", why)
+            .next("run `cc-host check`, and look at the daemon's log")
+    }
+}
+
+/// The causes of an error in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// An interface of ours, as found in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedLink {
+    pub ifindex: u32,
+    pub name: String,
+    pub alias: String,
+}
+
+/// What a container's interface gets inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointAddress {
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub gateway: Ipv4Addr,
+}
+
+/// A veth pair to be made.
+#[derive(Debug)]
+pub struct Veth<'a> {
+    pub host_name: &'a str,
+    /// Where the other end appears, as `eth0`.
+    pub netns: BorrowedFd<'a>,
+    pub mac: [u8; 6],
+    pub mtu: u16,
+    pub alias: &'a str,
+}
+
+/// Interfaces of the namespace in which this was opened.
+#[derive(Debug, Clone)]
+pub struct Links {
+    handle: Handle,
+}
+
+impl Links {
+    /// Needs a tokio runtime, which drives the socket from then on.
+    pub fn open() -> Result<Self, LinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| LinkError::Socket { source })?;
+        tokio::spawn(connection);
+        Ok(Links { handle })
+    }
+
+    /// Makes the pair in one message, the container's end down and in its namespace from the start, the host's end up.
+    /// Attach the datapath before `configure_endpoint` brings the other end up. Returns the host's end's index.
+    pub async fn create_veth(&self, veth: &Veth<'_>) -> Result<u32, LinkError> {
+        let name = veth.host_name.to_owned();
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(CONTAINER_INTERFACE)
+            .address(veth.mac.to_vec())
+            .mtu(veth.mtu.into())
+            .setns_by_fd(veth.netns.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new(veth.host_name, CONTAINER_INTERFACE)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .address(GATEWAY_MAC.0.to_vec())
+            .mtu(veth.mtu.into())
+            .append_extra_attribute(LinkAttribute::IfAlias(veth.alias.to_owned()))
+            .build();
+        let created = self.handle.link().add(message).execute().await;
+        created.map_err(|source| LinkError::Create { name: name.clone(), source })?;
+        // Before it is up: the host has nothing to say on it, least of all neighbour discovery.
+        quiet_ipv6(veth.host_name);
+        let ifindex =
+            if_nametoindex(veth.host_name).map_err(|source| LinkError::Find { name: name.clone(), source })?;
+        up(&self.handle, ifindex).await.map_err(|source| LinkError::Up { name, source })?;
+        Ok(ifindex)
+    }
+
+    /// Interfaces whose alias starts so.
+    pub async fn with_alias_prefix(&self, prefix: &str) -> Result<Vec<OwnedLink>, LinkError> {
+        let links: Vec<LinkMessage> = self.all().await?;
+        let owned = links.into_iter().filter_map(|link| {
+            let (mut name, mut alias) = (None, None);
+            for attribute in &link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(text) => name = Some(text.clone()),
+                    LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
+                    _ => {}
+                }
+            }
+            let (name, alias) = (name?, alias?);
+            alias.starts_with(prefix).then_some(OwnedLink { ifindex: link.header.index, name, alias })
+        });
+        Ok(owned.collect())
+    }
+
+    /// Deletes the interface and, of a pair, the other end too. One that is gone already is fine.
+    pub async fn delete(&self, ifindex: u32) -> Result<(), LinkError> {
+        match self.handle.link().del(ifindex).execute().await {
+            Err(source) if !is_gone(&source) => Err(LinkError::Delete { ifindex, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// MTU of the named interface, or of the one with the default route; `None` when there is no such interface.
+    pub async fn uplink_mtu(&self, name: Option<&str>) -> Result<Option<u32>, LinkError> {
+        let index = match name {
+            Some(name) => if_nametoindex(name).ok(),
+            None => self.default_route_interface().await?,
+        };
+        let Some(index) = index else { return Ok(None) };
+        let mtu = |link: &LinkMessage| {
+            link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
+        };
+        Ok(self.all().await?.iter().find(|link| link.header.index == index).and_then(mtu))
+    }
+
+    async fn default_route_interface(&self) -> Result<Option<u32>, LinkError> {
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<_> = self
+            .handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| LinkError::List { source })?;
+        let default =
+            routes.iter().find(|route| route.header.destination_prefix_length == 0 && route.header.table == TABLE_MAIN);
+        Ok(default.and_then(|route| {
+            route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
+        }))
+    }
+
+    async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
+        self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
+    }
+}
+
+/// Gives a container's `eth0` its address and default route, and brings it and the loopback up.
+pub async fn configure_endpoint(netns: OwnedFd, address: EndpointAddress) -> Result<(), LinkError> {
+    inside(netns, move |handle| async move {
+        let name = || CONTAINER_INTERFACE.to_owned();
+        // This datapath has no IPv6: without it, the container does not wait for answers that cannot come.
+        quiet_ipv6(CONTAINER_INTERFACE);
+        up(&handle, LOOPBACK_INDEX).await.map_err(|source| LinkError::Up { name: "lo".to_owned(), source })?;
+        let index = if_nametoindex(CONTAINER_INTERFACE).map_err(|source| LinkError::Find { name: name(), source })?;
+        let EndpointAddress { address, prefix_len, gateway } = address;
+        let added = handle.address().add(index, address.into(), prefix_len).execute().await;
+        added.map_err(|source| LinkError::Address { name: name(), address, source })?;
+        up(&handle, index).await.map_err(|source| LinkError::Up { name: name(), source })?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
+        handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })
+    })
+    .await
+}
+
+/// For a container without a VPC.
+pub async fn loopback_up(netns: OwnedFd) -> Result<(), LinkError> {
+    inside(netns, |handle| async move {
+        up(&handle, LOOPBACK_INDEX).await.map_err(|source| LinkError::Up { name: "lo".to_owned(), source })
+    })
+    .await
+}
+
+/// Runs netlink work inside `netns`, with a small runtime on a thread of its own.
+async fn inside<F>(netns: OwnedFd, work: impl FnOnce(Handle) -> F + Send + 'static) -> Result<(), LinkError>
+where
+    F: Future<Output = Result<(), LinkError>>,
+{
+    let blocking = move || {
+        in_netns(netns.as_fd(), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .map_err(|source| LinkError::Runtime { source })?;
+            runtime.block_on(async move { work(Links::open()?.handle).await })
+        })
+        .map_err(|source| LinkError::Netns { source })?
+    };
+    tokio::task::spawn_blocking(blocking).await.map_err(|_| LinkError::Cancelled)?
+}
+
+async fn up(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
+    let mut message = LinkUnspec::new_with_index(ifindex).build();
+    message.header.flags |= LinkFlags::Up;
+    message.header.change_mask |= LinkFlags::Up;
+    handle.link().set(message).execute().await
+}
+
+/// Best effort: a kernel without IPv6 has no such file, and nothing to silence either.
+fn quiet_ipv6(interface: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    if let Err(error) = std::fs::write(&path, "1") {
+        tracing::debug!(%path, %error, "IPv6 stays as it is");
+    }
+}
+
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -nix::libc::ENODEV)
+}

@@ -1,0 +1,46 @@
+//! Work inside another network namespace, on a thread that is thrown away afterwards. Refuses to move a thread that anyone
+//! else uses: a pool's worker that came back in a wrong namespace would be a hole between containers.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    #[error("cannot open network namespace {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot start a thread for a network namespace")]
+    Thread { source: io::Error },
+    #[error("cannot enter a network namespace")]
+    Enter { source: nix::Error },
+    #[error("the work inside a network namespace panicked")]
+    Panicked,
+}
+
+/// The network namespace of a process.
+pub fn of_pid(pid: u32) -> Result<OwnedFd, NetnsError> {
+    open(Path::new(&format!("/proc/{pid}/ns/net")))
+}
+
+pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
+    std::fs::File::open(path).map(OwnedFd::from).map_err(|source| NetnsError::Open { path: path.to_owned(), source })
+}
+
+/// Runs `work` on a fresh thread inside `netns` and waits for it. Sockets that it makes stay in that namespace wherever they
+/// go afterwards. Blocks: from async code, call it under `spawn_blocking`.
+pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    std::thread::scope(|scope| {
+        let enter_and_work = move || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Enter { source })?;
+            Ok(work())
+        };
+        std::thread::Builder::new()
+            .name("cc-netns".to_owned())
+            .spawn_scoped(scope, enter_and_work)
+            .map_err(|source| NetnsError::Thread { source })?
+            .join()
+            .map_err(|_| NetnsError::Panicked)?
+    })
+}

@@ -1,0 +1,167 @@
+//! Builds the kernel programs into `target/ebpf/cc-ebpf.o`, with whichever of the two ways this machine has: Debian's
+//! compiler with its prebuilt core library for BPF, or a nightly toolchain that builds core from source. Refuses to install
+//! anything: `cargo xtask setup` does.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+const TARGET: &str = "bpfel-unknown-none";
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+
+/// A compiler that can build for BPF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Toolchain {
+    Debian,
+    Nightly,
+}
+
+/// Builds if the object is missing or older than a source of it.
+pub fn run(workspace_root: &Path) -> Result<()> {
+    let object = workspace_root.join("target/ebpf/cc-ebpf.o");
+    let sources = ["cc-ebpf/src", "cc-ebpf/Cargo.toml", "cc-ebpf/Cargo.lock", "cc-common/src", "cc-common/Cargo.toml"];
+    let sources: Vec<_> = sources.iter().map(|path| workspace_root.join(path)).collect();
+    if is_fresh(&object, &sources)? {
+        return Ok(());
+    }
+    let linker = find_linker(workspace_root)?;
+    build(workspace_root, find_toolchain()?, &linker)?;
+    let built = workspace_root.join("target/ebpf/build").join(TARGET).join("release/cc-ebpf");
+    // By rename, so that a build that is interrupted leaves no half of an object behind.
+    let partial = object.with_extension("o.part");
+    std::fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
+    std::fs::rename(&partial, &object).with_context(|| format!("cannot write {}", object.display()))
+}
+
+fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path) -> Result<()> {
+    let flags = format!("-C debuginfo=2 -C link-arg=--btf -C linker={}", linker.display());
+    let mut cargo = match toolchain {
+        Toolchain::Debian => Command::new(DEBIAN_CARGO),
+        Toolchain::Nightly => Command::new("cargo"),
+    };
+    // Cargo and rustup tell their children which toolchain runs: not this one.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"].contains(&&*name) {
+            cargo.env_remove(&*name);
+        }
+    }
+    match toolchain {
+        Toolchain::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("build"),
+        Toolchain::Nightly => cargo.args(["+nightly", "build", "-Z", "build-std=core"]),
+    };
+    cargo
+        .current_dir(workspace_root.join("cc-ebpf"))
+        .env("RUSTFLAGS", flags)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("CARGO_TARGET_DIR", workspace_root.join("target/ebpf/build"))
+        .args(["--quiet", "--release", "--locked", "--target", TARGET]);
+    let status = cargo.status().with_context(|| format!("cannot run {:?}", cargo.get_program()))?;
+    if !status.success() {
+        bail!("the eBPF programs did not build ({toolchain:?} toolchain)");
+    }
+    Ok(())
+}
+
+fn find_toolchain() -> Result<Toolchain> {
+    if is_debian_capable() {
+        return Ok(Toolchain::Debian);
+    }
+    if is_nightly_capable() {
+        return Ok(Toolchain::Nightly);
+    }
+    bail!(
+        "no compiler for BPF was found: run `cargo xtask setup`, or `apt-get install rustc-web libstd-rust-web-dev-bpf`, \
+         or `rustup toolchain install nightly --component rust-src`"
+    )
+}
+
+fn is_debian_capable() -> bool {
+    if !Path::new(DEBIAN_CARGO).exists() {
+        return false;
+    }
+    let mut rustc = Command::new(DEBIAN_RUSTC);
+    stdout(rustc.args(["--print", "target-libdir", "--target", TARGET])).is_some_and(|dir| {
+        // The directory's name is printed whether or not it is there.
+        std::fs::read_dir(dir.trim()).is_ok_and(|mut files| files.next().is_some())
+    })
+}
+
+fn is_nightly_capable() -> bool {
+    let mut rustc = Command::new("rustc");
+    stdout(rustc.args(["+nightly", "--print", "sysroot"]).env_remove("RUSTUP_TOOLCHAIN"))
+        .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").exists())
+}
+
+/// What a command printed, if it succeeded.
+fn stdout(command: &mut Command) -> Option<String> {
+    let output = command.env_remove("RUSTC_WRAPPER").output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn find_linker(workspace_root: &Path) -> Result<PathBuf> {
+    let mut candidates: Vec<PathBuf> = std::env::var_os("BPF_LINKER").map(PathBuf::from).into_iter().collect();
+    candidates.push(workspace_root.join("target/tools/bin/bpf-linker"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    candidates.extend(std::env::split_paths(&path).map(|dir| dir.join("bpf-linker")));
+    candidates
+        .into_iter()
+        .find(|linker| linker.is_file())
+        .context("bpf-linker was not found in $BPF_LINKER, target/tools/bin or $PATH: run `cargo xtask setup`")
+}
+
+/// Whether `object` exists and nothing in `sources` is newer.
+fn is_fresh(object: &Path, sources: &[PathBuf]) -> Result<bool> {
+    let Ok(built) = std::fs::metadata(object).and_then(|metadata| metadata.modified()) else { return Ok(false) };
+    for source in sources {
+        if newest(source)? > built {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// When `path`, or the newest file below it, was last written; long ago if there is none.
+fn newest(path: &Path) -> Result<SystemTime> {
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(SystemTime::UNIX_EPOCH) };
+    let failed = || format!("cannot read {}", path.display());
+    let mut time = metadata.modified().with_context(failed)?;
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(failed)? {
+            time = time.max(newest(&entry.with_context(failed)?.path())?);
+        }
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_older_than_a_source_is_stale() {
+        let dir = std::env::temp_dir().join(format!("cc-build-ebpf-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("src/hooks")).expect("the temporary directory is writable");
+        let (object, source) = (dir.join("o"), dir.join("src/hooks/a.rs"));
+        let sources = [dir.join("src"), dir.join("no-such-file")];
+        assert!(!is_fresh(&object, &sources).expect("readable"), "no object");
+        for file in [&object, &source] {
+            std::fs::write(file, "").expect("writable");
+        }
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let date = |path: &Path, seconds| {
+            std::fs::File::open(path).and_then(|file| file.set_modified(at(seconds))).expect("ours");
+        };
+        for path in [&dir.join("src"), &dir.join("src/hooks"), &source] {
+            date(path, 100);
+        }
+        date(&object, 200);
+        assert!(is_fresh(&object, &sources).expect("readable"));
+        date(&source, 300);
+        assert!(!is_fresh(&object, &sources).expect("readable"));
+        std::fs::remove_dir_all(&dir).expect("ours");
+    }
+}
