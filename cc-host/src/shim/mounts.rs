@@ -45,12 +45,15 @@ fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<Owne
     let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("open overlayfs"))?;
     fsconfig_set_string(&context, "source", "overlay").map_err(at("name the overlay"))?;
+    // Closing a detached mount dissolves it: they have to last until the overlay has made its own copies.
+    let mut layers = Vec::with_capacity(rootfs.layers.len());
     // The first one given is the topmost.
     for layer in rootfs.layers.iter().rev() {
         let mount = clone_tree(layer)?;
         mount_setattr(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, Some(userns), false)
             .map_err(|source| mount_failure(&format!("map the ids of layer {}", layer.display()), source))?;
         fsconfig_set_fd(&context, "lowerdir+", &mount).map_err(at("add a layer"))?;
+        layers.push(mount);
     }
     let upper = writable_layer(&rootfs.upper, id_base)?;
     fsconfig_set_fd(&context, "upperdir", &upper).map_err(at("add the writable layer"))?;

@@ -32,7 +32,9 @@ pub enum Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Txn {
-    Committed { revision: u64 },
+    Committed {
+        revision: u64,
+    },
     /// A compare did not hold; nothing was written.
     Conflict,
 }
@@ -43,9 +45,14 @@ pub struct LeaseId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Put(Kv),
-    Deleted { key: String, revision: u64 },
+    Deleted {
+        key: String,
+        revision: u64,
+    },
     /// History before this revision is gone: list again and watch from there. The stream ends here.
-    Compacted { oldest: u64 },
+    Compacted {
+        oldest: u64,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
