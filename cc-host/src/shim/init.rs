@@ -1,0 +1,172 @@
+//! What happens inside the container between the clone and the program. It runs in a copy of the shim, with every privilege
+//! inside its user namespace and none outside. Refuses to return.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Gid, Signal, Uid};
+use rustix::thread::UnshareFlags;
+
+use super::channel::{Channel, FromInit, ToInit};
+use super::mounts::DEVICES;
+use super::protocol::{FailureKind, StartFailure};
+use super::rootfs::{self, KernelMounts};
+use super::spec::Spec;
+use super::user::{self, User, UserError};
+use super::{exec, privileges, sys};
+
+/// Where the channel lands, so that everything above it can be closed without knowing what it is.
+const CHANNEL_FD: i32 = 3;
+
+/// The pipes' ends that become the program's; without `stdin`, it reads the container's /dev/null.
+pub struct Stdio {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Never returns: the program runs, or the reason went through the channel.
+pub fn run(spec: &Spec, stdio: Stdio, channel: Channel) -> ! {
+    let has_stdin = stdio.stdin.is_some();
+    let Ok(channel) = keep_only(stdio, channel) else { sys::exit_now(125) };
+    let outcome = std::panic::catch_unwind(|| start(spec, has_stdin, &channel));
+    let failure = match outcome {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(never)) => match never {},
+        Err(_) => StartFailure::new(FailureKind::Other, "init panicked; its last words are in the container's output"),
+    };
+    let code = failure.exit_code();
+    // If nobody listens, nobody needs to know.
+    let _ = channel.send(&FromInit::Failed(failure), &[]);
+    sys::exit_now(code)
+}
+
+/// Every descriptor of the shim but these four is closed before anything of the image is looked at.
+fn keep_only(stdio: Stdio, channel: Channel) -> std::io::Result<Channel> {
+    if let Some(stdin) = &stdio.stdin {
+        sys::dup_to_standard(stdin.as_fd(), 0)?;
+    }
+    sys::dup_to_standard(stdio.stdout.as_fd(), 1)?;
+    sys::dup_to_standard(stdio.stderr.as_fd(), 2)?;
+    // High enough that the copy below cannot hit it.
+    let high = rustix::io::fcntl_dupfd_cloexec(channel.as_fd(), 100)?;
+    std::mem::forget((stdio, channel));
+    // SAFETY: the owners of everything in this range that this process still uses were forgotten just above, apart from
+    // `high`, which is copied down first; the process never returns to the shim's code, which holds the others.
+    unsafe {
+        if libc::dup3(high.as_raw_fd(), CHANNEL_FD, libc::O_CLOEXEC) != CHANNEL_FD {
+            return Err(std::io::Error::last_os_error());
+        }
+        std::mem::forget(high);
+        sys::close_from(CHANNEL_FD as u32 + 1)?;
+        Ok(Channel::from_fd(OwnedFd::from_raw_fd(CHANNEL_FD)))
+    }
+}
+
+fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
+    let prepared = expect_mounts(channel, spec)?;
+    privileges::become_root()?;
+    // Not by clone3: a namespace made there has the shim's cgroup for its root, because it is made before the child moves.
+    // SAFETY: the process has one thread, and the flag is none of those that split what threads share.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+        .map_err(|e| other("make a cgroup namespace", e))?;
+    let kernel = KernelMounts::create()?;
+    rootfs::enter(&prepared.root)?;
+    sysctls(&kernel);
+    let binds: Vec<_> = spec.binds.iter().cloned().zip(prepared.binds).collect();
+    rootfs::furnish(&prepared.root, &kernel, &prepared.devices, &binds)?;
+    sys::loopback_up().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot bring loopback up: {e}")))?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| other("set the host name", e))?;
+    let user = user::resolve_here(&spec.user, spec.id_count).map_err(bad_user)?;
+    exec::enter_directory(&prepared.root, &spec.cwd, &user)?;
+    standard_streams(has_stdin, &user)?;
+    privileges::limit(&spec.rlimits)?;
+    rustix::process::setsid().map_err(|e| other("start a session", e))?;
+    channel.send(&FromInit::Ready, &[]).map_err(lost)?;
+    privileges::drop_to(&user)?;
+    // After the change of ids, which clears it: whoever lost its shim has lost its output, too.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| other("tie init to its shim", e))?;
+    expect_go(channel)?;
+    let env = exec::environment(&spec.env, &spec.hostname, &user.home);
+    exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
+    restore_signals()?;
+    sys::close_on_exec_from(3)
+        .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
+    channel.send(&FromInit::Executing, &[]).map_err(lost)?;
+    exec::execute(&spec.args, &env)
+}
+
+struct Mounts {
+    root: OwnedFd,
+    devices: Vec<OwnedFd>,
+    binds: Vec<OwnedFd>,
+}
+
+/// Waits until the shim has written the id maps and the cgroups, and has the mounts.
+fn expect_mounts(channel: &Channel, spec: &Spec) -> Result<Mounts, StartFailure> {
+    let Some((ToInit::Mounts, mut fds)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
+    if fds.len() != 1 + DEVICES.len() + spec.binds.len() {
+        return Err(StartFailure::new(FailureKind::Mount, "the prepared mounts did not all arrive"));
+    }
+    let binds = fds.split_off(1 + DEVICES.len());
+    let devices = fds.split_off(1);
+    let root = fds.pop().expect("the length was checked just above");
+    Ok(Mounts { root, devices, binds })
+}
+
+fn expect_go(channel: &Channel) -> Result<(), StartFailure> {
+    match channel.receive().map_err(lost)? {
+        Some((ToInit::Go, _)) => Ok(()),
+        // The shim is gone, and with it everyone who could be told.
+        _ => sys::exit_now(125),
+    }
+}
+
+/// The program may reopen its streams by name, so they belong to it.
+fn standard_streams(has_stdin: bool, user: &User) -> Result<(), StartFailure> {
+    if !has_stdin {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| other("open the container's /dev/null", e))?;
+        sys::dup_to_standard(null.as_fd(), 0)
+            .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot connect stdin: {e}")))?;
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let streams = [has_stdin.then(rustix::stdio::stdin), Some(rustix::stdio::stdout()), Some(rustix::stdio::stderr())];
+    for stream in streams.into_iter().flatten() {
+        rustix::fs::fchown(stream, Some(uid), Some(gid)).map_err(|e| other("give a stream to the user", e))?;
+    }
+    Ok(())
+}
+
+/// As docker sets them, for this network namespace alone: an unprivileged server may have port 80, anyone may ping. Kernels
+/// without one of them go without.
+fn sysctls(kernel: &KernelMounts) {
+    for (name, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 65535")] {
+        let path = format!("sys/net/ipv4/{name}");
+        if let Ok(file) = rustix::fs::openat(&kernel.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            let _ = rustix::io::write(&file, value.as_bytes());
+        }
+    }
+}
+
+/// The shim blocks what it reads from a descriptor and ignores SIGPIPE; programs expect neither.
+fn restore_signals() -> Result<(), StartFailure> {
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+    let failed = |e: nix::errno::Errno| StartFailure::new(FailureKind::Other, format!("cannot restore signals: {e}"));
+    // SAFETY: the default action runs no code of this program.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(failed)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)
+}
+
+fn bad_user(error: UserError) -> StartFailure {
+    StartFailure::new(FailureKind::BadUser, error.to_string())
+}
+
+fn lost(error: std::io::Error) -> StartFailure {
+    StartFailure::new(FailureKind::Other, format!("the channel to the shim broke: {error}"))
+}
+
+fn other(step: &str, source: rustix::io::Errno) -> StartFailure {
+    StartFailure::new(FailureKind::Other, format!("cannot {step}: {source}"))
+}

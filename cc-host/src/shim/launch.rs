@@ -1,0 +1,97 @@
+//! From a specification to an init that waits for "go": pipes, clone3, id maps, v1 cgroups, mounts. Refuses to run anything
+//! of the image.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Gid, Uid};
+
+use super::channel::{Channel, ToInit};
+use super::init::{self, Stdio};
+use super::protocol::{FailureKind, StartFailure};
+use super::spec::Spec;
+use super::{mounts, sys};
+
+/// All at once, so that the user namespace owns the others. The cgroup namespace follows in init.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC;
+
+/// The shim's side of a container.
+pub struct Launched {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub channel: Channel,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Clones init. It does nothing until `prepare` has been called.
+pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
+    let (channel, init_channel) = Channel::pair().map_err(|e| failed("make the channel to init", e))?;
+    let (stdin_read, stdin_write) =
+        if spec.stdin { pipe(spec).map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
+    let (stdout_read, stdout_write) = pipe(spec)?;
+    let (stderr_read, stderr_write) = pipe(spec)?;
+    let cgroup = rustix::fs::open(&spec.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| failed(&format!("open cgroup {}", spec.cgroup_v2.display()), e.into()))?;
+    let stdio = Stdio { stdin: stdin_read, stdout: stdout_write, stderr: stderr_write };
+    // SAFETY: the shim starts no thread, ever.
+    match unsafe { sys::clone3(NAMESPACES as u64, cgroup.as_fd()) } {
+        Ok(sys::Side::Child) => init::run(spec, stdio, init_channel),
+        Ok(sys::Side::Parent(cloned)) => Ok(Launched {
+            pid: cloned.pid,
+            pidfd: cloned.pidfd,
+            channel,
+            stdin: stdin_write,
+            stdout: stdout_read,
+            stderr: stderr_read,
+        }),
+        Err(source) => Err(failed("clone the container's first process", source)),
+    }
+}
+
+/// Puts the waiting init into its ids and cgroups.
+pub fn place(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
+    let map = format!("0 {} {}\n", spec.id_base, spec.id_count);
+    for name in ["uid_map", "gid_map"] {
+        write_once(Path::new(&format!("/proc/{pid}/{name}")), &map).map_err(|e| failed(&format!("write {name}"), e))?;
+    }
+    for procs in &spec.cgroup_procs {
+        write_once(procs, &pid.to_string()).map_err(|e| failed(&format!("enter cgroup {}", procs.display()), e))?;
+    }
+    Ok(())
+}
+
+/// Makes its mounts and lets it go on as far as the last step before the program.
+pub fn furnish(spec: &Spec, pid: i32, channel: &Channel) -> Result<(), StartFailure> {
+    let userns = rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| failed("open the container's user namespace", e.into()))?;
+    let prepared = mounts::prepare(spec, userns.as_fd())?;
+    channel.send(&ToInit::Mounts, &prepared.descriptors()).map_err(|e| failed("send the mounts to init", e))
+}
+
+/// Both ends belong to the container's root, so that init can give its own to the program's user.
+fn pipe(spec: &Spec) -> Result<(OwnedFd, OwnedFd), StartFailure> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
+    rustix::fs::fchown(&read, Some(Uid::from_raw(spec.id_base)), Some(Gid::from_raw(spec.id_base)))
+        .map_err(|e| failed("give a pipe to the container", e.into()))?;
+    Ok((read, write))
+}
+
+/// The kernel takes these files in one write or not at all.
+fn write_once(path: &Path, text: &str) -> io::Result<()> {
+    let written = std::fs::OpenOptions::new().write(true).open(path)?.write(text.as_bytes())?;
+    if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+fn failed(step: &str, source: io::Error) -> StartFailure {
+    StartFailure::new(FailureKind::Other, format!("cannot {step}: {source}"))
+}

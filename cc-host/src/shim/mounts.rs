@@ -1,0 +1,114 @@
+//! Mounts prepared from outside, while init waits: the root (idmapped layers under an overlay), device nodes and bind mounts,
+//! each as a detached mount that init attaches by descriptor. No path of the host is ever used inside the container.
+//! Refuses to attach anything.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+
+use super::protocol::{FailureKind, StartFailure};
+use super::spec::{Bind, Rootfs, Spec};
+use super::sys::mount_setattr;
+
+/// The host's nodes: a container cannot make its own, and could not use them if it did.
+pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// In the order in which `rootfs::attach` takes them.
+pub struct Prepared {
+    pub root: OwnedFd,
+    pub devices: Vec<OwnedFd>,
+    pub binds: Vec<OwnedFd>,
+}
+
+impl Prepared {
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        std::iter::once(&self.root).chain(&self.devices).chain(&self.binds).map(AsFd::as_fd).collect()
+    }
+}
+
+pub fn prepare(spec: &Spec, userns: BorrowedFd<'_>) -> Result<Prepared, StartFailure> {
+    let root = overlay(&spec.rootfs, spec.id_base, userns)?;
+    let devices = DEVICES.iter().map(|name| clone_tree(&Path::new("/dev").join(name))).collect::<Result<_, _>>()?;
+    let binds = spec.binds.iter().map(|one| bind(one, userns)).collect::<Result<_, _>>()?;
+    Ok(Prepared { root, devices, binds })
+}
+
+/// The layers belong to host ids from 0 and are shown under the container's; the upper directory belongs to the container's
+/// range already, because an idmapped upper silently becomes read-only.
+fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
+    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("open overlayfs"))?;
+    fsconfig_set_string(&context, "source", "overlay").map_err(at("name the overlay"))?;
+    // Closing a detached mount dissolves it: they have to last until the overlay has made its own copies.
+    let mut layers = Vec::with_capacity(rootfs.layers.len());
+    // The first one given is the topmost.
+    for layer in rootfs.layers.iter().rev() {
+        let mount = clone_tree(layer)?;
+        mount_setattr(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, Some(userns), false)
+            .map_err(|source| mount_failure(&format!("map the ids of layer {}", layer.display()), source))?;
+        fsconfig_set_fd(&context, "lowerdir+", &mount).map_err(at("add a layer"))?;
+        layers.push(mount);
+    }
+    let upper = writable_layer(&rootfs.upper, id_base)?;
+    fsconfig_set_fd(&context, "upperdir", &upper).map_err(at("add the writable layer"))?;
+    let work = open_dir(&rootfs.work)?;
+    fsconfig_set_fd(&context, "workdir", &work).map_err(at("add the overlay's work directory"))?;
+    if rootfs.volatile {
+        fsconfig_set_flag(&context, "volatile").map_err(at("make the overlay volatile"))?;
+    }
+    fsconfig_create(&context).map_err(|source| explained(&context, "create the overlay", source))?;
+    // A device node in an image is somebody else's idea of the host's devices.
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV).map_err(at("mount the overlay"))
+}
+
+/// The root of the container is the root of this directory: it has to belong to the container's root.
+fn writable_layer(upper: &Path, id_base: u32) -> Result<OwnedFd, StartFailure> {
+    let give = || {
+        std::os::unix::fs::lchown(upper, Some(id_base), Some(id_base))?;
+        std::fs::set_permissions(upper, std::fs::Permissions::from_mode(0o755))
+    };
+    give().map_err(|source| mount_failure(&format!("give {} to the container", upper.display()), source))?;
+    open_dir(upper)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, StartFailure> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|source| mount_failure(&format!("open {}", path.display()), source.into()))
+}
+
+fn bind(bind: &Bind, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
+    let mount = clone_tree(&bind.source)?;
+    let mut set = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID;
+    if bind.readonly {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    mount_setattr(mount.as_fd(), set, Some(userns), false)
+        .map_err(|source| mount_failure(&format!("map the ids of {}", bind.source.display()), source))?;
+    Ok(mount)
+}
+
+fn clone_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
+    open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .map_err(|source| mount_failure(&format!("clone the mount of {}", path.display()), source.into()))
+}
+
+/// The kernel says why into the context, which is worth more than its error number.
+fn explained(context: &OwnedFd, step: &str, source: rustix::io::Errno) -> StartFailure {
+    let mut text = [0; 1024];
+    let mut failure = mount_failure(step, source.into());
+    while let Ok(count @ 1..) = rustix::io::read(context, &mut text) {
+        failure.message.push_str(&format!("; {}", String::from_utf8_lossy(&text[..count]).trim_end()));
+    }
+    failure
+}
+
+pub fn mount_failure(step: &str, source: std::io::Error) -> StartFailure {
+    StartFailure::new(FailureKind::Mount, format!("cannot {step}: {source}"))
+}

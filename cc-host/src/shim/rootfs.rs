@@ -1,0 +1,228 @@
+//! Inside the container: makes the prepared root the only file system there is, and mounts what a Linux program expects in
+//! it. Targets are found by `openat2` inside the new root, so a link in an image leads nowhere else. Refuses host paths.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, symlinkat, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use super::masks;
+use super::mounts::{DEVICES, mount_failure};
+use super::protocol::StartFailure;
+use super::spec::Bind;
+
+const STRICT: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const READ_ONLY: MountAttrFlags = STRICT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+
+const DEV_LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+    ("/proc/kcore", "core"),
+];
+
+/// Kernel file systems must be made while the host's own are still visible: the kernel grants a user namespace no more of
+/// /proc and /sys than it can already see.
+pub struct KernelMounts {
+    pub proc: OwnedFd,
+    pub sys: OwnedFd,
+    cgroup: OwnedFd,
+}
+
+impl KernelMounts {
+    pub fn create() -> Result<Self, StartFailure> {
+        Ok(KernelMounts {
+            proc: filesystem("proc", &[], STRICT)?,
+            sys: filesystem("sysfs", &[], READ_ONLY)?,
+            cgroup: filesystem("cgroup2", &[], READ_ONLY)?,
+        })
+    }
+}
+
+/// Makes `root` the root of this mount namespace; nothing of the old one stays reachable.
+pub fn enter(root: &OwnedFd) -> Result<(), StartFailure> {
+    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(at("make mounts private"))?;
+    // Over the old root: the one place that every host has, and no path of it has to be reachable for the container's root.
+    let onto_root = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(root, "", CWD, "/", onto_root).map_err(at("attach the root"))?;
+    fchdir(root).map_err(at("enter the root"))?;
+    pivot_root(".", ".").map_err(at("pivot into the root"))?;
+    // The old root now lies on top of the new one.
+    unmount(".", UnmountFlags::DETACH).map_err(at("detach the host's root"))?;
+    rustix::process::chdir("/").map_err(at("enter the root"))
+}
+
+/// After `enter`.
+pub fn furnish(
+    root: &OwnedFd,
+    kernel: &KernelMounts,
+    devices: &[OwnedFd],
+    binds: &[(Bind, OwnedFd)],
+) -> Result<(), StartFailure> {
+    probe_writable(root)?;
+    attach(&kernel.proc, root, "/proc")?;
+    attach(&kernel.sys, root, "/sys")?;
+    attach_at(&kernel.cgroup, &open_in(&kernel.sys, "fs/cgroup", OFlags::DIRECTORY)?, "/sys/fs/cgroup")?;
+    dev(root, devices)?;
+    for (bind, mount) in binds {
+        let target = match is_directory(mount)? {
+            true => directory(root, &bind.target)?,
+            false => file(root, &bind.target)?,
+        };
+        attach_at(mount, &target, &bind.target)?;
+    }
+    masks::apply(kernel)
+}
+
+fn dev(root: &OwnedFd, devices: &[OwnedFd]) -> Result<(), StartFailure> {
+    let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let tmpfs =
+        filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], nosuid | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+    attach(&tmpfs, root, "/dev")?;
+    let at = |name: &str, source: rustix::io::Errno| mount_failure(&format!("make /dev/{name}"), source.into());
+    for (name, device) in DEVICES.iter().zip(devices) {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(&tmpfs, *name, flags, Mode::from(0o666)).map_err(|e| at(name, e))?;
+        attach_at(device, &target, name)?;
+    }
+    for (target, name) in DEV_LINKS {
+        symlinkat(target, &tmpfs, name).map_err(|e| at(name, e))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        mkdirat(&tmpfs, name, Mode::from(0o755)).map_err(|e| at(name, e))?;
+    }
+    let pts_options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let noexec = nosuid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    for (name, mount) in [
+        ("pts", filesystem("devpts", &pts_options, noexec)?),
+        ("shm", filesystem("tmpfs", &[("mode", "1777"), ("size", "65536k")], STRICT)?),
+        ("mqueue", filesystem("mqueue", &[], STRICT)?),
+    ] {
+        attach_at(&mount, &open_in(&tmpfs, name, OFlags::DIRECTORY)?, name)?;
+    }
+    Ok(())
+}
+
+/// A new, detached instance of a file system.
+pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, StartFailure> {
+    let make = || {
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in options {
+            fsconfig_set_string(&context, *key, *value)?;
+        }
+        if attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY) && kind == "tmpfs" {
+            fsconfig_set_flag(&context, "ro")?;
+        }
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make().map_err(|source: rustix::io::Errno| mount_failure(&format!("mount a new {kind}"), source.into()))
+}
+
+/// A second, detached mount of what `file` is.
+pub fn clone_of(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, StartFailure> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(file, "", flags).map_err(|source| mount_failure("clone a mount of the container", source.into()))
+}
+
+/// Attaches a mount to an open file: there is no path left that could be something else by now.
+pub fn attach_at(mount: &OwnedFd, target: &OwnedFd, name: &str) -> Result<(), StartFailure> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+        .map_err(|source| mount_failure(&format!("mount {name} in the container"), source.into()))
+}
+
+/// /proc, /sys and /dev themselves: an image in which one is a link would have the mount elsewhere and the path unprotected.
+fn attach(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), StartFailure> {
+    let name = path.trim_start_matches('/');
+    match mkdirat(root, name, Mode::from(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(source) => return Err(mount_failure(&format!("make {path} in the container"), source.into())),
+    }
+    attach_at(mount, &open_in(root, name, OFlags::DIRECTORY)?, path)
+}
+
+/// No links at all on the way.
+pub fn open_in(dir: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, StartFailure> {
+    open_strictly(dir, path, flags)
+        .map_err(|source| mount_failure(&format!("open {path} in the container (it may not be a link)"), source.into()))
+}
+
+pub fn open_strictly(dir: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    openat2(dir, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Links lead inside the container's root, whatever they say.
+fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    openat2(root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens a directory of the container, making what is missing of its path.
+pub fn directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
+    let failed =
+        |source: rustix::io::Errno| mount_failure(&format!("open directory {path} in the container"), source.into());
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match resolve(root, path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => {}
+        other => return other.map_err(failed),
+    }
+    let (parent, name) = split(path);
+    let parent = directory(root, parent)?;
+    match mkdirat(&parent, name, Mode::from(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    resolve(root, path, flags, Mode::empty()).map_err(failed)
+}
+
+/// Opens a file to mount over, making an empty one where there is none. A link that leads nowhere is replaced.
+fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
+    let failed =
+        |source: rustix::io::Errno| mount_failure(&format!("open file {path} in the container"), source.into());
+    match resolve(root, path, OFlags::PATH, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => {}
+        other => return other.map_err(failed),
+    }
+    let (parent, name) = split(path);
+    let parent = directory(root, parent)?;
+    match unlinkat(&parent, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(&parent, name, flags, Mode::from(0o644)).map_err(failed)
+}
+
+fn split(path: &str) -> (&str, &str) {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        None | Some(("", _)) => ("/", path.trim_matches('/')),
+        Some(parts) => parts,
+    }
+}
+
+fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
+    let stat =
+        rustix::fs::fstat(mount.as_fd()).map_err(|source| mount_failure("look at a bind mount", source.into()))?;
+    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
+}
+
+/// Ids that do not match show up as a root that cannot be written, and only then: better here than in the program.
+fn probe_writable(root: &OwnedFd) -> Result<(), StartFailure> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let probe = rustix::fs::openat(root, ".", flags, Mode::from(0o600));
+    probe.map(drop).map_err(|source| mount_failure("write to the container's root", source.into()))
+}

@@ -1,0 +1,244 @@
+//! What a shim has to run, as the daemon writes it into `spec.json`. Refuses to hold secrets of the daemon or anything
+//! that the shim could look up itself.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub const SPEC_VERSION: u32 = 1;
+pub const SPEC_FILE: &str = "spec.json";
+/// A specification is arguments and environment, which the kernel limits to 6 MiB, and little else.
+pub const SPEC_BYTES_MAX: u64 = 8 << 20;
+/// The kernel passes at most 253 descriptors in one message; the rest of them are for the root and the devices.
+pub const BINDS_MAX: usize = 200;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    pub version: u32,
+    /// The container's id; only for messages and logs.
+    pub id: String,
+    pub hostname: String,
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// `KEY=VALUE`. PATH, HOME and HOSTNAME are added where they are missing.
+    pub env: Vec<String>,
+    /// Created where it is missing. Empty means `/`.
+    pub cwd: String,
+    /// `name`, `uid`, `name:group`, `uid:gid`; empty means root.
+    pub user: String,
+    /// First host id of the container's range, for uids and gids.
+    pub id_base: u32,
+    pub id_count: u32,
+    pub rootfs: Rootfs,
+    pub binds: Vec<Bind>,
+    /// The container's directory in the v2 hierarchy: init is born in it.
+    pub cgroup_v2: PathBuf,
+    /// `cgroup.procs` files of v1 hierarchies; empty where all controllers are on v2.
+    pub cgroup_procs: Vec<PathBuf>,
+    /// Keep a pipe for standard input; otherwise it is the container's /dev/null.
+    pub stdin: bool,
+    pub log: Option<LogSpec>,
+    /// Clamped to what the shim itself is allowed.
+    pub rlimits: Vec<RlimitSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rootfs {
+    /// Unpacked layers, lowest first; owned by host ids 0 to 65535 and never written.
+    pub layers: Vec<PathBuf>,
+    /// The writable layer: a plain directory, which the shim gives to the container's range.
+    pub upper: PathBuf,
+    /// Overlayfs' own directory, on the file system of `upper`.
+    pub work: PathBuf,
+    /// Skip syncs: for containers whose writable layer need not survive a power loss.
+    pub volatile: bool,
+}
+
+/// A file or directory of the host, shown inside the container under the container's ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    pub source: PathBuf,
+    /// Absolute, inside the container.
+    pub target: String,
+    pub readonly: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSpec {
+    /// The file being written; rotated ones have `.1`, `.2` … behind it.
+    pub path: PathBuf,
+    pub bytes_max: u64,
+    pub files_max: u32,
+}
+
+impl LogSpec {
+    /// 10 MiB, three files.
+    pub fn new(path: PathBuf) -> Self {
+        LogSpec { path, bytes_max: 10 << 20, files_max: 3 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RlimitSpec {
+    pub resource: RlimitKind,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RlimitKind {
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Memlock,
+    Nofile,
+    Nproc,
+    Stack,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("{path} is larger than {SPEC_BYTES_MAX} bytes")]
+    TooLarge { path: PathBuf },
+    #[error("{path} is not a specification")]
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("the specification is not valid: {0}")]
+    Invalid(&'static str),
+}
+
+impl Spec {
+    pub fn load(path: &Path) -> Result<Self, SpecError> {
+        let size = std::fs::metadata(path).map_err(|source| SpecError::Read { path: path.into(), source })?.len();
+        if size > SPEC_BYTES_MAX {
+            return Err(SpecError::TooLarge { path: path.into() });
+        }
+        let bytes = std::fs::read(path).map_err(|source| SpecError::Read { path: path.into(), source })?;
+        let spec: Spec =
+            serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path: path.into(), source })?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Readable by its owner only: the environment may hold what nobody else should see.
+    pub fn store(&self, path: &Path) -> Result<(), SpecError> {
+        self.check()?;
+        let write = || {
+            let bytes = serde_json::to_vec(self)?;
+            let _ = std::fs::remove_file(path);
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(&bytes)
+        };
+        write().map_err(|source| SpecError::Write { path: path.into(), source })
+    }
+
+    /// What the shim and init rely on without looking again.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let bad = |why| Err(SpecError::Invalid(why));
+        let has_nul = |text: &str| text.contains('\0');
+        if self.version != SPEC_VERSION {
+            return bad("its version is not this shim's");
+        }
+        if self.args.first().is_none_or(String::is_empty) {
+            return bad("it names no program");
+        }
+        if self.args.iter().chain(&self.env).any(|text| has_nul(text)) || has_nul(&self.cwd) {
+            return bad("an argument, a variable or the directory holds a NUL");
+        }
+        if !self.cwd.is_empty() && !self.cwd.starts_with('/') {
+            return bad("the working directory is not absolute");
+        }
+        if self.id_base == 0 || self.id_count == 0 || self.id_base.checked_add(self.id_count).is_none() {
+            return bad("the range of ids is empty, starts at the host's root, or leaves 32 bits");
+        }
+        if self.rootfs.layers.is_empty() {
+            return bad("it has no layer");
+        }
+        if self.binds.len() > BINDS_MAX {
+            return bad("it has too many bind mounts");
+        }
+        if self.binds.iter().any(|bind| !bind.target.starts_with('/') || has_nul(&bind.target)) {
+            return bad("the target of a bind mount is not an absolute path");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            version: SPEC_VERSION,
+            id: "0123456789abcdef".into(),
+            hostname: "web".into(),
+            args: vec!["true".into()],
+            env: vec![],
+            cwd: String::new(),
+            user: String::new(),
+            id_base: 0x1000_0000,
+            id_count: 65_536,
+            rootfs: Rootfs { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), volatile: true },
+            binds: vec![],
+            cgroup_v2: "/c".into(),
+            cgroup_procs: vec![],
+            stdin: false,
+            log: None,
+            rlimits: vec![],
+        }
+    }
+
+    #[test]
+    fn a_stored_spec_loads_back_and_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SPEC_FILE);
+        spec().store(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Spec::load(&path).unwrap(), spec());
+    }
+
+    #[test]
+    fn what_init_relies_on_is_checked_at_the_door() {
+        type Spoil = fn(&mut Spec);
+        let spoilers: [Spoil; 9] = [
+            |s| s.version = 2,
+            |s| s.args.clear(),
+            |s| s.args[0].clear(),
+            |s| s.env.push("A=\0".into()),
+            |s| s.cwd = "tmp".into(),
+            |s| s.id_base = 0,
+            |s| s.id_base = u32::MAX,
+            |s| s.rootfs.layers.clear(),
+            |s| s.binds.push(Bind { source: "/a".into(), target: "a".into(), readonly: true }),
+        ];
+        assert!(spec().check().is_ok());
+        for (index, spoil) in spoilers.iter().enumerate() {
+            let mut bad = spec();
+            spoil(&mut bad);
+            assert!(matches!(bad.check(), Err(SpecError::Invalid(_))), "spoiler {index}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let mut value = serde_json::to_value(spec()).unwrap();
+        value["privileged"] = true.into();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SPEC_FILE);
+        std::fs::write(&path, value.to_string()).unwrap();
+        assert!(matches!(Spec::load(&path), Err(SpecError::Parse { .. })));
+    }
+}

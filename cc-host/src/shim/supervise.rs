@@ -1,0 +1,579 @@
+//! The shim's poll loop: connections on one side, init and its streams on the other. Refuses threads, and to end before the
+//! container has.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::channel::{FromInit, ToInit};
+use super::client::Client;
+use super::launch::{self, Launched};
+use super::log::{Log, Stream};
+use super::protocol::{CHUNK_BYTES_MAX, Frame, Kind, PROTOCOL_VERSION, Report, Request, StartFailure, State};
+use super::record::{self, EXIT_FILE, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
+use super::spec::{SPEC_FILE, Spec};
+use super::sys;
+
+const CLIENTS_MAX: usize = 16;
+/// Input that the program has not read yet; beyond it, the client that sends it is not read.
+const STDIN_BYTES_MAX: usize = 128 << 10;
+/// Whoever made a container and has not started it must stay connected; a new one has this long to connect.
+const FIRST_CLIENT: Duration = Duration::from_secs(10);
+/// After the end, a client that takes nothing for this long is left behind.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    #[error("cannot load the specification")]
+    Spec(#[from] super::spec::SpecError),
+    #[error("cannot {step} in {dir}")]
+    Directory { step: &'static str, dir: PathBuf, source: io::Error },
+    #[error("cannot {step}")]
+    Process { step: &'static str, source: io::Error },
+}
+
+/// Runs the container that `dir` describes, from its creation to its end.
+pub fn run(dir: &Path) -> Result<(), ShimError> {
+    let in_dir = |step| move |source| ShimError::Directory { step, dir: dir.to_owned(), source };
+    let spec = Spec::load(&dir.join(SPEC_FILE))?;
+    // A session of its own: a terminal's signals are for the command that was typed there. It fails where we lead one already.
+    let _ = rustix::process::setsid();
+    let signals = block_signals().map_err(|source| ShimError::Process { step: "block signals", source })?;
+    write_state(dir, None).map_err(in_dir("write the state"))?;
+    let listener = listen(dir).map_err(in_dir("listen"))?;
+    announce();
+    let mut shim = Supervisor::new(dir, &spec, listener, signals);
+    match launch::clone_init(&spec) {
+        Ok(init) => {
+            write_state(dir, Process::of(init.pid)).map_err(in_dir("write the state"))?;
+            shim.adopt(init);
+        }
+        Err(failure) => shim.fail(failure),
+    }
+    shim.serve()
+}
+
+/// Tells whoever started this program that it listens; nobody may be there.
+fn announce() {
+    let _ = rustix::io::write(rustix::stdio::stdout(), b"ready\n");
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = sys::dup_to_standard(null.as_fd(), 1);
+    }
+}
+
+fn block_signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGHUP);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+fn write_state(dir: &Path, init: Option<Process>) -> io::Result<()> {
+    let shim = Process::of(std::process::id() as i32).ok_or(io::ErrorKind::NotFound)?;
+    record::write(dir, STATE_FILE, &StateRecord { boot_id: record::boot_id()?, shim, init }, false)
+}
+
+fn listen(dir: &Path) -> io::Result<UnixListener> {
+    let path = dir.join(SOCKET_FILE);
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Where the container is on its way. The program's failure to start is an end, too.
+enum Phase {
+    /// Init prepares or waits; `wanted` once somebody has said start.
+    Created {
+        ready: bool,
+        wanted: bool,
+    },
+    /// Init was told to go.
+    Starting {
+        executing: bool,
+    },
+    Running,
+    /// Told to those who ask to start.
+    Failed(StartFailure),
+    Exited,
+}
+
+struct Init {
+    pid: i32,
+    pidfd: OwnedFd,
+    channel: Option<super::channel::Channel>,
+    stdin: Option<OwnedFd>,
+    outputs: [Option<OwnedFd>; 2],
+    reaped: bool,
+}
+
+struct Supervisor<'a> {
+    dir: &'a Path,
+    spec: &'a Spec,
+    listener: UnixListener,
+    signals: SignalFd,
+    clients: Vec<Client>,
+    init: Option<Init>,
+    phase: Phase,
+    log: Option<Log>,
+    stdin_queue: VecDeque<u8>,
+    stdin_ends: bool,
+    /// What exit.json says.
+    record: Option<ExitRecord>,
+    /// All was said to all clients; since when.
+    finished: bool,
+    had_client: bool,
+    born: Instant,
+}
+
+/// What a polled descriptor is.
+#[derive(Clone, Copy)]
+enum Source {
+    Listener,
+    Signals,
+    Pidfd,
+    Channel,
+    Stdin,
+    Output(usize),
+    Client(usize),
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(dir: &'a Path, spec: &'a Spec, listener: UnixListener, signals: SignalFd) -> Self {
+        Supervisor {
+            dir,
+            spec,
+            listener,
+            signals,
+            clients: Vec::new(),
+            init: None,
+            phase: Phase::Created { ready: false, wanted: false },
+            log: spec.log.clone().map(Log::open),
+            stdin_queue: VecDeque::new(),
+            stdin_ends: false,
+            record: None,
+            finished: false,
+            had_client: false,
+            born: Instant::now(),
+        }
+    }
+
+    /// Takes charge of a cloned init and gives it what it waits for.
+    fn adopt(&mut self, launched: Launched) {
+        let placed = launch::place(self.spec, launched.pid);
+        // Whoever waits for the pid can go on from here: the namespaces belong to their ids.
+        self.init = Some(Init {
+            pid: launched.pid,
+            pidfd: launched.pidfd,
+            channel: None,
+            stdin: None,
+            outputs: [None, None],
+            reaped: false,
+        });
+        let furnished = placed.and_then(|()| {
+            self.accept();
+            let init = self.init.as_ref().expect("it was set just above");
+            launch::furnish(self.spec, init.pid, &launched.channel)
+        });
+        if let Some(init) = &mut self.init {
+            init.channel = Some(launched.channel);
+            init.stdin = launched.stdin;
+            init.outputs = [Some(launched.stdout), Some(launched.stderr)];
+            for fd in init.stdin.iter().chain(init.outputs.iter().flatten()) {
+                let _ = rustix::io::ioctl_fionbio(fd, true);
+            }
+        }
+        if let Err(failure) = furnished {
+            self.fail(failure);
+        }
+    }
+
+    fn serve(mut self) -> Result<(), ShimError> {
+        loop {
+            self.conclude();
+            if self.finished && self.clients.iter().all(|client| !client.has_output()) {
+                return Ok(());
+            }
+            let events = self.wait().map_err(|source| ShimError::Process { step: "poll", source })?;
+            for (source, flags) in events {
+                self.handle(source, flags);
+            }
+            for client in &mut self.clients {
+                client.flush();
+            }
+            self.bury_clients();
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
+        let mut fds: Vec<(Source, PollFd<'_>)> = Vec::with_capacity(8 + self.clients.len());
+        if self.clients.len() < CLIENTS_MAX {
+            fds.push((Source::Listener, PollFd::new(&self.listener, PollFlags::IN)));
+        }
+        fds.push((Source::Signals, PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)));
+        if let Some(init) = &self.init {
+            if !init.reaped {
+                fds.push((Source::Pidfd, PollFd::new(&init.pidfd, PollFlags::IN)));
+            }
+            if let Some(channel) = &init.channel {
+                fds.push((Source::Channel, PollFd::new(channel, PollFlags::IN)));
+            }
+            if let Some(stdin) = init.stdin.as_ref().filter(|_| !self.stdin_queue.is_empty()) {
+                fds.push((Source::Stdin, PollFd::new(stdin, PollFlags::OUT)));
+            }
+            // The slowest attached client sets the pace: nothing it was promised is lost.
+            if self.clients.iter().all(|client| !client.attached || client.has_room()) {
+                for (index, output) in init.outputs.iter().enumerate() {
+                    if let Some(output) = output {
+                        fds.push((Source::Output(index), PollFd::new(output, PollFlags::IN)));
+                    }
+                }
+            }
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let mut flags = PollFlags::empty();
+            if !(client.feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) && client.has_room() {
+                flags |= PollFlags::IN;
+            }
+            if client.has_output() {
+                flags |= PollFlags::OUT;
+            }
+            fds.push((Source::Client(index), PollFd::new(client, flags)));
+        }
+        let (sources, mut fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+        match poll(&mut fds, self.timeout().as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(sources.into_iter().zip(fds.iter().map(PollFd::revents)).filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    /// Only the two waits that must not last for ever have a limit.
+    fn timeout(&self) -> Option<Timespec> {
+        let waits =
+            self.finished || (!self.had_client && matches!(self.phase, Phase::Created { .. } | Phase::Failed(_)));
+        waits.then_some(Timespec { tv_sec: 1, tv_nsec: 0 })
+    }
+
+    fn handle(&mut self, source: Source, flags: PollFlags) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {
+                    self.kill();
+                }
+            }
+            Source::Pidfd => self.reap(),
+            Source::Channel => self.hear_init(),
+            Source::Stdin => self.feed(),
+            Source::Output(index) => self.forward(index),
+            Source::Client(index) => {
+                if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                    self.clients[index].fill();
+                    self.obey(index);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while self.clients.len() < CLIENTS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            let Ok(mut client) = Client::new(stream) else { continue };
+            client.message(&Report::Hello { version: PROTOCOL_VERSION });
+            if let Some(init) = &self.init {
+                client.message(&Report::Created { pid: init.pid });
+            }
+            client.flush();
+            self.had_client = true;
+            self.clients.push(client);
+        }
+    }
+
+    fn obey(&mut self, index: usize) {
+        while self.stdin_queue.len() < STDIN_BYTES_MAX {
+            let Some(frame) = self.clients[index].next_frame() else { return };
+            if self.answer(index, &frame).is_none() {
+                self.clients[index].gone = true;
+                return;
+            }
+        }
+    }
+
+    /// `None` where the client breaks the protocol.
+    fn answer(&mut self, index: usize, frame: &Frame) -> Option<()> {
+        let client = &mut self.clients[index];
+        if frame.kind == Kind::Stdin {
+            if client.feeds_stdin && !self.stdin_ends {
+                self.stdin_queue.extend(&frame.body);
+                self.feed();
+            }
+            return client_ok(self.clients[index].greeted);
+        }
+        if frame.kind != Kind::Json {
+            return None;
+        }
+        let request: Request = frame.parse().ok()?;
+        match request {
+            Request::Hello { version } => {
+                client.greeted = version == PROTOCOL_VERSION;
+                return client_ok(client.greeted);
+            }
+            _ if !client.greeted => return None,
+            Request::Attach { stdin } => {
+                client.attached = true;
+                client.feeds_stdin = stdin && self.spec.stdin;
+                client.message(&Report::Attached);
+                if let Some(record) = self.record.clone().filter(|_| self.finished) {
+                    client.message(&Report::Exited { record });
+                }
+            }
+            Request::StdinEof => {
+                if client.feeds_stdin {
+                    self.stdin_ends = true;
+                    self.feed();
+                }
+            }
+            Request::State => {
+                let state = match self.phase {
+                    Phase::Created { .. } => State::Created,
+                    Phase::Starting { .. } | Phase::Running => State::Running,
+                    Phase::Failed(_) | Phase::Exited => State::Exited,
+                };
+                client.message(&Report::State { state });
+            }
+            Request::Signal { signal } => {
+                let delivered = self.signal(signal);
+                self.clients[index].message(&Report::Signalled { delivered });
+            }
+            Request::Start => self.start(index),
+        }
+        Some(())
+    }
+
+    fn start(&mut self, index: usize) {
+        match &mut self.phase {
+            Phase::Created { wanted, .. } => *wanted = true,
+            Phase::Starting { .. } => {}
+            Phase::Running | Phase::Exited => self.clients[index].message(&Report::Started),
+            // `conclude` tells everybody.
+            Phase::Failed(_) => {}
+        }
+        self.go_if_ready();
+    }
+
+    fn go_if_ready(&mut self) {
+        let Phase::Created { ready: true, wanted: true } = self.phase else { return };
+        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
+        // Where init is gone, its end is seen by the pidfd.
+        let _ = channel.send(&ToInit::Go, &[]);
+        self.phase = Phase::Starting { executing: false };
+    }
+
+    fn hear_init(&mut self) {
+        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
+        match (channel.receive(), &mut self.phase) {
+            (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
+            (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
+            (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
+            // It closed itself: by executing the program, or because init ended before.
+            (closed, phase) => {
+                if let Phase::Starting { executing: true } = phase {
+                    self.phase = Phase::Running;
+                    self.tell_all(&Report::Started);
+                } else if closed.is_ok() {
+                    self.fail(StartFailure::new(
+                        super::protocol::FailureKind::Other,
+                        "init ended before the program started; was its memory limit too small?",
+                    ));
+                }
+                if let Some(init) = &mut self.init {
+                    init.channel = None;
+                }
+            }
+        }
+        self.go_if_ready();
+    }
+
+    /// The program will never run. Init, if there is one, has no other purpose.
+    fn fail(&mut self, failure: StartFailure) {
+        if matches!(self.phase, Phase::Failed(_) | Phase::Exited | Phase::Running) {
+            return;
+        }
+        self.phase = Phase::Failed(failure);
+        self.kill();
+    }
+
+    fn signal(&self, signal: i32) -> bool {
+        match &self.init {
+            Some(init) if !init.reaped => sys::pidfd_send_signal(init.pidfd.as_fd(), signal).is_ok(),
+            _ => false,
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    fn feed(&mut self) {
+        let Some(init) = &mut self.init else { return };
+        if let Some(stdin) = &init.stdin {
+            while !self.stdin_queue.is_empty() {
+                match rustix::io::write(stdin, self.stdin_queue.as_slices().0) {
+                    Ok(count) => drop(self.stdin_queue.drain(..count)),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::AGAIN) => return,
+                    // The program has closed its standard input.
+                    Err(_) => {
+                        self.stdin_queue.clear();
+                        self.stdin_ends = true;
+                    }
+                }
+            }
+        } else {
+            self.stdin_queue.clear();
+        }
+        if self.stdin_ends && self.stdin_queue.is_empty() {
+            init.stdin = None;
+        }
+    }
+
+    fn forward(&mut self, index: usize) {
+        let Some(init) = &mut self.init else { return };
+        let Some(output) = &init.outputs[index] else { return };
+        let mut bytes = vec![0; CHUNK_BYTES_MAX];
+        let count = match rustix::io::read(output, &mut bytes) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            // A pipe has no other errors; take one for its end.
+            Ok(0) | Err(_) => {
+                init.outputs[index] = None;
+                return;
+            }
+            Ok(count) => count,
+        };
+        let (stream, kind) = if index == 0 { (Stream::Stdout, Kind::Stdout) } else { (Stream::Stderr, Kind::Stderr) };
+        if let Some(log) = &mut self.log {
+            log.append(stream, &bytes[..count], SystemTime::now());
+        }
+        for client in self.clients.iter_mut().filter(|client| client.attached) {
+            client.output(kind, &bytes[..count]);
+        }
+    }
+
+    fn reap(&mut self) {
+        let Some(init) = &mut self.init else { return };
+        let Ok(Some(status)) = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        else {
+            return;
+        };
+        init.reaped = true;
+        let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
+        let record = ExitRecord::from_wait_status(raw);
+        // What init still had to say about the start comes first.
+        while self.init.as_ref().is_some_and(|init| init.channel.is_some()) {
+            self.hear_init();
+        }
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Exited;
+            // Written before the output is drained: a client that does not read it must not hide how the container ended.
+            self.write_exit(record);
+        }
+    }
+
+    fn write_exit(&mut self, mut record: ExitRecord) {
+        record.log_dropped = self.log.as_ref().map_or(0, |log| log.dropped);
+        // The directory may be gone, which means that nobody wants to know.
+        let _ = record::write(self.dir, EXIT_FILE, &record, true);
+        self.record = Some(record);
+    }
+
+    /// Says the last words once everything that comes before them was said.
+    fn conclude(&mut self) {
+        self.give_up_if_forgotten();
+        if self.finished
+            || self.init.as_ref().is_some_and(|init| !init.reaped || init.outputs.iter().any(Option::is_some))
+        {
+            return;
+        }
+        match &self.phase {
+            Phase::Exited => {}
+            Phase::Failed(failure) => {
+                let failure = failure.clone();
+                if self.record.is_none() {
+                    let mut record = ExitRecord::from_wait_status(0);
+                    record.code = failure.exit_code();
+                    record.failure = Some(failure.clone());
+                    self.write_exit(record);
+                }
+                self.tell_all(&Report::StartFailed { failure });
+                if !self.had_client {
+                    return;
+                }
+            }
+            _ => return,
+        }
+        if let Some(log) = &mut self.log {
+            log.close(SystemTime::now());
+        }
+        self.finished = true;
+        self.accept();
+        let record = self.record.clone().expect("both ends write it");
+        self.tell_all(&Report::Exited { record });
+        for client in &mut self.clients {
+            client.progress = Instant::now();
+            client.flush();
+        }
+    }
+
+    /// A container that was made and not started belongs to whoever is connected.
+    fn give_up_if_forgotten(&mut self) {
+        let alone = self.clients.is_empty() && (self.had_client || self.born.elapsed() > FIRST_CLIENT);
+        if alone && matches!(self.phase, Phase::Created { .. }) {
+            self.fail(StartFailure::new(
+                super::protocol::FailureKind::Other,
+                "whoever created the container went away",
+            ));
+        }
+        if alone && matches!(self.phase, Phase::Failed(_)) {
+            self.had_client = true;
+        }
+    }
+
+    fn tell_all(&mut self, report: &Report) {
+        for client in &mut self.clients {
+            client.message(report);
+        }
+    }
+
+    fn bury_clients(&mut self) {
+        let finished = self.finished;
+        let mut fed = false;
+        self.clients.retain(|client| {
+            let stuck = finished && client.has_output() && client.progress.elapsed() > LAST_WORDS;
+            let stays = !client.gone && !stuck;
+            fed |= !stays && client.feeds_stdin;
+            stays
+        });
+        if fed {
+            // Nobody else will say that the input ends.
+            self.stdin_ends = true;
+            self.feed();
+        }
+    }
+}
+
+fn client_ok(ok: bool) -> Option<()> {
+    ok.then_some(())
+}

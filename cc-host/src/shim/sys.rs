@@ -1,0 +1,139 @@
+//! System calls that no safe crate wraps yet. The only file of the shim with unsafe code. Refuses policy.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// libc's constant is an int, which this value does not fit.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+pub struct Cloned {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// Both sides of a fork.
+pub enum Side {
+    Parent(Cloned),
+    Child,
+}
+
+/// `clone3` as a fork: new namespaces, born in `cgroup`, with a pidfd.
+///
+/// # Safety
+/// The calling process has one thread: the child gets a copy of that thread alone, and of every lock as it is held now.
+pub unsafe fn clone3(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Side> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args: every field is an integer.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: `args` has the size passed and lives through the call; without CLONE_VM and a stack the child continues here
+    // on its own copy of memory, which the caller's single thread makes consistent.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => Ok(Side::Child),
+        pid if pid > 0 => {
+            // SAFETY: the kernel has just stored a descriptor there that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Parent(Cloned { pid: pid as i32, pidfd }))
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers of a library the parent set up.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sets attributes of a detached mount; with a user namespace, maps the owners of its files into it.
+pub fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    userns: Option<BorrowedFd<'_>>,
+    recursive: bool,
+) -> io::Result<()> {
+    // SAFETY: all-zero is a valid mount_attr: every field is an integer.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = set;
+    if let Some(userns) = userns {
+        attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attr.userns_fd = userns.as_raw_fd() as u64;
+    }
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated constant, `attr` has the size passed and lives through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Any signal number, real-time ones included.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: takes integers and an optional pointer, which is null.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes every descriptor from `first` on close itself when a program is executed.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Safety
+/// No owner of such a descriptor is used or dropped afterwards.
+pub unsafe fn close_from(first: u32) -> io::Result<()> {
+    close_range(first, 0)
+}
+
+fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: takes integers; what closing means for owners is the callers' contract.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Duplicates `from` onto the number `to`, which the caller knows to be one of the standard three.
+pub fn dup_to_standard(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    assert!((0..=2).contains(&to), "only the standard descriptors have no owner");
+    // SAFETY: replaces a standard descriptor, which no OwnedFd of this program owns.
+    let result = unsafe { libc::dup2(from.as_raw_fd(), to) };
+    if result == to { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub fn loopback_up() -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: all-zero is a valid ifreq: integers, and a union of integers and addresses.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The wait status of a process that has been reaped by its parent (Linux 6.15 on).
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // SAFETY: all-zero is a valid pidfd_info: every field is an integer.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: PIDFD_GET_INFO fills a pidfd_info of the size its number encodes.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO as _, &raw mut info) };
+    (result == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(info.exit_code)
+}
