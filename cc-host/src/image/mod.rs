@@ -1,6 +1,36 @@
 //! Images: references per project, blobs and unpacked layers shared by content. Refuses to run anything but the unpacker.
 
+mod collect;
+mod download;
+mod error;
+mod holds;
+mod layer;
+mod layout;
+pub mod limits;
+mod load;
+mod manifest;
+mod pull;
+mod records;
+mod reference;
+pub mod unpack;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
+
+pub use collect::Pruned;
+pub use error::ImageError;
+pub use holds::Hold;
+pub use load::LoadFormat;
+pub use pull::Auth;
+
+use crate::ids::Project;
+use crate::store::Store;
+use holds::Holds;
+use layout::Layout;
 
 /// An image that a project can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,4 +77,131 @@ pub enum LayerState {
     Unpacking,
     Exists,
     Done,
+}
+
+/// The images of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+struct Inner {
+    layout: Layout,
+    store: Arc<dyn Store>,
+    /// The program that is started as `<unpacker> unpack-layer`.
+    unpacker: PathBuf,
+    holds: Holds,
+    /// One download of a blob and one unpacking of a layer at a time, whoever asks.
+    flights: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
+    /// Layers that a project has shown to possess since we started; those of its records count as well.
+    shown: Mutex<HashSet<(Project, String)>>,
+    unpacks: Arc<Semaphore>,
+}
+
+impl Images {
+    /// `dir` is ours alone. What an earlier process left unfinished in it is removed.
+    pub fn open(dir: PathBuf, store: Arc<dyn Store>, unpacker: PathBuf) -> Result<Images, ImageError> {
+        // Fails when the process has chosen its provider already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Images(Arc::new(Inner {
+            layout: Layout::open(dir)?,
+            store,
+            unpacker,
+            holds: Holds::default(),
+            flights: Mutex::default(),
+            shown: Mutex::default(),
+            unpacks: Arc::new(Semaphore::new(limits::UNPACKS_MAX)),
+        })))
+    }
+
+    /// Keeps the image's layers from prune and remove while the guard lives; fails if one is gone already.
+    pub fn hold(&self, record: &ImageRecord) -> Result<Hold, ImageError> {
+        let hold = self.0.holds.hold(record.layers.iter().cloned());
+        match record.layers.iter().all(|layer| self.0.layout.layer_size(layer).is_some()) {
+            true => Ok(hold),
+            false => Err(ImageError::NotFound { reference: record.reference.clone() }),
+        }
+    }
+
+    /// The layers' directories, lowest first. A layer that occurs twice is named once, at its highest place: what lies
+    /// there hides all of what the lower one shows, and overlayfs refuses the same directory twice.
+    pub fn layer_dirs(&self, record: &ImageRecord) -> Vec<PathBuf> {
+        let mut seen = HashSet::new();
+        let mut dirs: Vec<PathBuf> = record
+            .layers
+            .iter()
+            .rev()
+            .filter(|layer| seen.insert(layer.as_str()))
+            .map(|layer| self.0.layout.layer_fs(layer))
+            .collect();
+        dirs.reverse();
+        dirs
+    }
+
+    async fn flight(&self, key: String) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.retain(|_, lock| lock.strong_count() > 0);
+            let known = flights.get(&key).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let lock = Arc::new(AsyncMutex::new(()));
+                flights.insert(key, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+
+    /// A layer that is here may have come through another project. Only who has shown its bytes once may use it without
+    /// fetching them: a diff id alone, which leaks in many ways, is no permission.
+    async fn possesses(&self, project: &Project, diff_id: &str) -> Result<bool, ImageError> {
+        if self.shown().contains(&(project.clone(), diff_id.to_owned())) {
+            return Ok(true);
+        }
+        Ok(self.list(project).await?.iter().any(|record| record.layers.iter().any(|layer| layer == diff_id)))
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, HashSet<(Project, String)>> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the layer `diff_id` of `source`, or checks that `source` is it if it is here. `before` is kept until it is done,
+    /// even if the caller goes away.
+    async fn settle_layer(
+        &self,
+        project: &Project,
+        source: layer::Source,
+        diff_id: &str,
+        before: impl Send + 'static,
+    ) -> Result<(), ImageError> {
+        let permit = self.0.unpacks.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (inner, id) = (self.0.clone(), diff_id.to_owned());
+        let hold = self.0.holds.hold([id.clone()]);
+        blocking(move || {
+            let result = match inner.layout.layer_size(&id) {
+                Some(_) => layer::verify(&source, &id),
+                None => layer::unpack(&inner.layout, &inner.unpacker, &source, &id).map(|_| ()),
+            };
+            drop((hold, before, permit));
+            result
+        })
+        .await?;
+        self.shown().insert((project.clone(), diff_id.to_owned()));
+        Ok(())
+    }
+
+    fn size_of(&self, layers: &[String]) -> u64 {
+        let distinct: HashSet<&String> = layers.iter().collect();
+        distinct.iter().filter_map(|layer| self.0.layout.layer_size(layer)).sum()
+    }
+}
+
+/// Runs what blocks away from the reactor; a panic there is passed on.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and drops whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
