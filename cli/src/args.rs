@@ -1,0 +1,94 @@
+//! The flags every command shares, and the list of commands. Refuses to read a secret: it only says where one is.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cmd;
+
+const AFTER: &str = "\
+Examples:
+  cc vpc create --cidr 10.0.0.0/24 --name blue
+  cc run --rm --image debian:12 --vpc blue -- cat /etc/os-release
+  cc ps --json
+
+Exit codes:
+  0    done
+  1    the command failed; standard error says what, why and what next
+  2    the command line was not understood
+  125  cc run: cc or the daemon failed (also when its command line was not understood)
+  126  cc run: the command cannot be executed
+  127  cc run: the command was not found
+  128+n  cc run: signal n ended the container; any other code is the container's own
+
+Under the name cc, anything that is not one of these commands, --cc-*, --json or --help goes to the next cc on PATH, the
+C compiler.";
+
+#[derive(Debug, Parser)]
+#[command(name = "cc", version, about = "Containers in isolated VPCs.", after_help = AFTER, max_term_width = 120)]
+#[command(arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args, Clone, Default)]
+pub struct Globals {
+    /// The daemon: unix:///run/cc/cc.sock (default) or https://HOST:7443#sha256=FINGERPRINT
+    #[arg(long, global = true, value_name = "URL", env = "CC_ENDPOINT_URL", help_heading = "Global options")]
+    pub cc_endpoint_url: Option<String>,
+    /// The id of an access key
+    #[arg(long, global = true, value_name = "ID", env = "CC_ACCESS_TOKEN", help_heading = "Global options")]
+    pub cc_access_token: Option<String>,
+    /// The key's secret: @FILE, or - for standard input. A literal works, but others can read it from the process list
+    #[arg(long, global = true, value_name = "SECRET", env = "CC_SECRET_KEY", hide_env_values = true)]
+    #[arg(help_heading = "Global options", allow_hyphen_values = true)]
+    pub cc_secret_key: Option<String>,
+    /// The project whose objects are meant; the default is the key's own
+    #[arg(long, global = true, value_name = "PROJECT", env = "CC_PROJECT", help_heading = "Global options")]
+    pub cc_project: Option<String>,
+    /// Print JSON, errors included
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Print ids only
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Private subnets
+    Vpc(cmd::vpc::VpcArgs),
+    /// Run a container
+    Run(Box<cmd::run::RunArgs>),
+    /// List containers
+    Ps(cmd::ps::PsArgs),
+    /// Show the state of containers
+    Status(cmd::status::StatusArgs),
+    /// Show what containers use, and their traffic
+    Metrics(cmd::metrics::MetricsArgs),
+    /// Print what a container wrote
+    Logs(cmd::logs::LogsArgs),
+    /// Ask containers to end, then make them
+    Stop(cmd::stop::StopArgs),
+    /// Send a signal to containers
+    Kill(cmd::kill::KillArgs),
+    /// Remove containers
+    Rm(cmd::rm::RmArgs),
+    /// Wait until containers end
+    Wait(cmd::wait::WaitArgs),
+    /// Show everything about containers, as JSON
+    Inspect(cmd::inspect::InspectArgs),
+    /// Reach a container's port from this machine
+    LocalRemote(cmd::local_remote::LocalRemoteArgs),
+    /// Images: pull, load, list, remove, prune, login
+    Image(cmd::image::ImageArgs),
+    /// List what happened on the host
+    Events(cmd::events::EventsArgs),
+    /// Show the daemon and its host
+    Info(cmd::info::InfoArgs),
+    /// Print a completion script for a shell
+    Completion(cmd::completion::CompletionArgs),
+    /// Print the version of this command
+    Version(cmd::version::VersionArgs),
+}

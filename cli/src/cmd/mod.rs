@@ -1,0 +1,211 @@
+//! The commands, one file each, and what they share: parsing, the connection, the end. Refuses to do any command's work.
+
+pub mod completion;
+pub mod events;
+pub mod image;
+pub mod info;
+pub mod inspect;
+pub mod kill;
+pub mod local_remote;
+pub mod logs;
+pub mod metrics;
+pub mod ps;
+pub mod rm;
+pub mod run;
+pub mod status;
+pub mod stop;
+pub mod version;
+pub mod vpc;
+pub mod wait;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use cc_common::api::fault::Fault;
+use cc_common::api::v1::container_service_client::ContainerServiceClient;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use tonic::Code;
+
+use crate::args::{Cli, Command, Globals};
+use crate::client::{ConnectOptions, Connection, connect};
+use crate::error::{self, EXIT_FAILED, EXIT_PIPE, EXIT_RUN_FAILED, Failure};
+use crate::ui::Ui;
+use crate::{argv, secret};
+
+/// What a command gets: where to print, and how to reach the daemon.
+#[derive(Debug)]
+pub struct Context {
+    pub ui: Ui,
+    options: ConnectOptions,
+    /// Standard input held the secret, so nothing else can be read from it.
+    pub stdin_taken: bool,
+}
+
+impl Context {
+    pub async fn connection(&self) -> Result<Connection, Fault> {
+        connect(&self.options).await
+    }
+
+    pub async fn containers(&self) -> Result<ContainerServiceClient<Connection>, Fault> {
+        Ok(ContainerServiceClient::new(self.connection().await?))
+    }
+
+    pub fn claim_stdin(&self, by: &str) -> Result<(), Fault> {
+        if !self.stdin_taken {
+            return Ok(());
+        }
+        Err(error::usage(format!("cannot use {by}"), "--cc-secret-key - already reads standard input")
+            .next("keep the secret in a file: --cc-secret-key @FILE"))
+    }
+}
+
+/// The first words that are ours under the name `cc`.
+pub fn names() -> Vec<String> {
+    let command = Cli::command();
+    let own = command.get_subcommands().flat_map(|sub| std::iter::once(sub.get_name()).chain(sub.get_all_aliases()));
+    own.chain(["help"]).map(str::to_owned).collect()
+}
+
+/// Runs one command line and returns the exit code.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let matches = match Cli::command().try_get_matches_from(&args) {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error, &args),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, &args),
+    };
+    let is_run = matches!(cli.command, Command::Run(_));
+    let endpoint = cli.globals.cc_endpoint_url.clone();
+    let json = cli.globals.json;
+    let result = context(cli.globals, &matches).map_err(Failure::from).and_then(|context| {
+        // Started only now: the secret's argv bytes must be overwritten while there is one thread.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(dispatch(context, cli.command))
+    });
+    match result {
+        Ok(code) => code,
+        Err(Failure::OutputClosed) => EXIT_PIPE,
+        Err(Failure::Fault(fault)) => {
+            let fault = error::explain(*fault, endpoint.as_deref());
+            // Nobody left to tell when standard error is closed; the exit code still says it.
+            let _ = error::print_into(&mut std::io::stderr().lock(), &fault, json);
+            error::exit_code(&fault, is_run)
+        }
+    }
+}
+
+async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
+    match command {
+        Command::Vpc(args) => vpc::run(&context, args).await,
+        Command::Run(args) => run::run(&context, *args).await,
+        Command::Ps(args) => ps::run(&context, args).await,
+        Command::Status(args) => status::run(&context, args).await,
+        Command::Metrics(args) => metrics::run(&context, args).await,
+        Command::Logs(args) => logs::run(&context, args).await,
+        Command::Stop(args) => stop::run(&context, args).await,
+        Command::Kill(args) => kill::run(&context, args).await,
+        Command::Rm(args) => rm::run(&context, args).await,
+        Command::Wait(args) => wait::run(&context, args).await,
+        Command::Inspect(args) => inspect::run(&context, args).await,
+        Command::LocalRemote(args) => local_remote::run(&context, args).await,
+        Command::Image(args) => image::run(&context, args).await,
+        Command::Events(args) => events::run(&context, args).await,
+        Command::Info(args) => info::run(&context, args).await,
+        Command::Completion(args) => completion::run(args),
+        Command::Version(args) => version::run(&context, args),
+    }
+}
+
+fn context(globals: Globals, matches: &ArgMatches) -> Result<Context, Fault> {
+    let mut stdin_taken = false;
+    let mut secret = None;
+    if let Some(text) = globals.cc_secret_key.map(zeroize::Zeroizing::new) {
+        let origin = secret::origin(&text);
+        stdin_taken = origin == secret::Origin::Stdin;
+        let on_argv = matches.value_source("cc_secret_key") == Some(ValueSource::CommandLine);
+        if on_argv && matches!(origin, secret::Origin::Literal(_)) {
+            argv::overwrite(&text);
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: a secret on the command line can be read by others and stays in your shell's history; \
+                 use --cc-secret-key @FILE"
+            );
+        }
+        secret = Some(secret::read(&origin).map_err(|source| {
+            Fault::new(Code::InvalidArgument, "cli.secret", "cannot read the secret key", error::chain(&source))
+                .next("give --cc-secret-key @FILE, or - and the secret on standard input")
+        })?);
+    }
+    let ui = Ui { json: globals.json, quiet: globals.quiet };
+    let options = ConnectOptions {
+        endpoint: globals.cc_endpoint_url,
+        token: globals.cc_access_token,
+        secret,
+        project: globals.cc_project,
+    };
+    Ok(Context { ui, options, stdin_taken })
+}
+
+/// Help and version are no failures; anything else is, and under `run` with run's own code.
+fn refuse(error: &clap::Error, args: &[OsString]) -> i32 {
+    let json = args.iter().any(|arg| arg == "--json");
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let why = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let fault = error::usage("the command line was not understood", why).next("see cc --help");
+        let _ = error::print_into(&mut std::io::stderr().lock(), &fault, true);
+    } else {
+        let _ = error.print();
+    }
+    let is_run = args.iter().skip(1).find(|arg| !arg.to_string_lossy().starts_with('-')).is_some_and(|arg| arg == "run");
+    match error.exit_code() {
+        0 => 0,
+        _ if is_run => EXIT_RUN_FAILED,
+        EXIT_FAILED => EXIT_FAILED,
+        code => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn our_names_hold_aliases() {
+        let names = names();
+        assert!(["run", "vpc", "local-remote", "help"].iter().all(|name| names.iter().any(|own| own == name)));
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("cc "), "{path} has no example");
+            command.get_subcommands().for_each(|sub| walk(sub, &path));
+        }
+        walk(&Cli::command(), "");
+    }
+
+    #[test]
+    fn a_secret_given_after_the_command_counts_as_given_on_the_command_line() {
+        let matches = Cli::command().try_get_matches_from(["cc", "ps", "--cc-secret-key", "ccs_x"]).unwrap();
+        assert_eq!(matches.value_source("cc_secret_key"), Some(ValueSource::CommandLine));
+    }
+
+    #[test]
+    fn help_is_as_reviewed() {
+        let mut command = Cli::command().term_width(100).mut_args(|arg| arg.hide_env(true));
+        insta::assert_snapshot!("help", command.render_help());
+        let run = command.find_subcommand_mut("run").unwrap();
+        insta::assert_snapshot!("help_run", run.render_help());
+    }
+}
