@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
+
+pub mod images;
