@@ -2,11 +2,12 @@
 //! with the daemon's features: it is one small program per container.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use crate::build_ebpf;
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, output, run as run_command};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -46,6 +47,17 @@ pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root)?;
     programs(root, profile, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
     shim(root, profile)
+}
+
+/// The images alone, for benchmarks of others.
+pub fn images_only(root: &Path) -> Result<()> {
+    programs(root, Profile::Release, &["tests"], &["make-image"])
+}
+
+/// Makes the named image if it is not there yet, and says where its layout is.
+pub fn image(root: &Path, name: &str) -> Result<PathBuf> {
+    let made = output(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg(name))?;
+    Ok(PathBuf::from(made.trim()))
 }
 
 /// The binaries by name: cc-host's package also has cc-shim, which must not be made dynamic in the same place.

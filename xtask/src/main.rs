@@ -5,6 +5,8 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
+mod host;
+mod netns;
 mod process;
 mod residue;
 mod setup;
