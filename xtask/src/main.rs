@@ -1,2 +1,90 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: the one door to set-up, builds, tests, the demo and the benchmarks. Refuses to hold what a task does:
+//! each is a file beside this one.
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod demo;
+mod host;
+mod netns;
+mod process;
+mod residue;
+mod setup;
+mod soak;
+mod tally;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, eBPF build, tests, demo and benchmarks of Container cloud")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find, or install, what the build and the demo need; with --tests also what the tests need
+    Setup {
+        #[arg(long)]
+        tests: bool,
+    },
+    /// Compile the eBPF object that cc-host embeds
+    BuildEbpf,
+    /// Make everything: the eBPF object, cc-host, its static cc-shim, and cc
+    Build {
+        /// Unoptimised, into target/debug
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Two VPCs with the same CIDR, told in a dozen lines of real output; leaves nothing behind
+    Demo,
+    /// Everything CI checks: set-up, format, lints, licences, unit tests, then end-to-end as root
+    Test(test::Options),
+    /// What takes longer than CI has: more kills, more containers; writes docs/soak.md
+    Soak {
+        /// Run only the files whose name starts with this, such as kill or churn
+        which: Option<String>,
+    },
+    /// Compare with others on this machine
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Sizes of files, and their opening lines
+    Tidy,
+    /// The traffic tool of `bench net`; the same for every peer
+    #[command(hide = true)]
+    Traffic(bench::traffic::Options),
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let done = match Cli::parse().task {
+        Task::Setup { tests } => setup::run(&root, if tests { setup::For::Tests } else { setup::For::Demo }),
+        Task::BuildEbpf => build_ebpf::run(&root),
+        Task::Build { debug } => build::run(&root, if debug { build::Profile::Debug } else { build::Profile::Release }),
+        Task::Demo => demo::run(&root),
+        Task::Test(options) => test::run(&root, &options),
+        Task::Soak { which } => soak::run(&root, which.as_deref()),
+        Task::Bench(which) => bench::run(&root, which),
+        Task::Tidy => tidy::run(&root),
+        Task::Traffic(options) => bench::traffic::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository: xtask is always run by cargo from the tree it was built in.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}

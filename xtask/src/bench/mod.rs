@@ -1,0 +1,54 @@
+//! Comparisons with others on this machine, alternated in one run because its timings are noisy. Refuses to judge: aims
+//! are in PROMISES.md.
+
+mod net;
+mod packets;
+mod report;
+mod rig;
+mod start;
+pub mod traffic;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::build::{self, Profile};
+use crate::process::is_root;
+use crate::setup;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Bench {
+    /// Throughput, packets and transactions between two containers, against veth and bridges with iptables rules
+    Net(net::Options),
+    /// From nothing to a finished container, against crun, runc and podman
+    Start(start::Options),
+}
+
+/// What every benchmark takes.
+#[derive(Debug, Clone, clap::Args)]
+struct Common {
+    /// How often everyone has a turn
+    #[arg(long)]
+    rounds: Option<usize>,
+    #[arg(long)]
+    json: bool,
+    /// Measure the others only
+    #[arg(long)]
+    peers: bool,
+}
+
+pub fn run(root: &Path, which: Bench) -> Result<()> {
+    if !is_root() {
+        anyhow::bail!("benchmarks make namespaces and containers: run them as root (sudo -E cargo xtask bench …)");
+    }
+    setup::run(root, setup::For::Tests)?;
+    match &which {
+        Bench::Net(options) if options.common.peers => {}
+        Bench::Start(options) if options.common.peers => build::images_only(root)?,
+        _ => build::run_with_images(root, Profile::Release)?,
+    }
+    match which {
+        Bench::Net(options) => net::run(root, &options),
+        Bench::Start(options) => start::run(root, &options),
+    }
+}

@@ -1,0 +1,137 @@
+//! Two ends of a path each: a plain veth pair, bridges with iptables rules, and two of our containers. The same MTU for
+//! everyone. Refuses to measure.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::report::OURS;
+use crate::host::Host;
+use crate::netns::Netns;
+use crate::process::{ask, output};
+
+/// Of a container with an Ethernet uplink: 1500, less a VXLAN header.
+pub const MTU: u32 = 1450;
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+pub struct Rig {
+    pub name: String,
+    /// In words, for the report.
+    pub setup: String,
+    pub server_netns: PathBuf,
+    pub client_netns: PathBuf,
+    pub address: Ipv4Addr,
+    /// What must live as long as the path does.
+    _held: Vec<Netns>,
+}
+
+pub fn veth() -> Result<Rig> {
+    let (client, server) = (Netns::make("veth-a")?, Netns::make("veth-b")?);
+    client.ip(&format!("link add eth0 mtu {MTU} type veth peer name eth0 mtu {MTU} netns {}", server.name()))?;
+    address(&client, &server)?;
+    Ok(Rig::between("veth".to_owned(), "one veth pair".to_owned(), client, server, vec![]))
+}
+
+pub fn bridge(rules: usize) -> Result<Rig> {
+    let middle = Netns::make(&format!("br{rules}"))?;
+    let (client, server) = (Netns::make(&format!("br{rules}-a"))?, Netns::make(&format!("br{rules}-b"))?);
+    middle.ip(&format!("link add br0 mtu {MTU} type bridge"))?;
+    middle.ip("link set br0 up")?;
+    for (end, port) in [(&client, "a"), (&server, "b")] {
+        end.ip(&format!("link add eth0 mtu {MTU} type veth peer name {port} mtu {MTU} netns {}", middle.name()))?;
+        middle.ip(&format!("link set {port} master br0 up"))?;
+    }
+    address(&client, &server)?;
+    let filtered = usize::from(rules > 0);
+    output(middle.command("sysctl").args(["-qw", &format!("net.bridge.bridge-nf-call-iptables={filtered}")]))?;
+    let mut setup = "kernel bridge".to_owned();
+    if rules > 0 {
+        let program = iptables()?;
+        load_rules(&middle, &format!("{program}-restore"), rules)?;
+        let version = ask(program, &["--version"]).unwrap_or_default();
+        setup = format!(
+            "kernel bridge, bridge-nf-call-iptables, {rules} rules in FORWARD that do not match, {}",
+            version.trim()
+        );
+    }
+    Ok(Rig::between(format!("bridge+{rules}"), setup, client, server, vec![middle]))
+}
+
+/// Two containers that only sleep: the traffic tool runs in their network namespaces, as it does in everyone's.
+pub fn ours(host: &Host, image: &str) -> Result<Rig> {
+    output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/24", "--name", "bench"]))?;
+    let run = |name: &str| -> Result<Value> {
+        let mtu = MTU.to_string();
+        let mut command = host.cc();
+        command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", name, "--mtu", &mtu, "sleep", "3600"]);
+        output(&mut command)?;
+        let text = output(host.cc().args(["inspect", "--json", name]))?;
+        let value: Value = serde_json::from_str(&text).context("cc inspect --json gave no JSON")?;
+        Ok(if value.is_array() { value[0].clone() } else { value })
+    };
+    let (client, server) = (run("client")?, run("server")?);
+    let netns = |container: &Value| -> Result<PathBuf> {
+        let pid = container["pid"].as_i64().context("cc inspect gave no pid")?;
+        Ok(PathBuf::from(format!("/proc/{pid}/ns/net")))
+    };
+    let ipv4 = server["ipv4"].as_str().context("cc inspect gave no ipv4")?;
+    let address = ipv4.split('/').next().unwrap_or(ipv4).parse().with_context(|| format!("{ipv4} is no address"))?;
+    Ok(Rig {
+        name: OURS.to_owned(),
+        setup: "two containers in one VPC".to_owned(),
+        server_netns: netns(&server)?,
+        client_netns: netns(&client)?,
+        address,
+        _held: vec![],
+    })
+}
+
+impl Rig {
+    fn between(name: String, setup: String, client: Netns, server: Netns, others: Vec<Netns>) -> Rig {
+        let (client_netns, server_netns) = (client.path(), server.path());
+        let held = [client, server].into_iter().chain(others).collect();
+        Rig { name, setup, server_netns, client_netns, address: SERVER, _held: held }
+    }
+}
+
+fn address(client: &Netns, server: &Netns) -> Result<()> {
+    for (end, address) in [(client, Ipv4Addr::new(10, 77, 0, 1)), (server, SERVER)] {
+        end.ip(&format!("addr add {address}/24 dev eth0"))?;
+        end.ip("link set eth0 up")?;
+    }
+    Ok(())
+}
+
+/// The faster of the two where there is a choice: a peer gets its best set-up.
+fn iptables() -> Result<&'static str> {
+    ["iptables-legacy", "iptables"]
+        .into_iter()
+        .find(|program| ask(program, &["--version"]).is_some())
+        .context("there is no iptables (Debian package iptables)")
+}
+
+fn load_rules(netns: &Netns, program: &str, rules: usize) -> Result<()> {
+    let mut text = "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n".to_owned();
+    for rule in 0..rules {
+        // From 198.18.0.0/15, which is for benchmarks and which nobody here has.
+        let source = Ipv4Addr::from(0xc612_0000 + u32::try_from(rule).context("too many rules")?);
+        writeln!(text, "-A FORWARD -s {source}/32 -j DROP")?;
+    }
+    text.push_str("COMMIT\n");
+    let mut restore = netns.command(Path::new(program));
+    let mut child = restore.stdin(Stdio::piped()).spawn().with_context(|| format!("cannot start {program}"))?;
+    child
+        .stdin
+        .take()
+        .context("standard input was not piped")?
+        .write_all(text.as_bytes())
+        .context("cannot give the rules")?;
+    let done = child.wait().context("cannot wait for iptables")?;
+    ensure!(done.success(), "{program} with {rules} rules: {done}");
+    Ok(())
+}

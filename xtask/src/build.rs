@@ -1,0 +1,86 @@
+//! Everything a person runs: the eBPF object, cc-host, cc, and the static cc-shim beside them. Refuses to build the shim
+//! with the daemon's features: it is one small program per container.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::build_ebpf;
+use crate::process::{cargo, output, run as run_command};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Release,
+    Debug,
+}
+
+/// The only target a fully static program is made for: glibc's `libc.a` comes with libc6-dev.
+const SHIM_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+impl Profile {
+    fn dir(self) -> &'static str {
+        match self {
+            Profile::Release => "release",
+            Profile::Debug => "debug",
+        }
+    }
+
+    fn flag(self) -> Option<&'static str> {
+        (self == Profile::Release).then_some("--release")
+    }
+
+    /// Where the programs are afterwards.
+    pub fn bin_dir(self, root: &Path) -> PathBuf {
+        root.join("target").join(self.dir())
+    }
+}
+
+pub fn run(root: &Path, profile: Profile) -> Result<()> {
+    build_ebpf::run(root)?;
+    programs(root, profile, &["cc-host", "cli"], &["cc-host", "cc"])?;
+    shim(root, profile)
+}
+
+/// As `run`, and the maker of test images with it: one call to cargo, so that nothing shared is compiled twice.
+pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
+    build_ebpf::run(root)?;
+    programs(root, profile, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
+    shim(root, profile)
+}
+
+/// The images alone, for benchmarks of others.
+pub fn images_only(root: &Path) -> Result<()> {
+    programs(root, Profile::Release, &["tests"], &["make-image"])
+}
+
+/// Makes the named image if it is not there yet, and says where its layout is.
+pub fn image(root: &Path, name: &str) -> Result<PathBuf> {
+    let made = output(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg(name))?;
+    Ok(PathBuf::from(made.trim()))
+}
+
+/// The binaries by name: cc-host's package also has cc-shim, which must not be made dynamic in the same place.
+fn programs(root: &Path, profile: Profile, packages: &[&str], binaries: &[&str]) -> Result<()> {
+    let mut command = cargo(root);
+    command.arg("build").args(profile.flag());
+    command.args(packages.iter().flat_map(|name| ["-p", name]));
+    command.args(binaries.iter().flat_map(|name| ["--bin", name]));
+    run_command(&mut command)
+}
+
+fn shim(root: &Path, profile: Profile) -> Result<()> {
+    let mut command = cargo(root);
+    command.arg("build").args(profile.flag());
+    command.args(["-p", "cc-host", "--bin", "cc-shim", "--no-default-features", "--features", "shim"]);
+    command.args(["--target", SHIM_TARGET, "--target-dir", "target/shim"]);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    run_command(&mut command)?;
+
+    let made = root.join("target/shim").join(SHIM_TARGET).join(profile.dir()).join("cc-shim");
+    let place = profile.bin_dir(root).join("cc-shim");
+    // By rename: a shim that is running keeps its own file.
+    let fresh = place.with_extension("new");
+    std::fs::copy(&made, &fresh).with_context(|| format!("cannot copy {} to {}", made.display(), fresh.display()))?;
+    std::fs::rename(&fresh, &place).with_context(|| format!("cannot rename {} to {}", fresh.display(), place.display()))
+}

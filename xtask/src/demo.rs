@@ -1,0 +1,4 @@
+//! stub
+pub fn run(_: &std::path::Path) -> anyhow::Result<()> {
+    Ok(())
+}

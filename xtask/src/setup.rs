@@ -1,0 +1,168 @@
+//! What the build, the demo and the tests need from the machine: found, or installed where there is apt, or named.
+//! Refuses to install a package whose installation would start a service.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{ask, is_root, run as run_command, which};
+use crate::tools;
+
+const RUST_MINOR_MIN: u32 = 88;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    Demo,
+    Tests,
+}
+
+/// A Debian package, and how to see that what we want of it is here, whoever installed it.
+struct Package {
+    name: &'static str,
+    proof: Proof,
+}
+
+enum Proof {
+    Program(&'static str),
+    File(&'static str),
+}
+
+const fn program(name: &'static str, program: &'static str) -> Package {
+    Package { name, proof: Proof::Program(program) }
+}
+
+const fn file(name: &'static str, file: &'static str) -> Package {
+    Package { name, proof: Proof::File(file) }
+}
+
+/// `libc.a` is for the static cc-shim.
+const BUILD: &[Package] = &[
+    program("gcc", "gcc"),
+    file("libc6-dev", "/usr/lib/x86_64-linux-gnu/libc.a"),
+    program("pkg-config", "pkg-config"),
+    program("iproute2", "ip"),
+    program("iperf3", "iperf3"),
+    program("bpftool", "bpftool"),
+];
+
+const TESTS: &[Package] = &[
+    program("skopeo", "skopeo"),
+    program("umoci", "umoci"),
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("podman", "podman"),
+    program("iptables", "iptables"),
+    program("busybox-static", "busybox"),
+    program("strace", "strace"),
+    program("tcpdump", "tcpdump"),
+    program("curl", "curl"),
+    program("openssl", "openssl"),
+];
+
+const EBPF_COMPILER: &[Package] =
+    &[file("rustc-web", "/usr/bin/rustc"), file("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none")];
+
+/// Two ways lead to eBPF: Debian's compiler with a core library for BPF, or a nightly with the standard library's sources.
+enum EbpfCompiler {
+    Debian,
+    Nightly,
+}
+
+pub fn run(root: &Path, what_for: For) -> Result<()> {
+    toolchain(what_for)?;
+    let compiler = ebpf_compiler();
+    let mut wanted: Vec<&Package> = BUILD.iter().collect();
+    if what_for == For::Tests {
+        wanted.extend(TESTS);
+    }
+    if compiler.is_none() {
+        wanted.extend(EBPF_COMPILER);
+    }
+    install(wanted.iter().filter(|package| !package.is_here()).map(|package| package.name.to_owned()).collect())?;
+
+    let compiler = ebpf_compiler().context(
+        "there is no compiler for eBPF: neither Debian's rustc-web with libstd-rust-web-dev-bpf, nor a nightly with rust-src \
+         (rustup toolchain install nightly --component rust-src)",
+    )?;
+    if tools::find(root, "bpf-linker", tools::BPF_LINKER).is_none() {
+        let llvm = llvm_major(&compiler).context("the eBPF compiler does not say which LLVM it has")?;
+        if !Path::new(&format!("/usr/lib/llvm-{llvm}/include/llvm-c/Core.h")).is_file() {
+            install(vec![format!("llvm-{llvm}-dev")])?;
+        }
+        tools::install_bpf_linker(root, llvm)?;
+    }
+    Ok(())
+}
+
+impl Package {
+    fn is_here(&self) -> bool {
+        match self.proof {
+            Proof::Program(program) => which(program).is_some(),
+            Proof::File(file) => Path::new(file).exists(),
+        }
+    }
+}
+
+/// The host crates' own compiler. Nothing here can install one, so it is said.
+fn toolchain(what_for: For) -> Result<()> {
+    let version = ask("rustc", &["--version"])
+        .context("there is no rustc on PATH: install Rust 1.88 or newer (https://rustup.rs)")?;
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < RUST_MINOR_MIN) {
+        bail!("{} is too old: Rust 1.{RUST_MINOR_MIN} or newer is needed (rustup update stable)", version.trim());
+    }
+    if what_for == For::Tests {
+        for (component, program) in [("rustfmt", "rustfmt"), ("clippy", "clippy-driver")] {
+            if ask(program, &["--version"]).is_none() {
+                bail!("the toolchain has no {component}, which the tests run: rustup component add {component}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ebpf_compiler() -> Option<EbpfCompiler> {
+    if EBPF_COMPILER.iter().all(Package::is_here) {
+        return Some(EbpfCompiler::Debian);
+    }
+    let sysroot = ask("rustc", &["+nightly", "--print", "sysroot"])?;
+    Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir().then_some(EbpfCompiler::Nightly)
+}
+
+fn llvm_major(compiler: &EbpfCompiler) -> Option<u32> {
+    let said = match compiler {
+        EbpfCompiler::Debian => ask("/usr/bin/rustc", &["-vV"]),
+        EbpfCompiler::Nightly => ask("rustc", &["+nightly", "-vV"]),
+    }?;
+    let version = said.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// With apt and as root, installs; else says the one command that does.
+fn install(missing: Vec<String>) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if which("apt-get").is_none() {
+        bail!("these are missing, here under their Debian names, and there is no apt to install them: {names}");
+    }
+    if !is_root() {
+        bail!("these packages are missing; run: sudo apt-get install -y --no-install-recommends {names}");
+    }
+    let install = || run_command(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing));
+    // The lists of a bare machine are empty or old: refresh them once, then try again.
+    if install().is_err() {
+        run_command(apt().args(["update", "-q"]))?;
+        install()?;
+    }
+    Ok(())
+}
+
+/// Units that a package brings are not started: we want programs, not services.
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("SYSTEMD_OFFLINE", "1");
+    command
+}

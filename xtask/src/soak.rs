@@ -1,0 +1,90 @@
+//! What takes longer than CI has: the same end-to-end files with larger counts, and a table of what came of it. Refuses to
+//! hold a test of its own.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::{self, Profile};
+use crate::process::{cargo, is_root, run as run_command};
+use crate::{residue, setup, tally, test};
+
+/// Files whose counts grow under CC_SOAK=1; each prints lines that start with `soak: `.
+const FAMILIES: &[&str] = &["kill_", "churn_"];
+
+struct Row {
+    file: String,
+    counts: String,
+    seconds: u64,
+    result: String,
+}
+
+pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
+    if !is_root() {
+        bail!("the soak makes namespaces, mounts and eBPF programs: run it as root (sudo -E cargo xtask soak)");
+    }
+    let files = files(root, which)?;
+    setup::run(root, setup::For::Tests)?;
+    build::run_with_images(root, Profile::Release)?;
+    run_command(std::process::Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+
+    let seed = test::seed();
+    println!("seed: CC_TEST_SEED={seed} (set it to repeat this run)");
+    let mut rows = Vec::new();
+    for file in files {
+        rows.push(one(root, &file, seed)?);
+    }
+    let table = render(&rows, seed);
+    print!("{table}");
+    let path = root.join("docs/soak.md");
+    std::fs::create_dir_all(root.join("docs")).context("cannot make docs")?;
+    std::fs::write(&path, table).with_context(|| format!("cannot write {}", path.display()))?;
+    if rows.iter().any(|row| row.result != "passed") { bail!("the soak failed; see docs/soak.md") } else { Ok(()) }
+}
+
+fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
+    let dir = root.join("tests/tests");
+    let mut names: Vec<String> = std::fs::read_dir(&dir)
+        .with_context(|| format!("cannot list {}", dir.display()))?
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .filter(|name| FAMILIES.iter().any(|family| name.starts_with(family)))
+        .filter(|name| which.is_none_or(|which| name.starts_with(which)))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        bail!("no file in tests/tests starts with {}", which.unwrap_or("kill_ or churn_"));
+    }
+    Ok(names)
+}
+
+fn one(root: &Path, file: &str, seed: u64) -> Result<Row> {
+    let before = residue::now();
+    let began = Instant::now();
+    let mut command = cargo(root);
+    command.args(["test", "-p", "tests", "--test", file, "--", "--nocapture"]);
+    command.env("CC_SOAK", "1").env("CC_NO_SKIP", "1").env("CC_BIN_DIR", Profile::Release.bin_dir(root));
+    let outcome = tally::run(test::seeded(&mut command, seed), "soak: ")?;
+    let left: Vec<String> = residue::now().difference(&before).cloned().collect();
+    let result = match (outcome.success && outcome.tally.skipped == 0, left.is_empty()) {
+        (true, true) => "passed".to_owned(),
+        (true, false) => format!("left behind: {}", left.join(", ")),
+        (false, _) => format!("failed: {} of {}", outcome.tally.failed, outcome.tally.passed + outcome.tally.failed),
+    };
+    let counts = outcome.noted.iter().filter_map(|line| line.strip_prefix("soak: ")).collect::<Vec<_>>().join("; ");
+    Ok(Row { file: file.to_owned(), counts, seconds: began.elapsed().as_secs(), result })
+}
+
+fn render(rows: &[Row], seed: u64) -> String {
+    let kernel = nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_owned());
+    let mut text = format!(
+        "# The last soak\n\nWritten by `cargo xtask soak`; kernel {}, seed {seed}.\n\n| file | counts | seconds | result |\n|---|---|---|---|\n",
+        kernel.to_string_lossy()
+    );
+    for Row { file, counts, seconds, result } in rows {
+        writeln!(text, "| {file} | {counts} | {seconds} | {result} |").expect("writing to a string cannot fail");
+    }
+    text
+}

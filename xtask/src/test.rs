@@ -1,0 +1,174 @@
+//! README's second command: everything CI checks, in the order in which it fails soonest. Refuses to count a skipped
+//! end-to-end test as a good one.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+
+use crate::build::{self, Profile};
+use crate::process::{cargo, is_root, run as run_command};
+use crate::tally::{self, Outcome, Tally};
+use crate::{build_ebpf, residue, setup, tidy, tools};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only the unit tests
+    #[arg(long, conflicts_with = "e2e")]
+    unit: bool,
+    /// Only the end-to-end tests; with a name, only the file of that name
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    e2e: Option<String>,
+}
+
+/// What was run, what it came to, and what went wrong, in the order in which it happened.
+#[derive(Default)]
+struct Report {
+    tally: Tally,
+    failures: Vec<String>,
+}
+
+impl Report {
+    fn step(&mut self, name: &str, done: Result<()>) {
+        if let Err(error) = done {
+            eprintln!("xtask: {name}: {error:#}");
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    fn tests(&mut self, name: &str, done: Result<Outcome>) {
+        match done {
+            Ok(outcome) => {
+                self.tally += outcome.tally;
+                if !outcome.success {
+                    self.failures.push(name.to_owned());
+                }
+            }
+            Err(error) => self.step(name, Err(error)),
+        }
+    }
+}
+
+pub fn run(root: &Path, options: &Options) -> Result<()> {
+    let seed = seed();
+    println!("seed: CC_TEST_SEED={seed} (set it to repeat this run)");
+    let mut report = Report::default();
+    match (&options.e2e, options.unit) {
+        (None, true) => {
+            setup::run(root, setup::For::Demo)?;
+            build_ebpf::run(root)?;
+            unit(root, seed, &mut report);
+        }
+        (Some(name), _) => {
+            setup::run(root, setup::For::Tests)?;
+            end_to_end(root, seed, name, &mut report)?;
+        }
+        (None, false) => {
+            setup::run(root, setup::For::Tests)?;
+            build_ebpf::run(root)?;
+            lints(root, &mut report);
+            unit(root, seed, &mut report);
+            end_to_end(root, seed, "", &mut report)?;
+        }
+    }
+    for failure in &report.failures {
+        println!("failed: {failure}");
+    }
+    let Tally { passed, failed, skipped } = report.tally;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if report.failures.is_empty() { Ok(()) } else { bail!("failed: {}", report.failures.join(", ")) }
+}
+
+/// From the environment, to repeat a run; else from the clock.
+pub fn seed() -> u64 {
+    let given = std::env::var("CC_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) | 1)
+    })
+}
+
+fn lints(root: &Path, report: &mut Report) {
+    report.step("fmt", run_command(cargo(root).args(["fmt", "--all", "--check"])));
+    report.step("tidy", tidy::run(root));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    report.step("clippy", run_command(cargo(root).args(clippy)));
+    match tools::install_cargo_deny(root) {
+        Ok(deny) => licences(root, &deny, report),
+        Err(error) => report.step("deny", Err(error)),
+    }
+}
+
+/// The advisories' database is on a git host: where that cannot be reached, it is said and not counted.
+fn licences(root: &Path, deny: &Path, report: &mut Report) {
+    let mut check = Command::new(deny);
+    report.step(
+        "deny",
+        run_command(check.current_dir(root).args(["--log-level", "error", "check", "licenses", "bans", "sources"])),
+    );
+    if !crate::process::reachable("github.com", 443) {
+        println!("advisories: not reachable, not checked");
+        return;
+    }
+    let mut check = Command::new(deny);
+    report
+        .step("advisories", run_command(check.current_dir(root).args(["--log-level", "error", "check", "advisories"])));
+}
+
+fn unit(root: &Path, seed: u64, report: &mut Report) {
+    let mut command = cargo(root);
+    command.args(["test", "--workspace", "--exclude", "tests", "--lib", "--bins", "--no-fail-fast", "--quiet"]);
+    report.tests("unit", tally::run(seeded(&mut command, seed), ""));
+}
+
+pub fn seeded(command: &mut Command, seed: u64) -> &mut Command {
+    let seed = seed.to_string();
+    command.env("CC_TEST_SEED", &seed).env("PROPTEST_RNG_SEED", &seed)
+}
+
+fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "the end-to-end tests make namespaces, mounts and eBPF programs: run them as root (sudo -E cargo xtask test --e2e)"
+        );
+    }
+    build::run_with_images(root, Profile::Release)?;
+    run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+
+    let before = residue::now();
+    let mut skipped = 0;
+    for (label, mut command) in suites(root, name) {
+        command.env("CC_BIN_DIR", Profile::Release.bin_dir(root)).env("CC_NO_SKIP", "1");
+        let outcome = tally::run(seeded(&mut command, seed), "");
+        skipped += outcome.as_ref().map_or(0, |outcome| outcome.tally.skipped);
+        report.tests(label, outcome);
+    }
+    // Every end-to-end test is a required one: a machine that cannot run it cannot vouch for it.
+    if skipped > 0 {
+        report.step("e2e", Err(anyhow::anyhow!("{skipped} required tests were skipped")));
+    }
+    let left: Vec<String> = residue::now().difference(&before).cloned().collect();
+    if !left.is_empty() {
+        report.step("residue", Err(anyhow::anyhow!("left behind: {}", left.join(", "))));
+    }
+    Ok(())
+}
+
+fn suites(root: &Path, name: &str) -> Vec<(&'static str, Command)> {
+    let mut promises = cargo(root);
+    promises.args(["test", "-p", "tests", "--no-fail-fast"]);
+    if !name.is_empty() {
+        promises.args(["--test", name]);
+        return vec![("e2e", promises)];
+    }
+    promises.args(["--tests"]);
+    let mut suites = Vec::new();
+    // cargo refuses a pattern of tests that matches none.
+    if root.join("cc-host/tests").is_dir() {
+        let mut host = cargo(root);
+        host.args(["test", "-p", "cc-host", "--test", "*", "--no-fail-fast"]);
+        suites.push(("cc-host as root", host));
+    }
+    suites.push(("e2e", promises));
+    suites
+}
