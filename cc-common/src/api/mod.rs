@@ -2,6 +2,8 @@
 //! request is signed. Refuses to connect or to listen.
 
 pub mod fault;
+pub mod frame;
+pub mod signing;
 
 /// Generated from `proto/cc/v1/cc.proto`.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, missing_docs, reason = "generated code")]
