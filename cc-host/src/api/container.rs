@@ -19,7 +19,7 @@ use crate::image::Images;
 
 pub struct ContainerApi {
     pub containers: Arc<Containers>,
-    pub images: Arc<Images>,
+    pub images: Images,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -18,7 +18,7 @@ use crate::container::Containers;
 use crate::image::{Auth, Images, LoadFormat};
 
 pub struct ImageApi {
-    pub images: Arc<Images>,
+    pub images: Images,
     pub containers: Arc<Containers>,
 }
 
@@ -31,7 +31,7 @@ impl ImageService for ImageApi {
         caller.require(Role::Operator)?;
         let v1::PullRequest { reference, auth, plain_http } = request.into_inner();
         let auth = auth.map(|a| Auth { username: a.username, password: a.password });
-        let images = Arc::clone(&self.images);
+        let images = self.images.clone();
         let (send, receive) = mpsc::channel(16);
         tokio::spawn(async move {
             let (report, mut progress) = mpsc::channel(64);
@@ -114,7 +114,7 @@ impl ImageService for ImageApi {
         let in_use = self.containers.images_in_use();
         let removed =
             self.images.remove(&caller.project, &references, &in_use, force).await.map_err(Fault::from)?;
-        Ok(Response::new(v1::RemoveImagesResponse { removed }))
+        Ok(Response::new(v1::RemoveImagesResponse { removed: removed.removed }))
     }
 
     async fn prune(
@@ -126,7 +126,7 @@ impl ImageService for ImageApi {
         let in_use = self.containers.images_in_use();
         let pruned = self
             .images
-            .prune(&caller.project, request.into_inner().all, &in_use)
+            .prune(Some(&caller.project), request.into_inner().all, &in_use)
             .await
             .map_err(Fault::from)?;
         Ok(Response::new(v1::PruneImagesResponse { removed: pruned.removed, freed_bytes: pruned.freed_bytes }))

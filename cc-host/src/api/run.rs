@@ -13,7 +13,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::convert::{exit_view, progress_view, run_spec};
 use crate::auth::Caller;
-use crate::container::launch::{Output, StdinSender};
+use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
 use crate::container::{ContainerRecord, Containers, Started, Stdio};
 use crate::image::{Auth, ImageError, ImageRecord, Images};
 
@@ -24,12 +24,12 @@ type Sender = mpsc::Sender<Result<v1::RunOutput, Status>>;
 
 pub(super) fn run(
     containers: &Arc<Containers>,
-    images: &Arc<Images>,
+    images: &Images,
     caller: Caller,
     input: Streaming<v1::RunInput>,
 ) -> impl Stream<Item = Result<v1::RunOutput, Status>> + use<> {
     let (send, receive) = mpsc::channel(QUEUE_MESSAGES);
-    let (containers, images) = (Arc::clone(containers), Arc::clone(images));
+    let (containers, images) = (Arc::clone(containers), images.clone());
     // A task of its own: a client that goes away half way leaves a whole container or none.
     tokio::spawn(async move {
         if let Err(status) = conduct(&containers, &images, &caller, input, &send).await {
@@ -41,7 +41,7 @@ pub(super) fn run(
 
 async fn conduct(
     containers: &Arc<Containers>,
-    images: &Arc<Images>,
+    images: &Images,
     caller: &Caller,
     mut input: Streaming<v1::RunInput>,
     send: &Sender,
@@ -54,7 +54,7 @@ async fn conduct(
     let name = wanted.name.clone();
     let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
-    let hold = images.hold(&image);
+    let hold = images.hold(&image).map_err(Fault::from)?;
     let started = containers
         .run(&caller.project, &name, spec, &image, !start.detach)
         .await
@@ -78,7 +78,7 @@ async fn conduct(
 
 /// The image, pulled when the policy says so.
 async fn image(
-    images: &Arc<Images>,
+    images: &Images,
     caller: &Caller,
     start: &v1::RunStart,
     reference: &str,
@@ -109,11 +109,11 @@ async fn tell(send: &Sender, output: Out) {
     let _ = send.send(Ok(v1::RunOutput { output: Some(output) })).await;
 }
 
-async fn carry(mut output: mpsc::Receiver<Output>, send: &Sender) {
+async fn carry(mut output: OutputReceiver, send: &Sender) {
     while let Some(chunk) = output.recv().await {
-        let chunk = match chunk {
-            Output::Stdout(bytes) => Out::Stdout(bytes.to_vec()),
-            Output::Stderr(bytes) => Out::Stderr(bytes.to_vec()),
+        let chunk = match chunk.stream {
+            From::Stdout => Out::Stdout(chunk.bytes.to_vec()),
+            From::Stderr => Out::Stderr(chunk.bytes.to_vec()),
         };
         if send.send(Ok(v1::RunOutput { output: Some(chunk) })).await.is_err() {
             // Dropping the receiver detaches: the shim stops sending, and the container runs on.
@@ -133,8 +133,8 @@ async fn feed(
     while let Ok(Some(message)) = input.message().await {
         match message.input {
             Some(Input::Stdin(bytes)) => {
-                if let Some(open) = &stdin
-                    && open.send(bytes.into()).await.is_err()
+                if let Some(open) = &mut stdin
+                    && open.send(&bytes).await.is_err()
                 {
                     stdin = None;
                 }

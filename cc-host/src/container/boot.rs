@@ -12,8 +12,7 @@ use super::room::Containers;
 use super::teardown::{lost, remove_dir};
 use crate::error_chain;
 use crate::ids::ContainerId;
-use crate::kernel::cgroup::Cgroup;
-use crate::kernel::link;
+use crate::shim::record::{self, EXIT_FILE, ExitRecord};
 
 impl Containers {
     pub async fn reconcile(&self) -> Result<(), ContainerError> {
@@ -33,15 +32,15 @@ impl Containers {
 
     /// It may have ended by itself meanwhile: then its shim has written how.
     async fn stop_left_over(&self, record: &ContainerRecord) {
-        let ended = launch::read_exit(&self.run_dir(record));
+        let ended = record::read::<ExitRecord>(&self.run_dir(record), EXIT_FILE);
         self.tear_down(record).await;
-        let exit = match ended {
+        let exit = match ended.ok().flatten() {
             Some(ended) => Exit {
                 code: ended.code,
                 signal: ended.signal,
                 oom_killed: false,
                 finished_ms: ended.finished_ms,
-                reason: ended.reason,
+                reason: ended.note.unwrap_or_default(),
             },
             None => lost("stopped because the daemon was restarted"),
         };
@@ -55,7 +54,7 @@ impl Containers {
         let stray = |name: &str| ContainerId::parse(name).is_some_and(|id| !known.contains(&id));
         for dir in [self.rooms.config.containers_run_dir(), self.rooms.config.containers_state_dir()] {
             for path in children(&dir).into_iter().filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(stray)) {
-                if let Err(error) = launch::kill_leftover(&path).await {
+                if let Err(error) = launch::kill_leftover(&path) {
                     tracing::error!(path = %path.display(), error = error_chain(&error), "cannot end a stray shim");
                 }
                 remove_dir(&path);
@@ -82,7 +81,7 @@ impl Containers {
         };
         for id in ids.into_iter().filter(|id| stray(id)) {
             let root = Arc::clone(&self.rooms.cgroups);
-            let removed = tokio::task::spawn_blocking(move || root.open_existing(&id).and_then(Cgroup::remove)).await;
+            let removed = tokio::task::spawn_blocking(move || root.get(&id).and_then(|cgroup| cgroup.remove())).await;
             if let Ok(Err(error)) = removed {
                 tracing::error!(error = error_chain(&error), "cannot remove a stray cgroup");
             }
@@ -92,10 +91,10 @@ impl Containers {
     /// No container runs at this point, so every link of ours is stray.
     async fn remove_links(&self) {
         let ours = format!("cc:{}:", self.rooms.host_id);
-        match link::links_with_alias_prefix(&ours).await {
+        match self.rooms.links.with_alias_prefix(&ours).await {
             Ok(links) => {
                 for found in links {
-                    if let Err(error) = link::delete_link(found.ifindex).await {
+                    if let Err(error) = self.rooms.links.delete(found.ifindex).await {
                         tracing::error!(link = found.name, error = error_chain(&error), "cannot delete a stray link");
                     }
                 }

@@ -3,12 +3,14 @@
 use cc_common::api::fault::Fault;
 use tonic::Code;
 
-use super::launch::{LaunchError, StartError, StartErrorKind};
+use super::launch::LaunchError;
 use crate::datapath::DatapathError;
 use crate::ids::{NameError, Project};
 use crate::image::ImageError;
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::link::LinkError;
+use crate::kernel::netns::NetnsError;
+use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::store::StoreError;
 use crate::vpc::VpcError;
 
@@ -35,7 +37,7 @@ pub enum ContainerError {
     #[error("container {name} changed too often while it was being worked on")]
     Busy { name: String },
     #[error("cannot start container {name}")]
-    Start { name: String, source: StartError },
+    Start { name: String, source: StartFailure },
     #[error("cannot launch container {name}")]
     Launch { name: String, source: LaunchError },
     #[error("cannot {operation} for container {name}")]
@@ -44,6 +46,8 @@ pub enum ContainerError {
     Cgroup { operation: &'static str, name: String, source: CgroupError },
     #[error("cannot {operation} the network interface of container {name}")]
     Link { operation: &'static str, name: String, source: LinkError },
+    #[error("cannot enter the network namespace of container {name}")]
+    Netns { name: String, source: NetnsError },
     #[error("the datapath refused to {operation} container {name}")]
     Datapath { operation: &'static str, name: String, source: DatapathError },
     #[error("the store failed while working on container {name}")]
@@ -115,10 +119,10 @@ impl From<ContainerError> for Fault {
             E::Busy { .. } => fault(Code::Aborted, "container.busy", "others are changing it".into(), "try again"),
             E::Start { source, .. } => {
                 let (code, next) = match source.kind {
-                    StartErrorKind::NotFound => ("container.not_found", "check the command's name and the image's PATH"),
-                    StartErrorKind::NotExecutable => ("container.not_executable", "check its mode, its format and its interpreter"),
-                    StartErrorKind::BadUser => ("container.bad_user", "use a name from the image's /etc/passwd, or uid:gid"),
-                    StartErrorKind::BadDir => ("container.bad_dir", "use an absolute directory of the image"),
+                    FailureKind::NotFound => ("container.not_found", "check the command's name and the image's PATH"),
+                    FailureKind::NotExecutable => ("container.not_executable", "check its mode, its format and its interpreter"),
+                    FailureKind::BadUser => ("container.bad_user", "use a name from the image's /etc/passwd, or uid:gid"),
+                    FailureKind::BadDir => ("container.bad_dir", "use an absolute directory of the image"),
                     _ => ("container.start", "see the daemon's log; cc-host check names what is missing"),
                 };
                 fault(Code::FailedPrecondition, code, source.to_string(), next)

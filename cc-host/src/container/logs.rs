@@ -101,7 +101,8 @@ fn watch_dir(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_FROM;
     inotify::add_watch(&fd, dir, flags)?;
-    AsyncFd::new(fd)
+    // SAFETY: an OwnedFd is one open descriptor from its making to its drop, and AsyncFd owns it until then.
+    unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from)
 }
 
 /// Waits for a change and forgets which: the reader looks for itself.

@@ -22,9 +22,7 @@ impl Containers {
         let (cgroup, datapath) = (Arc::clone(&live.cgroup), Arc::clone(&self.rooms.datapath));
         let endpoint = record.vpc.is_some().then_some(record.slot);
         tokio::task::spawn_blocking(move || {
-            let resources = cgroup
-                .stats()
-                .map_err(|source| ContainerError::Cgroup { operation: "read", name: name.clone(), source })?;
+            let resources = cgroup.stats();
             let traffic = match endpoint {
                 Some(id) => datapath
                     .counters(id)

@@ -15,6 +15,7 @@ use crate::datapath::Datapath;
 use crate::ids::{ContainerId, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
+use crate::kernel::link::Links;
 use crate::store::{Compare, Op, Store, Txn};
 use crate::vpc::Vpcs;
 
@@ -24,10 +25,11 @@ pub struct Rooms {
     pub config: Arc<Config>,
     pub store: Arc<dyn Store>,
     pub datapath: Arc<Datapath>,
-    pub images: Arc<Images>,
+    pub images: Images,
     pub vpcs: Arc<Vpcs>,
     pub cgroups: Arc<CgroupRoot>,
-    pub events: Arc<Events>,
+    pub links: Links,
+    pub events: Events,
     /// Marks our links, so that two daemons in one namespace never take each other's.
     pub host_id: String,
 }

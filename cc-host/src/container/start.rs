@@ -1,21 +1,22 @@
 //! Bringing a container up: directories, cgroup, shim, interface, datapath, and only then its program. What fails on the way is
 //! undone by the same code that ends a container. Refuses to decide names and addresses; the record has them.
 
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::error::ContainerError;
-use super::launch::{Output, Shim, StdinSender};
+use super::launch::{OutputReceiver, Shim, StdinSender};
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
 use super::room::{Containers, Live};
 use crate::datapath::Endpoint;
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
-use crate::kernel::{link, netns};
+use crate::kernel::link::{self, EndpointAddress, LinkError, Veth};
+use crate::kernel::netns;
 use crate::shim::spec::{LogSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
@@ -26,7 +27,7 @@ const OVERLAY_HEADER_BYTES: u32 = 50;
 /// A foreground client's ends of the container's streams.
 pub struct Stdio {
     pub stdin: StdinSender,
-    pub output: tokio::sync::mpsc::Receiver<Output>,
+    pub output: OutputReceiver,
 }
 
 /// A container whose program runs.
@@ -149,23 +150,19 @@ impl Containers {
             let name = record.name.to_string();
             move |source| ContainerError::Link { operation, name, source }
         };
-        let netns = netns::of_pid(pid).map_err(|source| ContainerError::File {
-            operation: "open the network namespace",
-            name: record.name.to_string(),
-            source,
-        })?;
+        let netns = netns::of_pid(pid.cast_unsigned())
+            .map_err(|source| ContainerError::Netns { name: record.name.to_string(), source })?;
         let Some(vpc) = &record.vpc else {
-            return link::loopback_up(netns.as_fd()).await.map_err(failed("bring up"));
+            return link::loopback_up(netns).await.map_err(failed("bring up"));
         };
         let mtu = self.mtu(record).await.map_err(failed("choose the MTU of"))?;
-        let alias = self.alias(record);
-        let ifindex = link::create_veth(&record.interface(), netns.as_fd(), vpc.mac, mtu, &alias)
-            .await
-            .map_err(failed("create"))?;
-        link::configure_endpoint(netns.as_fd(), vpc.ipv4, vpc.prefix_len, vpc.gateway)
-            .await
-            .map_err(failed("configure"))?;
-        self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await
+        let (host_name, alias) = (record.interface(), self.alias(record));
+        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
+        let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
+        // Before the container's end is up: no packet ever passes undecided.
+        self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await?;
+        let address = EndpointAddress { address: vpc.ipv4, prefix_len: vpc.prefix_len, gateway: vpc.gateway };
+        link::configure_endpoint(netns, address).await.map_err(failed("configure"))
     }
 
     async fn attach_datapath(
@@ -185,18 +182,18 @@ impl Containers {
             ipv4: vpc.ipv4,
         };
         let (datapath, tag) = (Arc::clone(&self.rooms.datapath), record.id.clone());
-        tokio::task::spawn_blocking(move || datapath.attach(&endpoint, &cgroup, tag.as_str()))
+        tokio::task::spawn_blocking(move || datapath.attach(&endpoint, tag.as_str(), &cgroup))
             .await
             .expect("a datapath call does not panic")
             .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })
     }
 
-    async fn mtu(&self, record: &ContainerRecord) -> Result<u16, link::LinkError> {
+    async fn mtu(&self, record: &ContainerRecord) -> Result<u16, LinkError> {
         let config = &self.rooms.config;
         if let Some(mtu) = record.spec.mtu.or(config.mtu) {
             return Ok(mtu);
         }
-        let uplink = link::uplink_mtu(config.uplink.as_deref()).await?;
+        let uplink = self.rooms.links.uplink_mtu(config.uplink.as_deref()).await?;
         let below = |mtu: u32| u16::try_from(mtu.saturating_sub(OVERLAY_HEADER_BYTES)).ok();
         Ok(uplink.and_then(below).unwrap_or(MTU_DEFAULT))
     }

@@ -15,7 +15,11 @@ impl Containers {
     pub async fn signal(&self, record: &ContainerRecord, signal: i32) -> Result<(), ContainerError> {
         let name = record.name.to_string();
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
-        live.shim.signal(signal).await.map_err(|source| ContainerError::Launch { name, source })
+        match live.shim.signal(signal).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ContainerError::NotRunning { name }),
+            Err(source) => Err(ContainerError::Launch { name, source }),
+        }
     }
 
     /// SIGTERM, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
@@ -24,8 +28,9 @@ impl Containers {
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         live.shim.signal(libc::SIGTERM).await.map_err(launch)?;
         let mut exit = live.exit.clone();
-        let ended = tokio::time::timeout(grace.unwrap_or(STOP_GRACE_DEFAULT), exit.wait_for(Option::is_some)).await;
-        if ended.is_err() {
+        let grace = grace.unwrap_or(STOP_GRACE_DEFAULT);
+        let ended = tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok();
+        if !ended {
             live.shim.signal(libc::SIGKILL).await.map_err(launch)?;
             // The supervisor holds the sender until it has told; an error means it told and ended.
             let _ = exit.wait_for(Option::is_some).await;

@@ -5,26 +5,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::ContainerError;
-use super::launch::{self, ExitRecord};
+use super::launch;
 use super::record::{ContainerRecord, Exit, State};
 use super::room::Containers;
 use crate::error_chain;
 use crate::ids::now_ms;
+use crate::kernel::link::LinkError;
+use crate::shim::record::ExitRecord;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::link;
 
 impl Containers {
     /// Its program has ended: take it down, write how it ended, and remove it if that was asked for.
     pub(super) async fn end(&self, record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
         let stats = Arc::clone(cgroup);
-        let oom_killed = tokio::task::spawn_blocking(move || stats.stats().is_ok_and(|s| s.oom_kills > 0))
+        let oom_killed = tokio::task::spawn_blocking(move || stats.stats().oom_kills > 0)
             .await
             .unwrap_or(false);
         let oom_killed = oom_killed && ended.signal == Some(libc::SIGKILL);
         let reason = match (&record.spec.memory_bytes, oom_killed) {
             (Some(limit), true) => format!("killed: it needed more than its memory limit of {limit} bytes"),
             (None, true) => "killed: the host ran out of memory".to_owned(),
-            _ => ended.reason,
+            _ => ended.note.unwrap_or_default(),
         };
         let exit = Exit { code: ended.code, signal: ended.signal, oom_killed, finished_ms: ended.finished_ms, reason };
         self.tear_down(record).await;
@@ -39,7 +40,7 @@ impl Containers {
             "" => format!("{} ended with code {}", record.name, exit.code),
             reason => format!("{} ended with code {}: {reason}", record.name, exit.code),
         };
-        self.rooms.events.add("container.stopped", record.id.as_str(), &text).await;
+        self.rooms.events.add_for(Some(&record.project), "container.stopped", record.id.as_str(), &text).await;
         let written = if record.spec.auto_remove {
             self.erase(record).await
         } else {
@@ -61,23 +62,32 @@ impl Containers {
         let run_dir = self.run_dir(record);
         let (datapath, cgroups) = (Arc::clone(&self.rooms.datapath), Arc::clone(&self.rooms.cgroups));
         let (slot, id, attached) = (record.slot, record.id.clone(), record.vpc.is_some());
-        if let Err(error) = launch::kill_leftover(&run_dir).await {
-            tracing::error!(container = %id, error = error_chain(&error), "cannot end the shim");
-        }
-        if attached && let Err(error) = link::delete_named(&record.interface(), &self.alias(record)).await {
-            tracing::error!(container = %id, error = error_chain(&error), "cannot delete the interface");
-        }
+        let interface = record.interface();
         let blocking = tokio::task::spawn_blocking(move || {
-            if attached && let Err(error) = datapath.detach(slot, id.as_str()) {
+            if let Err(error) = launch::kill_leftover(&run_dir) {
+                tracing::error!(container = %id, error = error_chain(&error), "cannot end the shim");
+            }
+            if attached && let Err(error) = datapath.detach(slot) {
                 tracing::error!(container = %id, error = error_chain(&error), "cannot detach from the datapath");
             }
-            if let Err(error) = cgroups.open_existing(id.as_str()).and_then(Cgroup::remove) {
+            if let Err(error) = cgroups.get(id.as_str()).and_then(|cgroup| cgroup.remove()) {
                 tracing::error!(container = %id, error = error_chain(&error), "cannot remove the cgroup");
             }
             remove_dir(&run_dir);
         });
         if blocking.await.is_err() {
             tracing::error!(container = %record.id, "taking down panicked");
+        }
+        // The kernel deletes it with the namespace, in its own time; ours is sooner.
+        if attached && let Err(error) = self.delete_interface(&interface).await {
+            tracing::error!(container = %record.id, error = error_chain(&error), "cannot delete the interface");
+        }
+    }
+
+    async fn delete_interface(&self, name: &str) -> Result<(), LinkError> {
+        match nix::net::if_::if_nametoindex(name) {
+            Ok(ifindex) => self.rooms.links.delete(ifindex).await,
+            Err(_) => Ok(()),
         }
     }
 

@@ -30,8 +30,8 @@ impl Containers {
             }
         };
         let connected = tokio::task::spawn_blocking(move || -> std::io::Result<TcpStream> {
-            let netns = netns::of_pid(pid)?;
-            let stream = netns::in_netns(netns.as_fd(), connect)??;
+            let netns = netns::of_pid(pid.cast_unsigned()).map_err(std::io::Error::other)?;
+            let stream = netns::in_netns(netns.as_fd(), connect).map_err(std::io::Error::other)??;
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             Ok(stream)
