@@ -1,5 +1,3 @@
 //! Kernel objects as guards: links, network namespaces, cgroups, mounts. Refuses to decide which of them are wanted.
 
-pub mod bpffs;
-pub mod link;
-pub mod netns;
+pub mod cgroup;

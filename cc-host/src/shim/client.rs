@@ -23,6 +23,8 @@ pub struct Client {
     pub attached: bool,
     /// Its stdin frames go to the container.
     pub feeds_stdin: bool,
+    /// It sends nothing more; it may still listen.
+    pub silent: bool,
     pub gone: bool,
 }
 
@@ -37,6 +39,7 @@ impl Client {
             greeted: false,
             attached: false,
             feeds_stdin: false,
+            silent: false,
             gone: false,
         })
     }
@@ -65,7 +68,8 @@ impl Client {
         while self.inbox.len() <= FRAME_BYTES_MAX + 4 {
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
-                    self.gone = true;
+                    self.silent = true;
+                    self.gone |= !self.attached;
                     return;
                 }
                 Ok(count) => self.inbox.extend_from_slice(&bytes[..count]),

@@ -21,3 +21,5 @@ mod sys;
 pub mod user;
 
 pub use supervise::run;
+#[cfg(feature = "daemon")]
+pub use sys::pidfd_exit_status;

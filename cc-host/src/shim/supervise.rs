@@ -210,8 +210,11 @@ impl<'a> Supervisor<'a> {
             for (source, flags) in events {
                 self.handle(source, flags);
             }
-            for client in &mut self.clients {
-                client.flush();
+            // Of all clients: frames may have waited for room that there is now.
+            for index in 0..self.clients.len() {
+                self.obey(index);
+                self.after_last_word(index);
+                self.clients[index].flush();
             }
             self.bury_clients();
         }
@@ -244,7 +247,8 @@ impl<'a> Supervisor<'a> {
         }
         for (index, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::empty();
-            if !(client.feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) && client.has_room() {
+            if !(client.feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) && client.has_room() && !client.silent
+            {
                 flags |= PollFlags::IN;
             }
             if client.has_output() {
@@ -280,10 +284,11 @@ impl<'a> Supervisor<'a> {
             Source::Stdin => self.feed(),
             Source::Output(index) => self.forward(index),
             Source::Client(index) => {
-                if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                if flags.contains(PollFlags::IN) {
                     self.clients[index].fill();
-                    self.obey(index);
                 }
+                let over = flags.intersects(PollFlags::HUP | PollFlags::ERR) && !flags.contains(PollFlags::IN);
+                self.clients[index].gone |= over;
             }
         }
     }
@@ -309,6 +314,16 @@ impl<'a> Supervisor<'a> {
                 self.clients[index].gone = true;
                 return;
             }
+        }
+    }
+
+    /// A client that says nothing more ends the input it fed.
+    fn after_last_word(&mut self, index: usize) {
+        let client = &self.clients[index];
+        // Frames still in its inbox wait for room in the queue.
+        if client.silent && client.feeds_stdin && self.stdin_queue.len() < STDIN_BYTES_MAX {
+            self.stdin_ends = true;
+            self.feed();
         }
     }
 

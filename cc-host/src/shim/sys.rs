@@ -128,6 +128,7 @@ pub fn loopback_up() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+#[cfg(feature = "daemon")]
 /// The wait status of a process that has been reaped by its parent (Linux 6.15 on).
 pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: all-zero is a valid pidfd_info: every field is an integer.

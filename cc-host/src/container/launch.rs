@@ -1,0 +1,273 @@
+//! A container's shim, seen from the daemon: spawned or found again, started, signalled, attached to, waited for, and killed
+//! when it was left behind. Refuses to prepare what the specification names: cgroups, directories and files exist by then.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Mutex, oneshot, watch};
+
+use super::leftover::{self, open_process};
+use super::shim_client::{self, ClientError, Reader, Writer};
+use crate::shim::pidfd_exit_status;
+use crate::shim::protocol::{FailureKind, Kind, Report, Request, StartFailure};
+use crate::shim::record::{self, EXIT_FILE, ExitRecord, STATE_FILE, STDERR_FILE, StateRecord};
+use crate::shim::spec::{SPEC_FILE, Spec, SpecError};
+
+pub use super::leftover::kill_leftover;
+
+/// A shim that works is ready in milliseconds.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("cannot {operation} {path}")]
+    Directory { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot write the container's specification")]
+    Spec(#[from] SpecError),
+    #[error("cannot run the shim {path}")]
+    Spawn { path: PathBuf, source: std::io::Error },
+    #[error("the shim {path} ended before it was ready: {stderr}")]
+    NotReady { path: PathBuf, stderr: String },
+    #[error("cannot talk to the container's shim")]
+    Client(#[from] ClientError),
+    #[error("cannot open process {pid}")]
+    OpenProcess { pid: i32, source: std::io::Error },
+    #[error("process {pid} of a container that was left behind does not end")]
+    Unkillable { pid: i32 },
+    #[error("the container could not be created")]
+    Failed(#[source] StartFailure),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub stream: Stream,
+    pub bytes: Bytes,
+}
+
+/// A connection to a shim. Dropping it before `start` ends the container; afterwards the container goes on.
+pub struct Shim {
+    dir: PathBuf,
+    pid: i32,
+    writer: Mutex<Writer>,
+    events: Arc<Events>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+/// What the reading task has heard.
+struct Events {
+    started: watch::Sender<Option<Result<(), StartFailure>>>,
+    exited: watch::Sender<Option<ExitRecord>>,
+    signalled: Lock<VecDeque<oneshot::Sender<bool>>>,
+}
+
+impl Shim {
+    /// Writes `spec` into `dir`, runs the shim there, and returns when the container's first process exists (its pid), in its
+    /// namespaces, and waits for `start`.
+    pub async fn spawn(shim_binary: &Path, dir: &Path, spec: &Spec) -> Result<(Shim, i32), LaunchError> {
+        let failed = |operation| move |source| LaunchError::Directory { operation, path: dir.to_owned(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create"))?;
+        spec.store(&dir.join(SPEC_FILE))?;
+        let stderr = std::fs::File::create(dir.join(STDERR_FILE)).map_err(failed("write to"))?;
+        let mut child = tokio::process::Command::new(shim_binary)
+            .arg(dir)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .map_err(|source| LaunchError::Spawn { path: shim_binary.to_owned(), source })?;
+        let mut said = [0; 6];
+        let mut stdout = child.stdout.take().expect("it was asked for just above");
+        let ready = tokio::time::timeout(READY_WITHIN, stdout.read_exact(&mut said)).await;
+        if !matches!(ready, Ok(Ok(_))) {
+            // It may hang rather than have ended.
+            let _ = child.kill().await;
+            let stderr = std::fs::read_to_string(dir.join(STDERR_FILE)).unwrap_or_default();
+            return Err(LaunchError::NotReady { path: shim_binary.to_owned(), stderr: stderr.trim().to_owned() });
+        }
+        // So that it does not stay a zombie while the daemon lives.
+        tokio::spawn(async move { child.wait().await });
+        let shim = Shim::connect(dir).await?;
+        let pid = shim.pid;
+        Ok((shim, pid))
+    }
+
+    /// Reaches the shim of a container that already exists.
+    pub async fn connect(dir: &Path) -> Result<Shim, LaunchError> {
+        let (mut reader, writer) = shim_client::connect(dir).await?;
+        let pid = match reader.report().await? {
+            Some(Report::Created { pid }) => pid,
+            Some(Report::StartFailed { failure }) => return Err(LaunchError::Failed(failure)),
+            _ => return Err(ClientError::Unexpected.into()),
+        };
+        let state: Option<StateRecord> = record::read(dir, STATE_FILE).map_err(|source| LaunchError::Directory {
+            operation: "read the state in",
+            path: dir.to_owned(),
+            source,
+        })?;
+        // Gone already is fine: the shim tells how.
+        let init = state.and_then(|state| state.init).filter(|init| init.pid == pid);
+        let pidfd = init.map(open_process).transpose()?.flatten();
+        let events = Arc::new(Events {
+            started: watch::Sender::new(None),
+            exited: watch::Sender::new(None),
+            signalled: Lock::default(),
+        });
+        let reader = tokio::spawn(listen(reader, events.clone(), dir.to_owned(), pidfd));
+        Ok(Shim { dir: dir.to_owned(), pid, writer: Mutex::new(writer), events, reader })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Runs the program; returns when it runs, or why it does not.
+    pub async fn start(&self) -> Result<(), StartFailure> {
+        let lost = |why: String| StartFailure::new(FailureKind::Other, why);
+        let mut started = self.events.started.subscribe();
+        let asked = self.writer.lock().await.request(&Request::Start).await;
+        // A shim that failed before it was asked has hung up after saying why: prefer its words.
+        let answer = started.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        match (answer, asked) {
+            (Some(answer), _) => answer,
+            (None, Err(error)) => Err(lost(error.to_string())),
+            (None, Ok(())) => Err(lost("the container's shim is gone".to_owned())),
+        }
+    }
+
+    /// Sends a signal to the container's first process; false if it is gone.
+    pub async fn signal(&self, signal: i32) -> Result<bool, LaunchError> {
+        let (answer, answered) = oneshot::channel();
+        let mut writer = self.writer.lock().await;
+        // Under the writer's lock, so that answers come in the order of this queue.
+        self.events.signalled.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
+        if self.events.exited.borrow().is_some() || writer.request(&Request::Signal { signal }).await.is_err() {
+            return Ok(false);
+        }
+        drop(writer);
+        Ok(answered.await.unwrap_or(false))
+    }
+
+    /// Connects to the container's streams. What it writes after this has returned arrives, however slowly it is taken: the
+    /// container waits for the slowest.
+    pub async fn attach(&self, stdin: bool) -> Result<(StdinSender, OutputReceiver), LaunchError> {
+        let (mut reader, mut writer) = shim_client::connect(&self.dir).await?;
+        writer.request(&Request::Attach { stdin }).await?;
+        loop {
+            match reader.report().await? {
+                Some(Report::Created { .. } | Report::Started) => {}
+                Some(Report::Attached) => return Ok((StdinSender(writer), OutputReceiver { reader: Some(reader) })),
+                _ => return Err(ClientError::Unexpected.into()),
+            }
+        }
+    }
+
+    /// How the container ended; at once if it has. Also where the shim was killed.
+    pub async fn wait(&self) -> ExitRecord {
+        let mut exited = self.events.exited.subscribe();
+        let record = exited.wait_for(Option::is_some).await.ok().and_then(|record| record.clone());
+        record.unwrap_or_else(|| leftover::unknown_exit("the connection to the shim was given up"))
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// The container's standard input, if it was attached with it. Dropping it ends the input.
+pub struct StdinSender(Writer);
+
+impl StdinSender {
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LaunchError> {
+        Ok(self.0.stdin(bytes).await?)
+    }
+}
+
+/// The container's output, in the order in which it came, and its end.
+pub struct OutputReceiver {
+    reader: Option<Reader>,
+}
+
+impl OutputReceiver {
+    /// `None` when all output was received. Not to be cancelled half-way: output would be lost.
+    pub async fn recv(&mut self) -> Option<Output> {
+        let reader = self.reader.as_mut()?;
+        while let Ok(Some(frame)) = reader.frame().await {
+            let stream = match frame.kind {
+                Kind::Stdout => Stream::Stdout,
+                Kind::Stderr => Stream::Stderr,
+                Kind::Json if matches!(frame.parse(), Ok(Report::Exited { .. })) => break,
+                Kind::Json | Kind::Stdin => continue,
+            };
+            return Some(Output { stream, bytes: frame.body.into() });
+        }
+        self.reader = None;
+        None
+    }
+}
+
+/// Hears what the shim says until it hangs up. Every waiter has its answer afterwards.
+async fn listen(mut reader: Reader, events: Arc<Events>, dir: PathBuf, pidfd: Option<OwnedFd>) {
+    while let Ok(Some(report)) = reader.report().await {
+        match report {
+            Report::Started => drop(events.started.send_replace(Some(Ok(())))),
+            Report::StartFailed { failure } => drop(events.started.send_replace(Some(Err(failure)))),
+            Report::Signalled { delivered } => {
+                let waiter = events.signalled.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                // Whoever asked may have gone.
+                let _ = waiter.map(|waiter| waiter.send(delivered));
+            }
+            Report::Exited { record } => {
+                events.exited.send_replace(Some(record));
+                break;
+            }
+            Report::Hello { .. } | Report::Created { .. } | Report::Attached | Report::State { .. } => {}
+        }
+    }
+    if events.exited.borrow().is_none() {
+        let record = exit_without_shim(&dir, pidfd).await;
+        events.exited.send_replace(Some(record));
+    }
+    if events.started.borrow().is_none() {
+        let gone = StartFailure::new(FailureKind::Other, "the container's shim is gone");
+        events.started.send_replace(Some(Err(gone)));
+    }
+    events.signalled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// The shim was killed, and init with it: the kernel still knows how init ended, if the shim did not write it down.
+async fn exit_without_shim(dir: &Path, pidfd: Option<OwnedFd>) -> ExitRecord {
+    let written = || record::read::<ExitRecord>(dir, EXIT_FILE).ok().flatten();
+    let Some(pidfd) = pidfd else {
+        return written().unwrap_or_else(|| leftover::unknown_exit("the container's shim was killed"));
+    };
+    // Before its last step init is not yet tied to the shim.
+    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    if let Ok(pidfd) = AsyncFd::register_with_interest(pidfd.as_fd(), tokio::io::Interest::READABLE) {
+        // An error means that it cannot be waited for; the answer below is as good as it gets.
+        let _ = pidfd.readable().await;
+    }
+    written().unwrap_or_else(|| match pidfd_exit_status(pidfd.as_fd()) {
+        Some(status) => {
+            ExitRecord { note: Some("its shim was killed".to_owned()), ..ExitRecord::from_wait_status(status) }
+        }
+        None => leftover::unknown_exit("the container's shim was killed"),
+    })
+}

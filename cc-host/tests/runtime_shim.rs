@@ -1,0 +1,164 @@
+//! The shim keeps its container's streams, survives whoever talks to it, and leaves a record whatever happens.
+#![cfg(feature = "daemon")]
+
+mod runtime_world;
+
+use std::path::Path;
+
+use cc_host::container::launch::{LaunchError, Shim, kill_leftover};
+use cc_host::shim::record::{EXIT_FILE, ExitRecord, STATE_FILE, StateRecord, read};
+use runtime_world::{SHIM, World, collect};
+
+#[tokio::test]
+async fn signals_reach_init_and_codes_say_so() {
+    let world = World::new();
+    let (shim, made) =
+        world.spawn(&["sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done"], |_| ()).await;
+    let (_stdin, mut output) = shim.attach(false).await.unwrap();
+    shim.start().await.unwrap();
+    output.recv().await.unwrap();
+    assert!(shim.signal(15).await.unwrap());
+    assert_eq!(shim.wait().await.code, 9);
+    assert!(!shim.signal(15).await.unwrap());
+    made.cgroup.remove().unwrap();
+
+    let (shim, made) = world.spawn(&["sleep", "1000"], |_| ()).await;
+    shim.start().await.unwrap();
+    assert!(shim.signal(9).await.unwrap());
+    let record = shim.wait().await;
+    assert_eq!((record.code, record.signal), (137, Some(9)));
+    assert_eq!(read::<ExitRecord>(&made.dir, EXIT_FILE).unwrap(), Some(record));
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn input_arrives_whole_and_ends() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["wc", "-c"], |spec| spec.stdin = true).await;
+    let (mut stdin, output) = shim.attach(true).await.unwrap();
+    shim.start().await.unwrap();
+    stdin.send(&vec![b'x'; 1_000_000]).await.unwrap();
+    drop(stdin);
+    assert_eq!(collect(output).await.0, "1000000\n");
+    assert_eq!(shim.wait().await.code, 0);
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_slow_reader_loses_nothing_and_the_log_has_it_all() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sh", "-c", "yes 0123456789abcde | head -n 100000"], |_| ()).await;
+    let (_stdin, mut output) = shim.attach(false).await.unwrap();
+    shim.start().await.unwrap();
+    let mut bytes = 0;
+    while let Some(piece) = output.recv().await {
+        bytes += piece.bytes.len();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bytes, 1_600_000);
+    assert_eq!(shim.wait().await.code, 0);
+    let log = std::fs::read_to_string(&made.spec.log.as_ref().unwrap().path).unwrap();
+    assert_eq!(log.lines().filter(|line| line.ends_with(" stdout F 0123456789abcde")).count(), 100_000);
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_container_outlives_those_who_watch_it() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sh", "-c", "read x; exit 5"], |spec| spec.stdin = true).await;
+    shim.start().await.unwrap();
+    drop(shim.attach(false).await.unwrap());
+    drop(shim);
+    let again = Shim::connect(&made.dir).await.unwrap();
+    let (mut stdin, _output) = again.attach(true).await.unwrap();
+    stdin.send(b"go\n").await.unwrap();
+    assert_eq!(again.wait().await.code, 5);
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_container_that_nobody_starts_ends() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["true"], |_| ()).await;
+    let state: StateRecord = read(&made.dir, STATE_FILE).unwrap().unwrap();
+    assert!(state.init.unwrap().is_alive());
+    drop(shim);
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_container_along_and_leaves_an_exit_code() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sleep", "1000"], |_| ()).await;
+    shim.start().await.unwrap();
+    let state: StateRecord = read(&made.dir, STATE_FILE).unwrap().unwrap();
+    let pid = rustix::process::Pid::from_raw(state.shim.pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let record = shim.wait().await;
+    assert_eq!((record.code, record.signal), (137, Some(9)));
+    assert!(record.note.is_some());
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn what_was_left_behind_is_killed_exactly() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sleep", "1000"], |_| ()).await;
+    shim.start().await.unwrap();
+    drop(shim);
+    let state: StateRecord = read(&made.dir, STATE_FILE).unwrap().unwrap();
+    // A process that has the pid but is another one is left alone.
+    let mut stranger = state.clone();
+    let me = cc_host::shim::record::Process::of(std::process::id() as i32).unwrap();
+    stranger.shim = cc_host::shim::record::Process { start_ticks: me.start_ticks - 1, ..me };
+    stranger.init = None;
+    let other = world.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    cc_host::shim::record::write(&other, STATE_FILE, &stranger, false).unwrap();
+    assert!(!kill_leftover(&other).unwrap());
+
+    assert!(kill_leftover(&made.dir).unwrap());
+    assert!(!kill_leftover(&made.dir).unwrap());
+    assert!(!state.init.unwrap().is_alive());
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_specification_that_is_not_valid_is_explained() {
+    let world = World::new();
+    let made = world.make(&["true"], |spec| spec.args.clear());
+    assert!(matches!(Shim::spawn(Path::new(SHIM), &made.dir, &made.spec).await, Err(LaunchError::Spec(_))));
+    let made_too = world.make(&["true"], |spec| spec.rootfs.layers = vec!["/no/such/layer".into()]);
+    let (shim, _) = Shim::spawn(Path::new(SHIM), &made_too.dir, &made_too.spec).await.unwrap();
+    let failure = shim.start().await.unwrap_err();
+    assert!(failure.message.contains("/no/such/layer"), "{failure}");
+    shim.wait().await;
+    made.cgroup.remove().unwrap();
+    made_too.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn garbage_on_the_socket_hurts_nobody_else() {
+    use std::io::{Read, Write};
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sh", "-c", "exit 6"], |_| ()).await;
+    for garbage in [&b"\xff\xff\xff\xff"[..], b"\x02\0\0\0\0{", b"\x11\0\0\0\0{\"type\":\"start\"}", b"\0\0\0\0"] {
+        let mut stream = std::os::unix::net::UnixStream::connect(made.dir.join("shim.sock")).unwrap();
+        stream.write_all(garbage).unwrap();
+        let mut said = Vec::new();
+        // It greets and hangs up.
+        stream.read_to_end(&mut said).unwrap();
+    }
+    shim.start().await.unwrap();
+    assert_eq!(shim.wait().await.code, 6);
+    made.cgroup.remove().unwrap();
+    world.end();
+}
