@@ -80,7 +80,7 @@ pub async fn serve_on(
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), signal);
     let grace = async move {
         // The sender lives within the server's future, so this cannot end before it is told.
-        let _told = stopped.wait_for(|stopped| *stopped).await;
+        drop(stopped.wait_for(|stopped| *stopped).await);
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
