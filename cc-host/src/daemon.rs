@@ -1,1 +1,109 @@
-//! Placeholder.
+//! The life of the daemon: start in order, serve, stop in order. Refuses to do the rooms' work.
+
+pub mod events;
+mod lock;
+mod logging;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cc_common::api::fault::Fault;
+use cc_common::api::v1::host_service_server::HostServiceServer;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::Code;
+use tonic::service::Routes;
+
+use crate::api::host::{HostApi, NoObjects};
+use crate::api::server::{Doors, serve_on};
+use crate::auth::{AuthConfig, AuthLayer};
+use crate::config::{Config, ConfigError};
+use crate::ids;
+use crate::kernel::check;
+use crate::store::{SqliteStore, Store, Txn, typed};
+use events::Events;
+
+pub use lock::{LockError, RunLock};
+pub use logging::{LogFormat, init_logging};
+
+const HOST_ID_KEY: &str = "host/id";
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> Result<(), Fault> {
+    // First of all: from here on a signal stops the daemon in order, wherever it is.
+    let stop = stop_signal()?;
+    check::require(&config)?;
+    let _lock = RunLock::take(&config.run_dir)?;
+    let store = open_store(&config)?;
+    let events = Events::open(store.clone()).await?;
+    let host_id = host_id(&*store).await?;
+
+    let doors = Doors::open(&config).await?;
+    let auth = AuthLayer::new(AuthConfig {
+        store: store.clone(),
+        server: doors.server_key_hash(),
+        refusals_per_minute: config.refusals_per_minute,
+    });
+    let host = HostApi { events: events.clone(), host_id, abi: 1, objects: Arc::new(NoObjects) };
+    let routes = Routes::new(HostServiceServer::new(host));
+
+    if let Some(url) = &doors.endpoint_url {
+        tracing::info!(url, "serving TLS");
+    }
+    tracing::info!(socket = %config.socket().display(), "serving");
+    events.add("host.started", "", "the daemon started").await;
+    let result = serve_on(doors, routes, auth, stop).await;
+    events.add("host.stopped", "", "the daemon stopped").await;
+    let _gone_already = std::fs::remove_file(config.socket());
+    result
+}
+
+/// The store, its directory made if it is missing.
+pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, Fault> {
+    private_dir(&config.state_dir)?;
+    Ok(Arc::new(SqliteStore::open(&config.store_path())?))
+}
+
+async fn host_id(store: &dyn Store) -> Result<String, Fault> {
+    loop {
+        if let Some(stored) = typed::get_json::<String>(store, HOST_ID_KEY).await? {
+            return Ok(stored.value);
+        }
+        let id = format!("host-{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff);
+        if let Txn::Committed { .. } = typed::create_json(store, HOST_ID_KEY, &id).await? {
+            tracing::info!(id, "this host is new, at {} ms", ids::now_ms());
+        }
+    }
+}
+
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
+    let failed = |error: std::io::Error| {
+        Fault::new(Code::Internal, "server.signals", "cannot start", format!("cannot wait for signals: {error}"))
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+    })
+}
+
+fn private_dir(path: &Path) -> Result<(), Fault> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        let why = format!("cannot make the directory {}: {error}", path.display());
+        Fault::new(Code::FailedPrecondition, "server.state_dir", "cannot start", why)
+            .next("run as root, or set state_dir in the configuration file")
+    })
+}
+
+impl From<ConfigError> for Fault {
+    fn from(error: ConfigError) -> Fault {
+        let mut why = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            why = format!("{why}: {source}");
+        }
+        Fault::new(Code::InvalidArgument, "config.invalid", "cannot start", why).next("correct the configuration file")
+    }
+}

@@ -1,13 +1,6 @@
-//! The gRPC services: they check the caller's role, call a room, and put its answer into the contract's words. Refuses to touch
-//! the kernel, the store or a map.
+//! The doors: the unix socket, the TLS port, and the services behind them. Refuses to touch aya or netlink.
 
-mod container;
-mod convert;
-mod image;
-mod run;
-mod tunnel;
-mod vpc;
-
-pub use container::ContainerApi;
-pub use image::ImageApi;
-pub use vpc::VpcApi;
+pub mod host;
+pub mod listen;
+pub mod server;
+pub mod tls;

@@ -1,11 +1,21 @@
 //! Who calls, and what they may do. Refuses to know what the calls do.
 
+pub mod keys;
+mod layer;
+mod nonces;
+mod refusals;
+
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
 
 use cc_common::api::fault::Fault;
 
 use crate::ids::Project;
+
+pub use layer::{AuthConfig, AuthLayer};
 
 /// Ordered: each may do all that the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,4 +53,13 @@ impl Caller {
             .next("use a key with that role: cc-host key create --role ROLE --project PROJECT")
             .into())
     }
+}
+
+/// Where a connection comes from; the server puts it into the extensions of each of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The unix socket, and the user that the kernel vouches for.
+    Local { uid: u32 },
+    /// TLS.
+    Remote { address: std::net::SocketAddr },
 }

@@ -1,3 +1,3 @@
 //! Kernel objects as guards: links, network namespaces, cgroups, mounts. Refuses to decide which of them are wanted.
 
-pub mod cgroup;
+pub mod check;

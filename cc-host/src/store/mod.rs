@@ -1,8 +1,27 @@
 //! The store: every object's desired and observed state, as keys and values under revisions. This file is the trait that
 //! all of its implementations share. Refuses to know what the values mean.
 
+mod sqlite;
+pub mod typed;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash;
+
 use async_trait::async_trait;
+use cc_common::api::fault::Fault;
 use futures::stream::BoxStream;
+use tonic::Code;
+
+pub use sqlite::SqliteStore;
+
+/// Longest key: an object's kind, project and id with room to spare.
+pub const KEY_BYTES_MAX: usize = 512;
+/// Largest value: a container's record with its whole environment stays far below.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Most compares and operations of one transaction together.
+pub const TXN_OPS_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kv {
@@ -91,4 +110,32 @@ pub trait Store: Send + Sync {
     async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
     /// Deletes the keys that hang on it.
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        use StoreError as E;
+        let (kind, code) = match &error {
+            E::Open { .. } => (Code::Unavailable, "store.open"),
+            E::Sqlite { .. } => (Code::Internal, "store.failed"),
+            E::Closed => (Code::Unavailable, "store.closed"),
+            E::KeyTooLong(_) | E::ValueTooLarge { .. } | E::TxnTooLarge(_) => (Code::InvalidArgument, "store.limit"),
+            E::NoLease(_) => (Code::FailedPrecondition, "store.no_lease"),
+            E::Schema { .. } => (Code::FailedPrecondition, "store.schema"),
+            E::Decode { .. } => (Code::DataLoss, "store.decode"),
+        };
+        let mut why = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            why = format!("{why}: {cause}");
+            source = cause.source();
+        }
+        let fault = Fault::new(kind, code, "the store did not answer as it should", why);
+        match code {
+            "store.open" => fault.next("see that its directory exists, is writable and has space left"),
+            "store.failed" => fault.next("see that its disk is healthy and has space left: cc-host check"),
+            "store.schema" => fault.next("run the version of cc-host that wrote it, or a newer one"),
+            _ => fault,
+        }
+    }
 }

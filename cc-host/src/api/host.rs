@@ -1,0 +1,78 @@
+//! `HostService`: what this host is, and what happened on it. Refuses to change anything.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cc_common::api::fault::Fault;
+use cc_common::api::v1::host_service_server::HostService;
+use cc_common::api::v1::{Event, EventsRequest, EventsResponse, HostInfo, InfoRequest};
+use tonic::{Request, Response, Status};
+
+use crate::auth::{Caller, Role};
+use crate::daemon::events::Events;
+use crate::ids::Project;
+
+/// What the other rooms know of the objects of a project.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub containers_running: u32,
+    pub containers_total: u32,
+    pub vpcs: u32,
+}
+
+#[async_trait]
+pub trait CountObjects: Send + Sync {
+    async fn count(&self, project: &Project) -> Result<Counts, Fault>;
+}
+
+/// Counts nothing: for a daemon without rooms, as in tests.
+pub struct NoObjects;
+
+#[async_trait]
+impl CountObjects for NoObjects {
+    async fn count(&self, _: &Project) -> Result<Counts, Fault> {
+        Ok(Counts::default())
+    }
+}
+
+pub struct HostApi {
+    pub events: Events,
+    pub host_id: String,
+    pub abi: u32,
+    pub objects: Arc<dyn CountObjects>,
+}
+
+#[async_trait]
+impl HostService for HostApi {
+    async fn info(&self, request: Request<InfoRequest>) -> Result<Response<HostInfo>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let counts = self.objects.count(&caller.project).await?;
+        Ok(Response::new(HostInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: self.abi,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            containers_running: counts.containers_running,
+            containers_total: counts.containers_total,
+            vpcs: counts.vpcs,
+            host_id: self.host_id.clone(),
+        }))
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let visible = |project: &Option<Project>| match project {
+            Some(project) => *project == caller.project,
+            None => caller.role >= Role::Admin,
+        };
+        let events = self.events.list(request.get_ref().since_ms).await.map_err(Fault::from)?;
+        let events = events.into_iter().filter(|event| visible(&event.project)).map(|event| Event {
+            at_ms: event.at_ms,
+            kind: event.kind,
+            object: event.object,
+            text: event.text,
+        });
+        Ok(Response::new(EventsResponse { events: events.collect() }))
+    }
+}

@@ -1,0 +1,171 @@
+//! Connections as they come in, from both doors as one stream, each knowing its peer. Refuses to read requests.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tonic::transport::server::Connected;
+
+use crate::auth::Peer;
+
+/// A handshake that takes longer is not worth its memory.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes at a time: each costs a signature and up to 64 KiB.
+const HANDSHAKES_MAX: usize = 64;
+/// How long to wait after a failed accept, usually for file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("cannot make the directory {path}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("another daemon answers on {path}")]
+    InUse { path: PathBuf },
+    #[error("cannot listen on {path}")]
+    Unix { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {address}")]
+    Tcp { address: std::net::SocketAddr, source: io::Error },
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection past its handshake.
+pub struct Connection {
+    peer: Peer,
+    stream: Box<dyn Stream>,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer
+    }
+}
+
+/// Binds the socket with mode 0600. A socket file that nobody answers on is what a killed daemon left.
+pub fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| ListenError::Directory { path: dir.to_owned(), source })?;
+    }
+    let failed = |source| ListenError::Unix { path: path.to_owned(), source };
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(ListenError::InUse { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Between the two calls another user may connect; the kernel's word on its uid still refuses it.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+pub async fn bind_tcp(address: std::net::SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError::Tcp { address, source })
+}
+
+/// Accepts until the receiver of `accepted` is gone.
+pub async fn accept_unix(listener: UnixListener, accepted: mpsc::Sender<io::Result<Connection>>) {
+    loop {
+        let stream = tokio::select! {
+            () = accepted.closed() => return,
+            result = listener.accept() => match result {
+                Ok((stream, _)) => stream,
+                Err(error) => { pause("the local socket", &error).await; continue }
+            },
+        };
+        match local(stream) {
+            Ok(connection) => {
+                if accepted.send(Ok(connection)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the kernel does not say whose connection it is; closed it"),
+        }
+    }
+}
+
+fn local(stream: UnixStream) -> io::Result<Connection> {
+    let uid = stream.peer_cred()?.uid();
+    Ok(Connection { peer: Peer::Local { uid }, stream: Box::new(stream) })
+}
+
+/// Accepts and shakes hands until the receiver of `accepted` is gone. A slow handshake keeps nobody waiting but itself.
+pub async fn accept_tls(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+) {
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let (stream, address) = tokio::select! {
+            () = accepted.closed() => return,
+            result = listener.accept() => match result {
+                Ok(connection) => connection,
+                Err(error) => { pause("the TLS port", &error).await; continue }
+            },
+        };
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            // Requests are small and answered at once: do not wait to fill packets.
+            let _best_effort = stream.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let connection = Connection { peer: Peer::Remote { address }, stream: Box::new(stream) };
+                    // Nobody there means that the daemon is stopping.
+                    let _stopping = accepted.send(Ok(connection)).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn pause(door: &str, error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection on {door}");
+    tokio::time::sleep(ACCEPT_RETRY).await;
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

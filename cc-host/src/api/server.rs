@@ -1,0 +1,110 @@
+//! Serves the routes it is given behind the gate, on the doors that the configuration opens, until told to stop. Refuses to
+//! know the services.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cc_common::api::fault::Fault;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::service::Routes;
+
+use super::listen::{ListenError, accept_tls, accept_unix, bind_tcp, bind_unix};
+use super::tls::Identity;
+use crate::auth::AuthLayer;
+use crate::config::Config;
+
+/// From the signal to the cut of whatever still streams; the rest of the 5 s of a stop is for everything after it.
+const GRACE: Duration = Duration::from_secs(3);
+const ACCEPTED_MAX: usize = 64;
+/// RPCs at a time on one connection; each attached container is one.
+const STREAMS_MAX: u32 = 1024;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The doors, open: clients can connect, and are served once `serve_on` runs.
+pub struct Doors {
+    unix: UnixListener,
+    tls: Option<(TcpListener, Identity)>,
+    /// Where TLS is served, as a client is told.
+    pub endpoint_url: Option<String>,
+    pub tls_address: Option<SocketAddr>,
+}
+
+impl Doors {
+    pub async fn open(config: &Config) -> Result<Self, Fault> {
+        let unix = bind_unix(&config.socket())?;
+        let mut doors = Doors { unix, tls: None, endpoint_url: None, tls_address: None };
+        if let Some(address) = config.listen {
+            let identity = Identity::open(config)?;
+            let listener = bind_tcp(address).await?;
+            let bound = listener.local_addr().map_err(|source| ListenError::Tcp { address, source })?;
+            doors.endpoint_url = Some(identity.endpoint_url(config, bound));
+            doors.tls_address = Some(bound);
+            doors.tls = Some((listener, identity));
+        }
+        Ok(doors)
+    }
+
+    /// What signatures are for: the hash of the public key that clients see.
+    pub fn server_key_hash(&self) -> Option<[u8; 32]> {
+        self.tls.as_ref().map(|(_, identity)| identity.pin)
+    }
+}
+
+/// Serves until `stop` is ready, then waits for running calls, at most `GRACE`. What streams longer is cut when the
+/// caller's runtime ends.
+pub async fn serve_on(
+    doors: Doors,
+    routes: Routes,
+    auth: AuthLayer,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Fault> {
+    let (sender, accepted) = mpsc::channel::<io::Result<super::listen::Connection>>(ACCEPTED_MAX);
+    tokio::spawn(accept_unix(doors.unix, sender.clone()));
+    if let Some((listener, identity)) = doors.tls {
+        tokio::spawn(accept_tls(listener, identity.server_config, sender));
+    }
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let signal = async move {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .layer(auth)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(ReceiverStream::new(accepted), signal);
+    let grace = async move {
+        // The sender lives within the server's future, so this cannot end before it is told.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        result = server => result.map_err(|error| {
+            Fault::new(Code::Internal, "server.failed", "the server ended", error.to_string())
+        }),
+        () = grace => {
+            tracing::info!("cut the calls that were still running");
+            Ok(())
+        }
+    }
+}
+
+impl From<ListenError> for Fault {
+    fn from(error: ListenError) -> Fault {
+        let mut why = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            why = format!("{why}: {source}");
+        }
+        let next = match error {
+            ListenError::InUse { .. } => "stop it, or give this one its own run_dir and state_dir",
+            ListenError::Tcp { .. } => "choose another address in `listen`, or stop what uses it",
+            _ => "check the directory's permissions; cc-host serve needs root",
+        };
+        Fault::new(Code::FailedPrecondition, "server.listen", "cannot serve", why).next(next)
+    }
+}
