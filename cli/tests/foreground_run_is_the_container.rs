@@ -18,10 +18,6 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 struct Fake;
 
-fn answers<T: Send + 'static>(all: Vec<Result<T, Status>>) -> Result<Response<Answers<T>>, Status> {
-    Ok(Response::new(Box::pin(tokio_stream::iter(all))))
-}
-
 fn none<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not here"))
 }
@@ -33,30 +29,27 @@ impl ContainerService for Fake {
     type WaitStream = Answers<Exit>;
     type TunnelStream = Answers<TunnelData>;
 
-    /// Echoes stdin to both outputs after its end, and exits with 42.
+    /// Echoes stdin until its end, and exits with 42.
     async fn run(&self, request: Request<Streaming<RunInput>>) -> Result<Response<Self::RunStream>, Status> {
         let mut inputs = request.into_inner();
-        let mut stdin = Vec::new();
-        while let Some(message) = inputs.message().await? {
-            match message.input {
-                Some(Input::Start(start)) if start.spec.as_ref().is_some_and(|spec| spec.command == ["nowhere"]) => {
-                    let code = "container.not_found";
-                    return Err(Fault::new(Code::NotFound, code, "cannot run nowhere", "no such file").into());
-                }
-                Some(Input::Stdin(bytes)) => stdin.extend(bytes),
-                Some(Input::StdinEof(_)) => break,
-                _ => {}
-            }
+        if let Some(Input::Start(start)) = inputs.message().await?.and_then(|message| message.input)
+            && start.spec.is_some_and(|spec| spec.command == ["nowhere"])
+        {
+            let code = "container.not_found";
+            return Err(Fault::new(Code::NotFound, code, "cannot run nowhere", "no such file").into());
         }
-        let exit = Exit { id: "c-1".into(), code: 42, ..Default::default() };
-        let all = [
-            Output::Created("c-1".into()),
-            Output::Started(true),
-            Output::Stdout(stdin),
-            Output::Stderr(b"to stderr".to_vec()),
-            Output::Exit(exit),
-        ];
-        answers(all.into_iter().map(|output| Ok(RunOutput { output: Some(output) })).collect())
+        let (sender, receiver) = tokio::sync::mpsc::channel(8);
+        tokio::spawn(async move {
+            let send = async |output| sender.send(Ok(RunOutput { output: Some(output) })).await.unwrap();
+            send(Output::Created("c-1".into())).await;
+            send(Output::Started(true)).await;
+            while let Some(Input::Stdin(bytes)) = inputs.message().await.unwrap().and_then(|message| message.input) {
+                send(Output::Stdout(bytes)).await;
+            }
+            send(Output::Stderr(b"to stderr".to_vec())).await;
+            send(Output::Exit(Exit { id: "c-1".into(), code: 42, ..Default::default() })).await;
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 
     async fn tunnel(&self, _: Request<Streaming<TunnelData>>) -> Result<Response<Self::TunnelStream>, Status> {
