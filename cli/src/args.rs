@@ -19,8 +19,8 @@ Exit codes:
   127  cc run: the command was not found
   128+n  cc run: signal n ended the container; any other code is the container's own
 
-Under the name cc, anything that is not one of these commands, --cc-*, --json or --help goes to the next cc on PATH, the
-C compiler.";
+Under the name cc, anything that is not one of these commands, --cc-*, --json or
+--help goes to the next cc on PATH, the C compiler.";
 
 #[derive(Debug, Parser)]
 #[command(name = "cc", version, about = "Containers in isolated VPCs.", after_help = AFTER, max_term_width = 120)]

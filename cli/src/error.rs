@@ -89,18 +89,27 @@ pub fn explain(fault: Fault, endpoint: Option<&str>) -> Fault {
     let what = format!("cannot reach the daemon at {path}");
     let start = "start it with: cc-host serve (cc-host check names what it lacks)";
     match source.kind() {
-        io::ErrorKind::NotFound => {
-            Fault::new(Code::Unavailable, "transport.no_socket", what, "cc-host is not running: there is no such socket")
-                .next(start)
-        }
-        io::ErrorKind::ConnectionRefused => {
-            Fault::new(Code::Unavailable, "transport.refused", what, "cc-host is not running: nobody listens on the socket")
-                .next(start)
-        }
-        io::ErrorKind::PermissionDenied => {
-            Fault::new(Code::PermissionDenied, "transport.permission", what, "the socket belongs to root")
-                .next("run this as root, or give an endpoint and a key: --cc-endpoint-url, --cc-access-token, --cc-secret-key")
-        }
+        io::ErrorKind::NotFound => Fault::new(
+            Code::Unavailable,
+            "transport.no_socket",
+            what,
+            "cc-host is not running: there is no such socket",
+        )
+        .next(start),
+        io::ErrorKind::ConnectionRefused => Fault::new(
+            Code::Unavailable,
+            "transport.refused",
+            what,
+            "cc-host is not running: nobody listens on the socket",
+        )
+        .next(start),
+        io::ErrorKind::PermissionDenied => Fault::new(
+            Code::PermissionDenied,
+            "transport.permission",
+            what,
+            "the socket belongs to root",
+        )
+        .next("run this as root, or give an endpoint and a key: --cc-endpoint-url, --cc-access-token, --cc-secret-key"),
         _ => Fault::new(Code::Unavailable, "transport", what, source.to_string()).next(start),
     }
 }

@@ -32,7 +32,8 @@ impl PullDisplay {
             if self.layers.len() >= LAYERS_MAX {
                 return;
             }
-            let bar = if self.progress == Progress::Bars { self.bars.add(new_bar(&short)) } else { ProgressBar::hidden() };
+            let bar =
+                if self.progress == Progress::Bars { self.bars.add(new_bar(&short)) } else { ProgressBar::hidden() };
             self.layers.insert(layer.digest.clone(), (bar, String::new()));
         }
         let Some((bar, state)) = self.layers.get_mut(&layer.digest) else { return };

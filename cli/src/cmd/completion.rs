@@ -9,7 +9,9 @@ use crate::args::Cli;
 use crate::error::Failure;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  source <(cc completion bash)\n  cc completion fish > ~/.config/fish/completions/cc.fish")]
+#[command(
+    after_help = "Examples:\n  source <(cc completion bash)\n  cc completion fish > ~/.config/fish/completions/cc.fish"
+)]
 pub struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell
     shell: Shell,

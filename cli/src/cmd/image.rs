@@ -1,10 +1,10 @@
 //! `cc image`: pull, load, list, remove, prune, login. Refuses to unpack anything: the daemon does.
 
+use cc_common::api::fault::Fault;
 use cc_common::api::v1::image_service_client::ImageServiceClient;
 use cc_common::api::v1::{
     ListImagesRequest, PruneImagesRequest, PullRequest, RemoveImagesRequest, pull_progress::Progress,
 };
-use cc_common::api::fault::Fault;
 use clap::{Args, Subcommand};
 use tonic::Code;
 

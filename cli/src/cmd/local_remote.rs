@@ -24,7 +24,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const CHUNKS_IN_FLIGHT: usize = 2;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  cc local-remote serve --container-id web --container-port 80 --bind 127.0.0.1:8080")]
+#[command(
+    after_help = "Example:\n  cc local-remote serve --container-id web --container-port 80 --bind 127.0.0.1:8080"
+)]
 pub struct LocalRemoteArgs {
     #[command(subcommand)]
     command: LocalRemoteCommand,
@@ -70,7 +72,8 @@ pub async fn run(context: &Context, args: LocalRemoteArgs) -> Result<i32, Failur
     };
     let (listener, address) = bind(&args.bind).await.map_err(|source| {
         let what = format!("cannot listen on {}", args.bind);
-        Fault::new(Code::Unavailable, "cli.bind", what, chain(&source)).next("give a free --bind HOST:PORT; port 0 takes any")
+        Fault::new(Code::Unavailable, "cli.bind", what, chain(&source))
+            .next("give a free --bind HOST:PORT; port 0 takes any")
     })?;
     context.ui.line(&Listening { listening: address.to_string() }, &format!("listening on {address}"))?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -160,7 +160,8 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> i32 {
     } else {
         let _ = error.print();
     }
-    let is_run = args.iter().skip(1).find(|arg| !arg.to_string_lossy().starts_with('-')).is_some_and(|arg| arg == "run");
+    let is_run =
+        args.iter().skip(1).find(|arg| !arg.to_string_lossy().starts_with('-')).is_some_and(|arg| arg == "run");
     match error.exit_code() {
         0 => 0,
         _ if is_run => EXIT_RUN_FAILED,

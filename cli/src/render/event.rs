@@ -28,9 +28,8 @@ pub struct Events(pub Vec<EventView>);
 
 impl View for Events {
     fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
-        let row = |event: &EventView| {
-            vec![event.at.clone(), event.kind.clone(), event.object.clone(), event.text.clone()]
-        };
+        let row =
+            |event: &EventView| vec![event.at.clone(), event.kind.clone(), event.object.clone(), event.text.clone()];
         table::print_into(out, &["AT", "KIND", "OBJECT", "TEXT"], &self.0.iter().map(row).collect::<Vec<_>>())
     }
 

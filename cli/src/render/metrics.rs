@@ -50,12 +50,8 @@ fn traffic(traffic: Option<v1::Traffic>) -> TrafficView {
 
 impl From<v1::Metrics> for MetricsView {
     fn from(m: v1::Metrics) -> Self {
-        let drop = |d: v1::Drop| DropView {
-            direction: d.direction,
-            reason: d.reason,
-            packets: d.packets,
-            bytes: d.bytes,
-        };
+        let drop =
+            |d: v1::Drop| DropView { direction: d.direction, reason: d.reason, packets: d.packets, bytes: d.bytes };
         MetricsView {
             id: m.id,
             name: m.name,

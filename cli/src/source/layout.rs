@@ -235,10 +235,9 @@ fn choose(mut entries: Vec<Value>, tag: Option<&str>) -> Result<Value, LayoutErr
         return match entries.len() {
             0 => Err(LayoutError::Empty),
             1 => Ok(entries.remove(0)),
-            _ => entries
-                .into_iter()
-                .find(|entry| ref_name(entry) == Some("latest"))
-                .ok_or(LayoutError::Ambiguous(known)),
+            _ => {
+                entries.into_iter().find(|entry| ref_name(entry) == Some("latest")).ok_or(LayoutError::Ambiguous(known))
+            }
         };
     };
     let exact = entries.iter().position(|entry| ref_name(entry) == Some(tag));

@@ -31,9 +31,7 @@ fn made(names: &[&str]) -> Made {
     })
     .to_string();
     let digest = put(root, manifest.as_bytes());
-    let entry = |name: &&str| {
-        serde_json::json!({"digest": format!("sha256:{digest}"), "size": manifest.len(), "annotations": {REF_NAME: name}})
-    };
+    let entry = |name: &&str| serde_json::json!({"digest": format!("sha256:{digest}"), "size": manifest.len(), "annotations": {REF_NAME: name}});
     let index = serde_json::json!({"manifests": names.iter().map(entry).collect::<Vec<_>>()});
     fs::write(root.join("index.json"), index.to_string()).unwrap();
     fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();

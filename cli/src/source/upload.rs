@@ -44,8 +44,10 @@ impl From<UploadError> for Fault {
 pub async fn load(connection: Connection, source: &Source, name: Option<String>) -> Result<Image, Fault> {
     let client = ImageServiceClient::new(connection);
     match source {
-        Source::Registry(reference) => Err(usage("cannot load the image", format!("{reference:?} is not a local image"))
-            .next(format!("use oci:DIR[:TAG] or docker-archive:FILE, or: cc image pull {reference}"))),
+        Source::Registry(reference) => {
+            Err(usage("cannot load the image", format!("{reference:?} is not a local image"))
+                .next(format!("use oci:DIR[:TAG] or docker-archive:FILE, or: cc image pull {reference}")))
+        }
         Source::OciLayout { dir, tag } => load_layout(client, dir, tag.as_deref(), name).await,
         Source::DockerArchive { file, tag } => {
             let refuse = |source| UploadError::Archive { file: file.clone(), source };
@@ -59,7 +61,8 @@ pub async fn load(connection: Connection, source: &Source, name: Option<String>)
                 tag: tag.clone().unwrap_or_default(),
             };
             let file = file.clone();
-            send(client, header, move |out| copy(opened, out).map_err(|source| UploadError::Archive { file, source })).await
+            send(client, header, move |out| copy(opened, out).map_err(|source| UploadError::Archive { file, source }))
+                .await
         }
     }
 }

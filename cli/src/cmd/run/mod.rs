@@ -27,8 +27,9 @@ const INPUTS_IN_FLIGHT: usize = 4;
 #[command(after_help = "Examples:\n  cc run --rm --image debian:12 cat /etc/os-release\n  \
     cc run -d --name web --vpc blue --memory 512MiB --cpu 512 --image oci:./nginx:v1\n  \
     echo hello | cc run --rm -i --image debian:12 --env A=1 --user nobody --dir /tmp cat\n\n\
-    Flags come before the command; all after its first word is the command's. Exit codes: 125 cc or the daemon failed,\n\
-    126 the command cannot be executed, 127 it was not found, 128+n signal n ended it, else the command's own.")]
+    Flags come before the command; all after its first word is the command's.\n\n\
+    Exit codes: 125 cc or the daemon failed, 126 the command cannot be executed,\n\
+    127 it was not found, 128+n signal n ended it, else the command's own.")]
 pub struct RunArgs {
     /// A registry reference, oci:DIR[:TAG], or docker-archive:FILE[:REF]
     #[arg(long, value_name = "IMAGE")]
@@ -122,7 +123,8 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
         Source::Registry(reference) => {
             let path = credentials::default_path().map_err(Fault::from);
             // Without a home there are no credentials, and most images need none.
-            auth = path.ok().map(|path| credentials::for_reference(&path, &reference)).transpose().map_err(Fault::from)?;
+            auth =
+                path.ok().map(|path| credentials::for_reference(&path, &reference)).transpose().map_err(Fault::from)?;
             spec.image = reference;
         }
         local => {
@@ -216,5 +218,6 @@ async fn detached(mut outputs: Streaming<RunOutput>) -> Result<i32, Fault> {
 }
 
 fn ended(when: &str) -> Fault {
-    Fault::new(Code::Unavailable, "transport", "the daemon ended the call", when).next("see cc-host's log and cc events")
+    Fault::new(Code::Unavailable, "transport", "the daemon ended the call", when)
+        .next("see cc-host's log and cc events")
 }

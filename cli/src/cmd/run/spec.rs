@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn flags_become_a_spec() {
-        let args = parsed(&["--memory", "512MiB", "-e", "A=1=2", "-e", "B", "-e", "C", "--label", "l", "--rm", "ls", "-l"]);
+        let args =
+            parsed(&["--memory", "512MiB", "-e", "A=1=2", "-e", "B", "-e", "C", "--label", "l", "--rm", "ls", "-l"]);
         let spec = from_args(&args.unwrap(), |key| (key == "B").then(|| "ours".to_owned())).unwrap();
         assert_eq!(spec.memory_bytes, 512 << 20);
         assert_eq!(spec.env, ["A=1=2", "B=ours"]);
