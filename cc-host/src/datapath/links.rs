@@ -95,7 +95,8 @@ impl PinnedLinks {
         ] {
             let skb: &mut CgroupSkb = skb;
             let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
-            let id = skb.attach(&cgroup, hook, CgroupAttachMode::AllowMultiple).map_err(failed)?;
+            // No flag: a link shares its cgroup with others in any case, and the kernel refuses to be told.
+            let id = skb.attach(&cgroup, hook, CgroupAttachMode::Single).map_err(failed)?;
             let link = skb.take_link(id).map_err(failed)?;
             self.pin(program, link.try_into(), self.path(tag, suffix))?;
         }

@@ -4,6 +4,7 @@
 mod counters;
 mod error;
 mod links;
+mod log;
 mod object;
 mod reconcile;
 mod tables;
@@ -22,6 +23,7 @@ use cc_common::route::{EndpointEntry, Route};
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
+pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
 
@@ -209,15 +211,5 @@ impl Inner {
         let now_us = crate::ids::now_ms().saturating_mul(1000);
         self.last_generation = now_us.max(self.last_generation + 1);
         self.last_generation
-    }
-}
-
-/// Hands the programs' records to the log until the task is dropped.
-pub async fn forward_log(logger: Logger) -> Result<(), std::io::Error> {
-    let mut logger = tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE)?;
-    loop {
-        let mut guard = logger.readable_mut().await?;
-        guard.get_inner_mut().flush();
-        guard.clear_ready();
     }
 }

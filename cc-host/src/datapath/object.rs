@@ -22,7 +22,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
 /// The target under which the programs' records appear in the log.
 const LOG_TARGET: &str = "cc_ebpf";
 
-pub type Logger = EbpfLogger<&'static dyn log::Log>;
+pub type Logger = EbpfLogger<&'static dyn ::log::Log>;
 
 /// Loaded and pinned.
 pub struct Object {

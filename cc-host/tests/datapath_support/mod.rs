@@ -1,0 +1,174 @@
+//! A world of its own for a test of the datapath: mount and network namespace, BPF filesystem, cgroup. Everything is gone when
+//! the test's thread ends. Refuses to run without root.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it, and fails by panicking")]
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use cc_host::datapath::{Datapath, DatapathConfig, Endpoint, Network};
+use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
+use cc_host::kernel::netns;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+pub struct World {
+    // Dropped in this order: links before what they are attached to.
+    pub datapath: Option<Datapath>,
+    runtime: tokio::runtime::Runtime,
+    cgroup: PathBuf,
+    cgroups: Vec<PathBuf>,
+    dir: tempfile::TempDir,
+}
+
+/// An attached endpoint, and the namespace behind it.
+pub struct Container {
+    pub endpoint: Endpoint,
+    pub tag: String,
+    pub netns: OwnedFd,
+    pub cgroup: PathBuf,
+    pub address: EndpointAddress,
+}
+
+impl World {
+    pub fn new() -> Self {
+        // The calling thread only: each test runs on its own.
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let name = format!("cc-test-{}-{}", std::process::id(), dir.path().file_name().unwrap().to_string_lossy());
+        let cgroup = cgroup_v2_root().join(name);
+        fs::create_dir(&cgroup).unwrap();
+        let mut world = World { datapath: None, runtime, cgroup, cgroups: Vec::new(), dir };
+        world.datapath = Some(world.open());
+        world
+    }
+
+    pub fn config(&self) -> DatapathConfig {
+        DatapathConfig { bpffs_dir: self.dir.path().join("bpf"), cgroup_level: 2 }
+    }
+
+    /// Opens the datapath, as a daemon that starts does.
+    pub fn open(&self) -> Datapath {
+        Datapath::open(&self.config()).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    pub fn datapath(&self) -> &Datapath {
+        self.datapath.as_ref().unwrap()
+    }
+
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    pub fn network(&self, vni: u32) {
+        self.datapath().add_network(&Network { vni, gateway: GATEWAY }).unwrap();
+    }
+
+    /// The host's end of a new veth pair, and the namespace that holds the other.
+    pub fn veth(&self, id: u32, mac: [u8; 6]) -> (u32, OwnedFd) {
+        let netns = new_netns();
+        let host_name = format!("cct{id}");
+        let veth =
+            Veth { host_name: &host_name, netns: netns.as_fd(), mac, mtu: 1450, alias: &format!("cc:{id:016x}") };
+        let ifindex = self.block_on(async { Links::open().unwrap().create_veth(&veth).await }).unwrap();
+        (ifindex, netns)
+    }
+
+    /// A container without processes: 10.0.0.`host` in network `vni`, group = VNI.
+    pub fn container(&mut self, id: u32, vni: u32, host: u8) -> Container {
+        self.container_in_group(id, vni, host, vni)
+    }
+
+    pub fn container_in_group(&mut self, id: u32, vni: u32, host: u8, group: u32) -> Container {
+        let mac = [2, 0, 0, 0, vni as u8, host];
+        let (ifindex, netns) = self.veth(id, mac);
+        let ipv4 = Ipv4Addr::new(10, 0, 0, host);
+        let endpoint = Endpoint { id, vni, group, ifindex, mac, ipv4 };
+        let tag = format!("{id:016x}");
+        let cgroup = self.cgroup.join(&tag);
+        if !cgroup.exists() {
+            fs::create_dir(&cgroup).unwrap();
+            self.cgroups.push(cgroup.clone());
+        }
+        self.datapath().attach(&endpoint, &tag, &cgroup).unwrap_or_else(|error| panic!("{error:?}"));
+        let address = EndpointAddress { address: ipv4, prefix_len: 24, gateway: GATEWAY };
+        self.block_on(configure_endpoint(netns.try_clone().unwrap(), address)).unwrap();
+        Container { endpoint, tag, netns, cgroup, address }
+    }
+
+    /// Deletes a container's interface, twice; nothing of it can be found afterwards.
+    pub fn delete_link(&self, container: &Container) {
+        self.block_on(async {
+            let links = Links::open().unwrap();
+            let alias = format!("cc:{}", container.tag);
+            let found = links.with_alias_prefix(&alias).await.unwrap();
+            assert_eq!(found.iter().map(|link| link.ifindex).collect::<Vec<_>>(), [container.endpoint.ifindex]);
+            links.delete(container.endpoint.ifindex).await.unwrap();
+            links.delete(container.endpoint.ifindex).await.unwrap();
+            assert_eq!(links.with_alias_prefix(&alias).await.unwrap(), []);
+        });
+    }
+
+    /// Names of the pinned links.
+    pub fn pinned_links(&self) -> Vec<String> {
+        let dir = self.datapath().pin_dir().join("links");
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.datapath = None;
+        for cgroup in self.cgroups.iter().chain([&self.cgroup]) {
+            if let Err(error) = fs::remove_dir(cgroup) {
+                eprintln!("{} stays: {error}", cgroup.display());
+            }
+        }
+        let _ = nix::mount::umount2(&self.dir.path().join("bpf"), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+impl Container {
+    /// Runs `work` as if inside the container's network.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::in_netns(self.netns.as_fd(), work).unwrap()
+    }
+
+    /// Runs a command inside, in the container's cgroup too; whether it succeeded.
+    pub fn run(&self, command: &str) -> bool {
+        let procs = self.cgroup.join("cgroup.procs");
+        let script = format!("echo $$ > {} && exec {command}", procs.display());
+        self.inside(|| {
+            let mut sh = std::process::Command::new("sh");
+            let output = sh.args(["-c", &script]).output().unwrap();
+            print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            output.status.success()
+        })
+    }
+
+    pub fn pings(&self, address: Ipv4Addr) -> bool {
+        self.run(&format!("busybox ping -c 1 -W 1 {address}"))
+    }
+}
+
+pub fn new_netns() -> OwnedFd {
+    let make = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        netns::open(Path::new("/proc/thread-self/ns/net")).unwrap()
+    };
+    std::thread::spawn(make).join().unwrap()
+}
+
+fn cgroup_v2_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup v2 tree");
+    line.split(' ').nth(4).unwrap().into()
+}
