@@ -1,3 +1,4 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
 pub mod images;
+pub mod skip;
