@@ -64,10 +64,11 @@ impl Host {
         command
     }
 
-    /// Loads a layout and gives back the reference to run it by.
-    pub fn load(&self, layout: &Path, _name: &str) -> Result<String> {
-        let reference = format!("oci:{}:latest", layout.display());
-        output(self.cc().args(["image", "load", &reference]))?;
+    /// Loads a layout under its directory's name and gives back the reference to run it by.
+    pub fn load(&self, layout: &Path) -> Result<String> {
+        let name = layout.file_name().context("a layout has no name")?.to_string_lossy();
+        let reference = format!("localhost/{name}:latest");
+        output(self.cc().args(["image", "load", &format!("oci:{}:latest", layout.display()), "--name", &reference]))?;
         Ok(reference)
     }
 

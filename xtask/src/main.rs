@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod demo;
 mod host;
+mod interrupt;
 mod netns;
 mod process;
 mod residue;

@@ -78,3 +78,60 @@ pub fn reachable(host: &str, port: u16) -> bool {
     let addresses = (host, port).to_socket_addrs().into_iter().flatten();
     addresses.take(2).any(|to| std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_secs(2)).is_ok())
 }
+
+/// What a program said, on both of its outputs, and whether it succeeded.
+pub struct Said {
+    pub text: String,
+    pub success: bool,
+}
+
+/// Runs a program that says little, and kills it when it takes longer than that or when we are interrupted.
+pub fn within(command: &mut Command, limit: std::time::Duration) -> Result<Said> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+    let began = std::time::Instant::now();
+    loop {
+        let ended = child.try_wait().context("cannot wait for a program")?.is_some();
+        let late = began.elapsed() > limit;
+        if ended || late || crate::interrupt::seen() {
+            if !ended {
+                child.kill().with_context(|| format!("cannot kill {}", shown(command)))?;
+            }
+            let out = child.wait_with_output().context("cannot read a program's output")?;
+            crate::interrupt::check()?;
+            if late && !ended {
+                bail!("{} took longer than {limit:?}", shown(command));
+            }
+            let text = [out.stdout, out.stderr].concat();
+            return Ok(Said { text: String::from_utf8_lossy(&text).into_owned(), success: out.status.success() });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// A program that runs beside us; ended with its guard.
+pub struct Beside(std::process::Child);
+
+impl Beside {
+    /// Starts it and waits for the line by which it says that it is ready.
+    pub fn start(command: &mut Command, ready: &str) -> Result<Beside> {
+        use std::io::BufRead as _;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut beside = Beside(child.with_context(|| format!("cannot start {}", shown(command)))?);
+        let out = beside.0.stdout.as_mut().context("a program's output was not piped")?;
+        for line in std::io::BufReader::new(out).lines() {
+            if line.context("cannot read a program's output")?.contains(ready) {
+                return Ok(beside);
+            }
+        }
+        bail!("{} ended before it was ready", shown(command))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -15,6 +15,7 @@ pub fn now() -> BTreeSet<String> {
     found.extend(entries(Path::new("/run/netns"), "network namespace"));
     found.extend(entries(Path::new("/sys/class/net"), "link"));
     found.extend(entries(Path::new("/sys/fs/bpf"), "bpf pin"));
+    found.extend(entries(&std::env::temp_dir(), "file"));
     found.extend(mounts());
     let cgroups = Path::new("/sys/fs/cgroup");
     found.extend(entries(cgroups, "cgroup"));

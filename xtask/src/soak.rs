@@ -45,15 +45,11 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
 }
 
 fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
-    let dir = root.join("tests/tests");
-    let mut names: Vec<String> = std::fs::read_dir(&dir)
-        .with_context(|| format!("cannot list {}", dir.display()))?
-        .flatten()
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+    let names: Vec<String> = test::files(root, "tests")
+        .into_iter()
         .filter(|name| FAMILIES.iter().any(|family| name.starts_with(family)))
         .filter(|name| which.is_none_or(|which| name.starts_with(which)))
         .collect();
-    names.sort();
     if names.is_empty() {
         bail!("no file in tests/tests starts with {}", which.unwrap_or("kill_ or churn_"));
     }
@@ -64,7 +60,7 @@ fn one(root: &Path, file: &str, seed: u64) -> Result<Row> {
     let before = residue::now();
     let began = Instant::now();
     let mut command = cargo(root);
-    command.args(["test", "-p", "tests", "--test", file, "--", "--nocapture"]);
+    command.args(["test", "--workspace", "--test", file, "--", "--nocapture"]);
     command.env("CC_SOAK", "1").env("CC_NO_SKIP", "1").env("CC_BIN_DIR", Profile::Release.bin_dir(root));
     let outcome = tally::run(test::seeded(&mut command, seed), "soak: ")?;
     let left: Vec<String> = residue::now().difference(&before).cloned().collect();

@@ -3,8 +3,9 @@
 
 mod net;
 mod packets;
+mod peers;
 mod report;
-mod rig;
+pub mod rig;
 mod start;
 pub mod traffic;
 
@@ -14,7 +15,7 @@ use anyhow::Result;
 
 use crate::build::{self, Profile};
 use crate::process::is_root;
-use crate::setup;
+use crate::{interrupt, setup};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Bench {
@@ -47,6 +48,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         Bench::Start(options) if options.common.peers => build::images_only(root)?,
         _ => build::run_with_images(root, Profile::Release)?,
     }
+    interrupt::catch()?;
     match which {
         Bench::Net(options) => net::run(root, &options),
         Bench::Start(options) => start::run(root, &options),

@@ -2,22 +2,23 @@
 //! to compare figures of different rounds.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::report::{self, Figure};
 use super::rig::{self, Rig};
 use super::traffic::Test;
 use crate::build;
 use crate::host::Host;
-use crate::process::output;
+use crate::interrupt;
+use crate::process::{Beside, output};
 
 const ROUNDS: usize = 5;
 const PORT: u16 = 5001;
-/// Client and server apart, where there are two CPUs.
+/// Streams and packets: client and server apart, where there are two CPUs. Request/response: both on the server's, because
+/// between CPUs the wake-ups of a virtual machine are what is measured.
 const CLIENT_CPU: usize = 0;
 
 #[derive(Debug, clap::Args)]
@@ -29,36 +30,26 @@ pub struct Options {
     millis: u64,
 }
 
-/// The server's end of a rig, killed with its guard.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     // Declared first, so that it goes last: the containers are its.
     let host = if options.common.peers { None } else { Some(Host::start(root, "net")?) };
     let mut rigs = Vec::new();
     if let Some(host) = &host {
-        let image = host.load(&build::image(root, "busybox")?, "busybox")?;
+        let image = host.load(&build::image(root, "busybox")?)?;
         rigs.push(rig::ours(host, &image)?);
     }
     rigs.push(rig::veth()?);
     for rules in [0, 1_000, 10_000] {
         rigs.push(rig::bridge(rules)?);
     }
-    let servers: Vec<Server> = rigs.iter().map(serve).collect::<Result<_>>()?;
+    let servers: Vec<Beside> = rigs.iter().map(serve).collect::<Result<_>>()?;
 
     let rounds = options.common.rounds.unwrap_or(ROUNDS);
     let mut samples: BTreeMap<&str, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
     for round in 0..rounds {
         for test in [Test::Tcp, Test::Udp, Test::Rr] {
             for rig in &rigs {
+                interrupt::check()?;
                 let value = measure(rig, test, options.millis)?;
                 samples.entry(test.name()).or_default().entry(rig.name.clone()).or_default().push(value);
             }
@@ -71,7 +62,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     for (test, figure, unit, scale) in [
         (Test::Tcp, "TCP throughput, one stream", "Gb/s", 1e-9),
         (Test::Udp, "UDP packets of 64 bytes, received", "kpps", 1e-3),
-        (Test::Rr, "TCP request/response, 1 byte", "1/s", 1.0),
+        (Test::Rr, "TCP request/response, 1 byte, one CPU", "1/s", 1.0),
     ] {
         let scaled = samples[test.name()]
             .iter()
@@ -90,20 +81,19 @@ fn tool(netns: &Path, cpu: usize) -> Result<Command> {
     Ok(command)
 }
 
-fn serve(rig: &Rig) -> Result<Server> {
-    let server_cpu = usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1));
-    let mut command = tool(&rig.server_netns, server_cpu)?;
-    let child = command.args(["server", &PORT.to_string()]).stdout(Stdio::piped()).spawn();
-    let mut server = Server(child.context("cannot start the traffic server")?);
-    let out = server.0.stdout.take().context("the server's output was not piped")?;
-    let mut line = String::new();
-    BufReader::new(out).read_line(&mut line).context("cannot read the traffic server's output")?;
-    ensure!(line.trim() == "ready", "the traffic server of {} did not start", rig.name);
-    Ok(server)
+fn server_cpu() -> usize {
+    usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+}
+
+fn serve(rig: &Rig) -> Result<Beside> {
+    let mut command = tool(&rig.server_netns, server_cpu())?;
+    Beside::start(command.args(["server", &PORT.to_string()]), "ready")
+        .with_context(|| format!("the server of {}", rig.name))
 }
 
 fn measure(rig: &Rig, test: Test, millis: u64) -> Result<f64> {
-    let mut command = tool(&rig.client_netns, CLIENT_CPU)?;
+    let cpu = if test == Test::Rr { server_cpu() } else { CLIENT_CPU };
+    let mut command = tool(&rig.client_netns, cpu)?;
     command.args(["client", test.name(), &rig.address.to_string(), &PORT.to_string(), &millis.to_string()]);
     let text = output(&mut command).with_context(|| format!("{} over {}", test.name(), rig.name))?;
     text.trim().parse().with_context(|| format!("{text:?} is no figure"))

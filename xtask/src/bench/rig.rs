@@ -44,7 +44,7 @@ pub fn bridge(rules: usize) -> Result<Rig> {
     middle.ip("link set br0 up")?;
     for (end, port) in [(&client, "a"), (&server, "b")] {
         end.ip(&format!("link add eth0 mtu {MTU} type veth peer name {port} mtu {MTU} netns {}", middle.name()))?;
-        middle.ip(&format!("link set {port} master br0 up"))?;
+        middle.ip(&format!("link set dev {port} master br0 up"))?;
     }
     address(&client, &server)?;
     let filtered = usize::from(rules > 0);
