@@ -3,17 +3,20 @@
 pub mod events;
 mod lock;
 mod logging;
+mod rooms;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::host_service_server::HostServiceServer;
+use cc_common::names::ABI;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::api::host::{HostApi, NoObjects};
+use crate::api::host::HostApi;
 use crate::api::server::{Doors, serve_on};
 use crate::auth::{AuthConfig, AuthLayer};
 use crate::config::{Config, ConfigError};
@@ -21,10 +24,13 @@ use crate::ids;
 use crate::kernel::check;
 use crate::store::{SqliteStore, Store, Txn, typed};
 use events::Events;
+use rooms::House;
 
 pub use lock::{LockError, RunLock};
 pub use logging::{LogFormat, init_logging};
 
+/// For containers, out of the 5 s that a stop may take.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 const HOST_ID_KEY: &str = "host/id";
 
 /// Serves until SIGTERM or SIGINT.
@@ -37,14 +43,15 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let events = Events::open(store.clone()).await?;
     let host_id = host_id(&*store).await?;
 
+    let house = House::open(&config, store.clone(), events.clone(), &host_id).await?;
     let doors = Doors::open(&config).await?;
     let auth = AuthLayer::new(AuthConfig {
         store: store.clone(),
         server: doors.server_key_hash(),
         refusals_per_minute: config.refusals_per_minute,
     });
-    let host = HostApi { events: events.clone(), host_id, abi: 1, objects: Arc::new(NoObjects) };
-    let routes = Routes::new(HostServiceServer::new(host));
+    let host = HostApi { events: events.clone(), host_id, abi: ABI, objects: house.counter() };
+    let routes = house.add_services(Routes::new(HostServiceServer::new(host)));
 
     if let Some(url) = &doors.endpoint_url {
         tracing::info!(url, "serving TLS");
@@ -52,6 +59,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
     let result = serve_on(doors, routes, auth, stop).await;
+    house.close(STOP_GRACE).await;
     events.add("host.stopped", "", "the daemon stopped").await;
     let _gone_already = std::fs::remove_file(config.socket());
     result

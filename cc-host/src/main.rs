@@ -101,8 +101,10 @@ impl From<RoleArgument> for Role {
 const CUT_AFTER: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    // The confined unpacker is a command of its own, before any thread exists:
-    // if std::env::args_os().nth(1).is_some_and(|a| a == "unpack-layer") { return cc_host::image::unpack::child_main(); }
+    // The confined unpacker is a command of its own, before any thread exists.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "unpack-layer") {
+        return cc_host::image::unpack::child_main(std::env::args_os().skip(2));
+    }
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(fault) => {

@@ -1,6 +1,17 @@
-//! The doors: the unix socket, the TLS port, and the services behind them. Refuses to touch aya or netlink.
+//! The doors and what is behind them: the unix socket, the TLS port, and the gRPC services. A service checks the caller's role,
+//! calls a room, and puts its answer into the contract's words. Refuses to touch aya, netlink or the store.
 
+mod container;
+mod convert;
 pub mod host;
+mod image;
 pub mod listen;
+mod run;
 pub mod server;
 pub mod tls;
+mod tunnel;
+mod vpc;
+
+pub use container::ContainerApi;
+pub use image::ImageApi;
+pub use vpc::VpcApi;

@@ -260,7 +260,9 @@ async fn exit_without_shim(dir: &Path, pidfd: Option<OwnedFd>) -> ExitRecord {
     };
     // Before its last step init is not yet tied to the shim.
     let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-    if let Ok(pidfd) = AsyncFd::register_with_interest(pidfd.as_fd(), tokio::io::Interest::READABLE) {
+    // SAFETY: the borrowed descriptor is this function's own `pidfd`, open until after the AsyncFd is dropped at the block's end.
+    let watched = unsafe { AsyncFd::register_with_interest(pidfd.as_fd(), tokio::io::Interest::READABLE) };
+    if let Ok(pidfd) = watched {
         // An error means that it cannot be waited for; the answer below is as good as it gets.
         let _ = pidfd.readable().await;
     }

@@ -1,5 +1,24 @@
 //! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.
 
+mod boot;
+mod create;
+mod error;
+mod files;
 pub mod launch;
 mod leftover;
+pub mod logs;
+mod metrics;
+mod record;
+mod room;
 pub mod shim_client;
+mod slots;
+mod start;
+mod stop;
+mod teardown;
+mod tunnel;
+
+pub use error::ContainerError;
+pub use metrics::ContainerMetrics;
+pub use record::{Attachment, ContainerRecord, Exit, RunSpec, State};
+pub use room::{Containers, Rooms};
+pub use start::{Started, Stdio};

@@ -1,3 +1,7 @@
 //! Kernel objects as guards: links, network namespaces, cgroups, mounts. Refuses to decide which of them are wanted.
 
+pub mod bpffs;
+pub mod cgroup;
 pub mod check;
+pub mod link;
+pub mod netns;

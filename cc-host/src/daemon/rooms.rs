@@ -1,0 +1,127 @@
+//! Builds the rooms in the order in which they stand on each other, and their services. Refuses to serve.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cc_common::api::fault::Fault;
+use cc_common::api::v1::container_service_server::ContainerServiceServer;
+use cc_common::api::v1::image_service_server::ImageServiceServer;
+use cc_common::api::v1::vpc_service_server::VpcServiceServer;
+use tonic::Code;
+use tonic::service::Routes;
+
+use super::events::Events;
+use crate::api::host::{CountObjects, Counts};
+use crate::api::{ContainerApi, ImageApi, VpcApi};
+use crate::config::Config;
+use crate::container::{Containers, Rooms};
+use crate::datapath::{Datapath, DatapathConfig, forward_log};
+use crate::error_chain;
+use crate::ids::Project;
+use crate::image::Images;
+use crate::kernel::cgroup::CgroupRoot;
+use crate::kernel::link::Links;
+use crate::store::Store;
+use crate::vpc::Vpcs;
+
+/// Messages of ours are small but for chunks of output and of archives.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// The rooms that the services call.
+pub(super) struct House {
+    vpcs: Arc<Vpcs>,
+    containers: Arc<Containers>,
+    images: Images,
+}
+
+impl House {
+    /// Opens everything, and brings what a former daemon left in line with the store.
+    pub(super) async fn open(
+        config: &Config,
+        store: Arc<dyn Store>,
+        events: Events,
+        host_id: &str,
+    ) -> Result<House, Fault> {
+        let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
+        let datapath = open_datapath(config, cgroups.v2_level()).await?;
+        let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
+        let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
+        let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
+        let vpcs = Arc::new(Vpcs::new(Arc::clone(&store), Arc::clone(&datapath)));
+        let containers = Containers::new(Rooms {
+            config: Arc::new(config.clone()),
+            store,
+            datapath: Arc::clone(&datapath),
+            images: images.clone(),
+            vpcs: Arc::clone(&vpcs),
+            cgroups: Arc::new(cgroups),
+            links,
+            events,
+            host_id: host_id.to_owned(),
+        });
+        containers.reconcile().await?;
+        let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
+        tokio::task::spawn_blocking(move || datapath.reconcile_networks(&known))
+            .await
+            .expect("a datapath call does not panic")?;
+        Ok(House { vpcs, containers, images })
+    }
+
+    pub(super) fn add_services(&self, routes: Routes) -> Routes {
+        let (vpcs, containers, images) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers), self.images.clone());
+        let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
+        let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
+        let image = ImageApi { images, containers };
+        routes
+            .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    pub(super) fn counter(&self) -> Arc<dyn CountObjects> {
+        Arc::new(Counter { vpcs: Arc::clone(&self.vpcs), containers: Arc::clone(&self.containers) })
+    }
+
+    /// Containers end with the daemon in this version.
+    pub(super) async fn close(&self, grace: std::time::Duration) {
+        self.containers.stop_all(grace).await;
+    }
+}
+
+async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapath>, Fault> {
+    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level };
+    let opened = tokio::task::spawn_blocking(move || Datapath::open(&wanted)).await;
+    let datapath = Arc::new(opened.expect("opening the datapath does not panic")?);
+    if let Some(logger) = datapath.take_logger() {
+        tokio::spawn(async move {
+            if let Err(error) = forward_log(logger).await {
+                tracing::warn!(%error, "the programs' log ended");
+            }
+        });
+    }
+    Ok(datapath)
+}
+
+fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {
+    let why = format!("cannot {what}: {error}: {}", error_chain(error));
+    Fault::new(Code::FailedPrecondition, format!("{room}.open"), "cannot start", why)
+        .next("cc-host check names what this host lacks")
+}
+
+struct Counter {
+    vpcs: Arc<Vpcs>,
+    containers: Arc<Containers>,
+}
+
+#[async_trait]
+impl CountObjects for Counter {
+    async fn count(&self, project: &Project) -> Result<Counts, Fault> {
+        let records = self.containers.list(project);
+        let running = records.iter().filter(|r| r.state.name() == "running").count();
+        let vpcs = self.vpcs.list(project).await?.len();
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Counts { containers_running: small(running), containers_total: small(records.len()), vpcs: small(vpcs) })
+    }
+}
