@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::signing::{
-    Claim, HEADER_KEY, HEADER_MESSAGE, HEADER_NONCE, HEADER_SIGNATURE, HEADER_TIME, KeyId, SecretKey, SignedClaim,
-    WINDOW_MS,
+    Claim, HEADER_KEY, HEADER_MESSAGE, HEADER_NONCE, HEADER_SIGNATURE, HEADER_TIME, KeyId, SecretKey, WINDOW_MS,
 };
 use cc_common::api::v1::host_service_client::HostServiceClient;
 use cc_common::api::v1::host_service_server::{HostService, HostServiceServer};
@@ -18,6 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpStream, UnixStream};
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::api::server::{Doors, serve_on};
 use crate::config::Config;
-use crate::ids::now_ms;
+use crate::ids::{Name, now_ms};
 use crate::store::{SqliteStore, Store};
 
 const INFO: &str = "/cc.v1.HostService/Info";
@@ -120,8 +120,6 @@ impl World {
         self.client.clone().events(request(EventsRequest { since_ms }, headers)).await.map(drop).map_err(code)
     }
 }
-
-use crate::ids::Name;
 
 fn request<T>(message: T, headers: HeaderMap) -> Request<T> {
     let mut request = Request::new(message);
@@ -323,7 +321,21 @@ async fn a_second_server_does_not_take_a_socket_that_answers() {
     assert!(fault.why.contains("another daemon"), "{fault:?}");
 }
 
-#[test]
-fn a_claim_that_was_not_signed_cannot_be_read() {
-    assert!(SignedClaim::read(&HeaderMap::new()).is_err());
+/// The socket's mode keeps other users out; should it be widened, the kernel's word on the uid still does.
+#[tokio::test]
+async fn another_user_of_the_local_socket_is_refused() {
+    use tower::{Layer as _, ServiceExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&dir.path().join("s")).unwrap());
+    let layer = AuthLayer::new(AuthConfig { store, server: None, refusals_per_minute: 1 });
+    let reached =
+        tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty())) });
+    let call = |uid: u32| {
+        let request = http::Request::builder().uri(INFO).extension(Peer::Local { uid }).body(Body::empty()).unwrap();
+        let answer = layer.layer(reached).oneshot(request);
+        async move { Status::from_header_map(answer.await.unwrap().headers()).map(code) }
+    };
+    assert_eq!(call(1000).await.as_deref(), Some("auth.not_root"));
+    assert_eq!(call(1000).await.as_deref(), Some("auth.rate_limited"));
+    assert_eq!(call(0).await, None, "root passes");
 }
