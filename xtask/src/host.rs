@@ -117,6 +117,9 @@ impl Host {
 
     fn stop(&mut self) {
         let Some(mut daemon) = self.daemon.take() else { return };
+        if !matches!(daemon.try_wait(), Ok(None)) {
+            return;
+        }
         if let Ok(all) = output(self.cc().args(["ps", "-a", "-q"])) {
             let ids: Vec<&str> = all.split_whitespace().collect();
             if !ids.is_empty() {

@@ -156,9 +156,6 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             "the end-to-end tests make namespaces, mounts and eBPF programs: run them as root (sudo -E cargo xtask test --e2e)"
         );
     }
-    build::run_with_images(root, Profile::Release)?;
-    run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
-
     let suites = suites(root, name);
     if suites.is_empty() {
         bail!(
@@ -166,6 +163,9 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
     }
+    build::run_with_images(root, Profile::Release)?;
+    run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+
     let before = residue::now();
     let mut skipped = 0;
     for (label, mut command) in suites {
