@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags};
 use tokio::io::AsyncReadExt;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use super::leftover::{self, open_process};
@@ -260,13 +260,13 @@ async fn exit_without_shim(dir: &Path, pidfd: Option<OwnedFd>) -> ExitRecord {
     };
     // Before its last step init is not yet tied to the shim.
     let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-    // SAFETY: the borrowed descriptor is this function's own `pidfd`, open until after the AsyncFd is dropped at the block's end.
-    let watched = unsafe { AsyncFd::register_with_interest(pidfd.as_fd(), tokio::io::Interest::READABLE) };
-    if let Ok(pidfd) = watched {
-        // An error means that it cannot be waited for; the answer below is as good as it gets.
-        let _ = pidfd.readable().await;
-    }
-    written().unwrap_or_else(|| match pidfd_exit_status(pidfd.as_fd()) {
+    let waited = tokio::task::spawn_blocking(move || {
+        // SIGKILL was sent: this ends. An interrupted wait leaves an answer that is as good as it gets.
+        let _ = rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None);
+        pidfd_exit_status(pidfd.as_fd())
+    });
+    let status = waited.await.ok().flatten();
+    written().unwrap_or_else(|| match status {
         Some(status) => {
             ExitRecord { note: Some("its shim was killed".to_owned()), ..ExitRecord::from_wait_status(status) }
         }

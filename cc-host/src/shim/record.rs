@@ -57,11 +57,15 @@ impl ExitRecord {
 }
 
 impl Process {
-    /// `None` if there is no such process.
+    /// `None` if there is no such process, or it has ended and only waits for its parent to look.
     pub fn of(pid: i32) -> Option<Process> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name is in parentheses and may hold any character; the fields after it are counted from there.
-        let start_ticks = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        let start_ticks = fields.nth(18)?.parse().ok()?;
         Some(Process { pid, start_ticks })
     }
 
