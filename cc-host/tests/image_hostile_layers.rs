@@ -168,7 +168,8 @@ async fn long_names_and_sparse_files() {
     let mut zeros = vec![0u8; 8 << 20];
     zeros[0] = 1;
     let world = world();
-    let root = world.layer(&[pax(&[("path", long.as_bytes())]), file("short", b"long"), file("disk", &zeros)]).await.unwrap();
+    let root =
+        world.layer(&[pax(&[("path", long.as_bytes())]), file("short", b"long"), file("disk", &zeros)]).await.unwrap();
     assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"long");
     let meta = root.join("disk").metadata().unwrap();
     assert_eq!(meta.len(), 8 << 20);
@@ -203,7 +204,12 @@ async fn bombs_are_refused() {
     }
     let bomb = encoder.finish().unwrap();
     let world = world();
-    let layout = Layout { blobs: vec![bomb], diff_ids: vec![sha256(b"whatever")], run: serde_json::json!({}), layer_digests: None };
+    let layout = Layout {
+        blobs: vec![bomb],
+        diff_ids: vec![sha256(b"whatever")],
+        run: serde_json::json!({}),
+        layer_digests: None,
+    };
     let why1 = why(world.load("test", &layout).await.unwrap_err());
     assert!(why1.starts_with("image.limit") && why1.contains("per compressed byte"), "{why1}");
     assert!(world.names("layers").is_empty() && world.names("tmp").is_empty());

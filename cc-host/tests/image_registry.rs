@@ -15,10 +15,14 @@ use cc_host::image::{Auth, ImageError, ImageRecord, LayerProgress, LayerState, L
 fn registry_binary() -> PathBuf {
     let found = std::env::var_os("CC_TEST_REGISTRY_BIN").map(PathBuf::from).into_iter();
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/docker-registry");
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|p| {
-        std::env::split_paths(&p).map(|d| d.join("docker-registry")).collect::<Vec<_>>()
-    });
-    found.chain([tools]).chain(on_path).find(|p| p.is_file()).expect("docker-registry is missing: set CC_TEST_REGISTRY_BIN")
+    let on_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|p| std::env::split_paths(&p).map(|d| d.join("docker-registry")).collect::<Vec<_>>());
+    found
+        .chain([tools])
+        .chain(on_path)
+        .find(|p| p.is_file())
+        .expect("docker-registry is missing: set CC_TEST_REGISTRY_BIN")
 }
 
 struct Registry {
@@ -49,16 +53,22 @@ impl Registry {
             root.display()
         );
         std::fs::write(&config, text).unwrap();
-        let mut child =
-            Command::new(registry_binary()).arg("serve").arg(&config).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new(registry_binary())
+            .arg("serve")
+            .arg(&config)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         // It says which port it was given.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let port = lines
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| line.split_once("listening on 127.0.0.1:").map(|(_, rest)| {
-                rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
-            }))
+            .find_map(|line| {
+                line.split_once("listening on 127.0.0.1:")
+                    .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap())
+            })
             .expect("the registry did not start");
         std::thread::spawn(move || lines.for_each(drop));
         Registry { child, dir, port }
@@ -170,7 +180,9 @@ async fn pulled_shared_and_pruned() {
     assert_eq!(world.names("layers").len(), 2);
     let pruned = world.images.prune(Some(&world.project), true, &HashSet::new()).await.unwrap();
     assert_eq!(pruned.removed, [two.reference.clone()]);
-    assert!(world.names("layers").is_empty() && world.names("blobs/sha256").is_empty() && world.names("tmp").is_empty());
+    assert!(
+        world.names("layers").is_empty() && world.names("blobs/sha256").is_empty() && world.names("tmp").is_empty()
+    );
     let error = world.images.get(&world.project, "nginx").await.unwrap_err();
     let fault = cc_common::api::fault::Fault::from(error);
     assert!(fault.next.contains("cc image pull nginx"), "{fault:?}");
@@ -245,7 +257,12 @@ fn cutting_proxy(to: u16) -> (u16, std::sync::mpsc::Receiver<String>) {
     (port, seen)
 }
 
-fn forward(mut client: TcpStream, to: u16, ranges: &std::sync::mpsc::Sender<String>, cut: &std::sync::atomic::AtomicBool) -> Option<()> {
+fn forward(
+    mut client: TcpStream,
+    to: u16,
+    ranges: &std::sync::mpsc::Sender<String>,
+    cut: &std::sync::atomic::AtomicBool,
+) -> Option<()> {
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut head = String::new();
     loop {
@@ -267,7 +284,11 @@ fn forward(mut client: TcpStream, to: u16, ranges: &std::sync::mpsc::Sender<Stri
     server.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).ok()?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer).ok()?;
-    let keep = if answer.len() > 200_000 && !cut.swap(true, std::sync::atomic::Ordering::SeqCst) { 150_000 } else { answer.len() };
+    let keep = if answer.len() > 200_000 && !cut.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        150_000
+    } else {
+        answer.len()
+    };
     client.write_all(&answer[..keep]).ok()
 }
 

@@ -74,7 +74,8 @@ impl Tree {
         let path = join(parts);
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         loop {
-            return match rustix::fs::openat2(&self.root, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            return match rustix::fs::openat2(&self.root, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+            {
                 Ok(fd) => {
                     let stat = rustix::fs::fstat(&fd).map_err(|e| disk("inspect", &path, e))?;
                     Ok(Some((fd, stat)))
