@@ -221,10 +221,11 @@ async fn bombs_are_refused() {
 async fn digests_and_diff_ids_are_checked() {
     let layer = tar_of(&[file("f", b"x")]);
     let world = world();
-    let wrong_id = Layout { diff_ids: vec![sha256(b"other")], ..Layout::plain(&[layer.clone()]) };
+    let wrong_id = Layout { diff_ids: vec![sha256(b"other")], ..Layout::plain(std::slice::from_ref(&layer)) };
     let why1 = why(world.load("test", &wrong_id).await.unwrap_err());
     assert!(why1.starts_with("image.digest_mismatch") && why1.contains("uncompressed layer"), "{why1}");
-    let wrong_blob = Layout { layer_digests: Some(vec![sha256(b"other")]), ..Layout::plain(&[layer.clone()]) };
+    let wrong_blob =
+        Layout { layer_digests: Some(vec![sha256(b"other")]), ..Layout::plain(std::slice::from_ref(&layer)) };
     let why2 = why(world.load("test", &wrong_blob).await.unwrap_err());
     assert!(why2.starts_with("image.digest_mismatch") && why2.contains("blob"), "{why2}");
     // Bytes after the compressed stream count as well.
