@@ -1,5 +1,6 @@
 //! A hostile layer is refused, or stays inside its own directory: traversal, links, bombs, lies about sizes and digests.
 //! Needs root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod image_support;
 use image_support::*;
@@ -168,7 +169,8 @@ async fn long_names_and_sparse_files() {
     let mut zeros = vec![0u8; 8 << 20];
     zeros[0] = 1;
     let world = world();
-    let root = world.layer(&[pax(&[("path", long.as_bytes())]), file("short", b"long"), file("disk", &zeros)]).await.unwrap();
+    let root =
+        world.layer(&[pax(&[("path", long.as_bytes())]), file("short", b"long"), file("disk", &zeros)]).await.unwrap();
     assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"long");
     let meta = root.join("disk").metadata().unwrap();
     assert_eq!(meta.len(), 8 << 20);
@@ -203,7 +205,12 @@ async fn bombs_are_refused() {
     }
     let bomb = encoder.finish().unwrap();
     let world = world();
-    let layout = Layout { blobs: vec![bomb], diff_ids: vec![sha256(b"whatever")], run: serde_json::json!({}), layer_digests: None };
+    let layout = Layout {
+        blobs: vec![bomb],
+        diff_ids: vec![sha256(b"whatever")],
+        run: serde_json::json!({}),
+        layer_digests: None,
+    };
     let why1 = why(world.load("test", &layout).await.unwrap_err());
     assert!(why1.starts_with("image.limit") && why1.contains("per compressed byte"), "{why1}");
     assert!(world.names("layers").is_empty() && world.names("tmp").is_empty());
@@ -214,10 +221,11 @@ async fn bombs_are_refused() {
 async fn digests_and_diff_ids_are_checked() {
     let layer = tar_of(&[file("f", b"x")]);
     let world = world();
-    let wrong_id = Layout { diff_ids: vec![sha256(b"other")], ..Layout::plain(&[layer.clone()]) };
+    let wrong_id = Layout { diff_ids: vec![sha256(b"other")], ..Layout::plain(std::slice::from_ref(&layer)) };
     let why1 = why(world.load("test", &wrong_id).await.unwrap_err());
     assert!(why1.starts_with("image.digest_mismatch") && why1.contains("uncompressed layer"), "{why1}");
-    let wrong_blob = Layout { layer_digests: Some(vec![sha256(b"other")]), ..Layout::plain(&[layer.clone()]) };
+    let wrong_blob =
+        Layout { layer_digests: Some(vec![sha256(b"other")]), ..Layout::plain(std::slice::from_ref(&layer)) };
     let why2 = why(world.load("test", &wrong_blob).await.unwrap_err());
     assert!(why2.starts_with("image.digest_mismatch") && why2.contains("blob"), "{why2}");
     // Bytes after the compressed stream count as well.

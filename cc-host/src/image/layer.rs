@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
+use pathrs::error::ErrorKind;
+use pathrs::flags::OpenFlags;
+use rustix::fs::XattrFlags;
 use sha2::{Digest, Sha256};
 
 use super::error::ImageError;
@@ -207,16 +210,16 @@ fn mark_opaque(fs: &Path, dirs: &[Vec<u8>]) -> Result<(), ImageError> {
     if dirs.is_empty() {
         return Ok(());
     }
-    let root = File::open(fs).map_err(ImageError::disk("open", fs))?;
+    let at = |e: std::io::Error| ImageError::disk("mark opaque a directory of", fs)(e);
+    let root = pathrs::Root::open(fs).map_err(|e| at(std::io::Error::other(e.to_string())))?;
     for dir in dirs {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        match rustix::fs::openat2(&root, dir.as_slice(), flags, Mode::empty(), resolve) {
+        let path = Path::new(std::ffi::OsStr::from_bytes(dir));
+        match root.open_subpath(path, OpenFlags::O_RDONLY | OpenFlags::O_DIRECTORY) {
             Ok(fd) => rustix::fs::fsetxattr(&fd, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-                .map_err(|e| ImageError::disk("mark opaque a directory of", fs)(e.into()))?,
+                .map_err(|e| at(e.into()))?,
             // A later entry put something else in its place.
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
-            Err(e) => return Err(ImageError::disk("open a directory of", fs)(e.into())),
+            Err(e) if matches!(e.kind(), ErrorKind::OsError(Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))) => {}
+            Err(e) => return Err(at(std::io::Error::other(e.to_string()))),
         }
     }
     Ok(())

@@ -116,3 +116,24 @@ impl Layout {
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_removes_what_was_left_unfinished_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, id) = (Layout::open(dir.path().join("images")).unwrap(), format!("sha256:{}", "a".repeat(64)));
+        fs::create_dir_all(layout.tmp().join("new-x/fs/usr")).unwrap();
+        let scratch = layout.scratch().unwrap();
+        layout.commit_layer(scratch.path(), &id, 7).unwrap();
+        fs::write(layout.partial(&id), "half").unwrap();
+        let again = Layout::open(dir.path().join("images")).unwrap();
+        assert_eq!(fs::read_dir(again.tmp()).unwrap().count(), 0);
+        assert_eq!((again.layer_size(&id), fs::read(again.partial(&id)).unwrap().len()), (Some(7), 4));
+        // A second unpacking of the same layer is no error.
+        let scratch = layout.scratch().unwrap();
+        again.commit_layer(scratch.path(), &id, 7).unwrap();
+    }
+}

@@ -174,7 +174,6 @@ fn index(name: &str, mut file: File, tmp: &std::path::Path) -> Result<Members, I
             at.entry(path).or_insert(place);
         }
     }
-    drop(archive_reader);
     Ok(Members { file: Arc::new(file), at })
 }
 

@@ -173,19 +173,21 @@ impl Images {
         before: impl Send + 'static,
     ) -> Result<(), ImageError> {
         let permit = self.0.unpacks.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (inner, id) = (self.0.clone(), diff_id.to_owned());
+        let (inner, id, project) = (self.0.clone(), diff_id.to_owned(), project.clone());
         let hold = self.0.holds.hold([id.clone()]);
         blocking(move || {
             let result = match inner.layout.layer_size(&id) {
                 Some(_) => layer::verify(&source, &id),
                 None => layer::unpack(&inner.layout, &inner.unpacker, &source, &id).map(|_| ()),
             };
+            if result.is_ok() {
+                // Before the next in line goes on: it must not fetch the same bytes again.
+                inner.shown.lock().unwrap_or_else(PoisonError::into_inner).insert((project, id));
+            }
             drop((hold, before, permit));
             result
         })
-        .await?;
-        self.shown().insert((project.clone(), diff_id.to_owned()));
-        Ok(())
+        .await
     }
 
     fn size_of(&self, layers: &[String]) -> u64 {

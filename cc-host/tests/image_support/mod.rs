@@ -234,7 +234,13 @@ impl Layout {
 }
 
 impl World {
-    pub async fn load_bytes(&self, name: &str, format: LoadFormat, tag: &str, bytes: Vec<u8>) -> Result<ImageRecord, ImageError> {
+    pub async fn load_bytes(
+        &self,
+        name: &str,
+        format: LoadFormat,
+        tag: &str,
+        bytes: Vec<u8>,
+    ) -> Result<ImageRecord, ImageError> {
         let chunks: Vec<std::io::Result<Bytes>> = bytes.chunks(60_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
         self.images.load(&self.project, name, format, tag, futures::stream::iter(chunks)).await
     }

@@ -58,7 +58,7 @@ pub fn enter() -> Result<OwnedFd, String> {
 
 fn limits() -> io::Result<()> {
     for (resource, limit) in [
-        (Resource::Nofile, 64),
+        (Resource::Nofile, 1024),
         (Resource::Core, 0),
         (Resource::Fsize, LAYER_BYTES_MAX),
         (Resource::As, CHILD_MEMORY_BYTES),

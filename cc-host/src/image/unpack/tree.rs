@@ -1,13 +1,13 @@
 //! The tree below the root: directories found or made, names cleared, whiteouts. Every path is resolved inside the root by
-//! openat2 (through pathrs); the last step is an `*at` call with a single name. Refuses to hand out paths.
+//! openat2; the last step is an `*at` call with a single name. Refuses to hand out paths. (pathrs, which the daemon's side
+//! uses, panics here when a path is missing: it looks for a /proc, and the child has none.)
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use pathrs::{Root, RootRef};
-use rustix::fs::{AtFlags, FileType, Mode, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::UnpackError;
@@ -15,7 +15,7 @@ use super::path::join;
 use crate::image::limits::OPAQUE_BYTES_MAX;
 
 pub struct Tree {
-    root: Root,
+    root: OwnedFd,
     /// The directory of the last entry: the next one is mostly its neighbour.
     recent: Option<(Vec<OsString>, OwnedFd)>,
     opaque: BTreeSet<Vec<u8>>,
@@ -24,13 +24,6 @@ pub struct Tree {
 
 pub fn disk(operation: &'static str, path: impl AsRef<OsStr>, source: impl Into<std::io::Error>) -> UnpackError {
     UnpackError::Disk { operation, path: path.as_ref().to_string_lossy().into_owned(), source: source.into() }
-}
-
-fn errno(error: &pathrs::error::Error) -> std::io::Error {
-    match error.kind() {
-        pathrs::error::ErrorKind::OsError(Some(code)) => std::io::Error::from_raw_os_error(code),
-        _ => std::io::Error::other(error.to_string()),
-    }
 }
 
 fn is_whiteout(stat: &Stat) -> bool {
@@ -43,7 +36,7 @@ fn is_dir(stat: &Stat) -> bool {
 
 impl Tree {
     pub fn new(root: OwnedFd) -> Self {
-        Tree { root: Root::from_fd(root), recent: None, opaque: BTreeSet::new(), opaque_bytes: 0 }
+        Tree { root, recent: None, opaque: BTreeSet::new(), opaque_bytes: 0 }
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -79,20 +72,20 @@ impl Tree {
     /// What is there, symlinks followed inside the root.
     fn existing(&self, parts: &[OsString]) -> Result<Option<(OwnedFd, Stat)>, UnpackError> {
         let path = join(parts);
-        match self.root.resolve(&path) {
-            Ok(handle) => {
-                let fd = OwnedFd::from(handle);
-                let stat = rustix::fs::fstat(&fd).map_err(|e| disk("inspect", &path, e))?;
-                Ok(Some((fd, stat)))
-            }
-            Err(error) => {
-                let source = errno(&error);
-                match source.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-                    Some(Errno::LOOP) => Err(UnpackError::Refused(format!("{path:?} goes through a loop of symlinks"))),
-                    _ => Err(disk("resolve", &path, source)),
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        loop {
+            return match rustix::fs::openat2(&self.root, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+            {
+                Ok(fd) => {
+                    let stat = rustix::fs::fstat(&fd).map_err(|e| disk("inspect", &path, e))?;
+                    Ok(Some((fd, stat)))
                 }
-            }
+                // A rename somewhere on the host made the kernel unsure; nobody renames in here.
+                Err(Errno::AGAIN) => continue,
+                Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+                Err(Errno::LOOP) => Err(UnpackError::Refused(format!("{path:?} goes through a loop of symlinks"))),
+                Err(e) => Err(disk("resolve", &path, e)),
+            };
         }
     }
 
@@ -149,7 +142,7 @@ impl Tree {
         if for_dir && is_whiteout(&stat) {
             self.replace_whiteout(dir, path, name)?;
         } else {
-            RootRef::from_fd(dir).remove_all(name).map_err(|e| disk("remove", join(path), errno(&e)))?;
+            remove_all(dir, name).map_err(|e| disk("remove", join(path), e))?;
         }
         Ok(false)
     }
@@ -181,4 +174,22 @@ impl Tree {
         self.opaque.insert(bytes);
         Ok(())
     }
+}
+
+/// Removes a name and all below it, never through a symlink.
+fn remove_all(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        other => return other,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    for entry in Dir::read_from(&inner)? {
+        let entry = entry?;
+        let child = entry.file_name().to_bytes();
+        if child != b"." && child != b".." {
+            remove_all(inner.as_fd(), OsStr::from_bytes(child))?;
+        }
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
