@@ -8,7 +8,7 @@ use cc_common::api::fault::Fault;
 use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tonic::Code;
@@ -48,7 +48,7 @@ pub enum LinkError {
 
 impl From<LinkError> for Fault {
     fn from(error: LinkError) -> Fault {
-        let why = crate::kernel::link::chain(&error);
+        let why = chain(&error);
         Fault::new(Code::Internal, "link.failed", "cannot set up the container's network", why)
             .next("run `cc-host check`, and look at the daemon's log")
     }
@@ -106,7 +106,8 @@ impl Links {
         Ok(Links { handle })
     }
 
-    /// Makes the pair in one message, the container's end down and in its namespace from the start, the host's end up.
+    /// Makes the pair in one message, the container's end down and in its namespace from the start, and brings the host's up.
+    /// Derive the name from the container's id too: it is there from the first moment on, the alias a moment later.
     /// Attach the datapath before `configure_endpoint` brings the other end up. Returns the host's end's index.
     pub async fn create_veth(&self, veth: &Veth<'_>) -> Result<u32, LinkError> {
         let name = veth.host_name.to_owned();
@@ -120,7 +121,6 @@ impl Links {
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(GATEWAY_MAC.0.to_vec())
             .mtu(veth.mtu.into())
-            .append_extra_attribute(LinkAttribute::IfAlias(veth.alias.to_owned()))
             .build();
         let created = self.handle.link().add(message).execute().await;
         created.map_err(|source| LinkError::Create { name: name.clone(), source })?;
@@ -128,7 +128,12 @@ impl Links {
         quiet_ipv6(veth.host_name);
         let ifindex =
             if_nametoindex(veth.host_name).map_err(|source| LinkError::Find { name: name.clone(), source })?;
-        up(&self.handle, ifindex).await.map_err(|source| LinkError::Up { name, source })?;
+        // The kernel ignores an alias in the message that creates: until here, only the name tells whose it is.
+        let alias = LinkUnspec::new_with_index(ifindex)
+            .append_extra_attribute(LinkAttribute::IfAlias(veth.alias.to_owned()))
+            .up()
+            .build();
+        self.handle.link().set(alias).execute().await.map_err(|source| LinkError::Up { name, source })?;
         Ok(ifindex)
     }
 
@@ -238,10 +243,7 @@ where
 }
 
 async fn up(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
-    let mut message = LinkUnspec::new_with_index(ifindex).build();
-    message.header.flags |= LinkFlags::Up;
-    message.header.change_mask |= LinkFlags::Up;
-    handle.link().set(message).execute().await
+    handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await
 }
 
 /// Best effort: a kernel without IPv6 has no such file, and nothing to silence either.

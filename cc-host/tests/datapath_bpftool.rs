@@ -1,0 +1,68 @@
+//! A person with bpftool reads our maps by field name, and finds our programs and links by theirs.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod datapath_support;
+
+use std::path::Path;
+use std::process::Command;
+
+use cc_common::names::{MAPS, PROGRAMS};
+use datapath_support::{GATEWAY, World};
+
+fn bpftool(arguments: &[&str], path: &Path) -> String {
+    let output = Command::new("bpftool").args(arguments).arg(path).output().expect("bpftool is installed");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn maps_show_named_fields() {
+    let mut world = World::new();
+    world.network(1);
+    let a = world.container(0, 1, 2);
+    // Something to see in the table of drops.
+    assert!(!a.pings(std::net::Ipv4Addr::new(10, 0, 0, 77)));
+    assert!(a.pings(GATEWAY));
+    let dir = world.datapath().pin_dir();
+    for (map, fields) in [
+        ("CC_PORTS", &["ifindex", "endpoint", "generation", "vni", "group", "ipv4", "mac"][..]),
+        ("CC_ROUTES", &["prefix_len", "vni", "ipv4", "kind", "endpoint", "generation"]),
+        ("CC_ENDPOINTS", &["ifindex", "vni", "group", "ipv4", "mac", "generation", "container", "cgroup"]),
+        ("CC_COUNTERS", &["received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
+        ("CC_DROPS", &["endpoint", "direction", "reason", "packets", "bytes"]),
+        ("CC_SOCKETS", &["cgroup", "received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
+    ] {
+        let dump = bpftool(&["map", "dump", "pinned"], &dir.join(map));
+        for field in fields {
+            assert!(dump.contains(&format!("\"{field}\":")), "{map} has no field {field}: {dump:.600}");
+        }
+    }
+}
+
+#[test]
+fn maps_programs_and_links_have_their_names() {
+    let mut world = World::new();
+    world.network(1);
+    let a = world.container(0, 1, 2);
+    let dir = world.datapath().pin_dir();
+    for name in MAPS {
+        assert!(bpftool(&["map", "show", "pinned"], &dir.join(name)).contains(&format!("name {name} ")), "{name}");
+    }
+    for name in PROGRAMS {
+        let shown = bpftool(&["prog", "show", "pinned"], &dir.join("programs").join(name));
+        assert!(shown.contains(&format!("name {name} ")), "{name}: {shown}");
+    }
+    let expected: Vec<_> = ["cgin", "cgout", "from", "to"].map(|suffix| format!("{}-{suffix}", a.tag)).into();
+    assert_eq!(world.pinned_links(), expected);
+}
+
+#[test]
+fn a_foreign_map_under_our_name_is_refused() {
+    let mut world = World::new();
+    let dir = world.datapath().pin_dir();
+    world.datapath = None;
+    std::fs::remove_file(dir.join("CC_PORTS")).unwrap();
+    std::fs::rename(dir.join("CC_SOCKETS"), dir.join("CC_PORTS")).unwrap();
+    let error = cc_host::datapath::Datapath::open(&world.config()).err().expect("it is not ours").to_string();
+    assert!(error.contains("CC_PORTS") && error.contains("keys of 8 bytes"), "{error}");
+}

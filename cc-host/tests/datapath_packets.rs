@@ -1,0 +1,333 @@
+//! The classifiers over a table of packets, run by BPF_PROG_TEST_RUN: verdict, target, reason, rewritten bytes and counters.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod datapath_support;
+
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use cc_common::names::{MARK_OURS, PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT};
+use cc_common::net::GATEWAY_MAC;
+use cc_common::verdict::{DropReason, Verdict};
+use datapath_support::{Container, GATEWAY, World};
+
+/// Offsets in `struct __sk_buff`.
+const CTX_BYTES: usize = 192;
+const CTX_MARK: usize = 8;
+const CTX_IFINDEX: usize = 40;
+const CTX_CB: usize = 48;
+
+const TC_SHOT: u32 = 2;
+const TC_REDIRECT: u32 = 7;
+const TC_UNSPEC: u32 = u32::MAX;
+
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
+const BROADCAST: [u8; 6] = [0xff; 6];
+const OWN: [u8; 4] = [10, 0, 0, 2];
+const PEER: [u8; 4] = [10, 0, 0, 3];
+/// In the same VPC and another group.
+const STRANGER: [u8; 4] = [10, 0, 0, 5];
+/// Only in the other VPC.
+const ELSEWHERE: [u8; 4] = [10, 0, 0, 9];
+
+struct Outcome {
+    action: u32,
+    verdict: u32,
+    target: u32,
+    reason: u32,
+    data: Vec<u8>,
+}
+
+/// `None` when the kernel itself refuses to run the packet: it takes no frame shorter than its own header.
+fn run(world: &World, program: &str, ifindex: u32, mark: u32, packet: &[u8]) -> Option<Outcome> {
+    let path = world.datapath().pin_dir().join("programs").join(program);
+    let program = SchedClassifier::from_pin(path).unwrap();
+    let mut ctx = [0u8; CTX_BYTES];
+    ctx[CTX_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
+    ctx[CTX_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
+    let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len() + 256]);
+    let result = program
+        .test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut data),
+            ctx_in: Some(&ctx),
+            ctx_out: Some(&mut ctx_out),
+            ..TestRunOptions::new()
+        })
+        .ok()?;
+    data.truncate(result.data_size_out as usize);
+    let word = |i: usize| u32::from_ne_bytes(ctx_out[CTX_CB + 4 * i..][..4].try_into().unwrap());
+    Some(Outcome { action: result.return_value, verdict: word(0), target: word(1), reason: word(2), data })
+}
+
+fn ethernet(destination: [u8; 6], source: [u8; 6], ethertype: u16) -> Vec<u8> {
+    [&destination[..], &source, &ethertype.to_be_bytes()].concat()
+}
+
+fn ipv4_header(words: u8, total_len: u16, source: [u8; 4], destination: [u8; 4], protocol: u8) -> Vec<u8> {
+    let mut header = vec![0x40 | words, 0];
+    header.extend(total_len.to_be_bytes());
+    header.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
+    header.extend(source);
+    header.extend(destination);
+    header.resize(usize::from(words.max(5)) * 4, 1);
+    header
+}
+
+/// UDP with 12 bytes of payload to `destination`.
+fn udp(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
+    packet.extend(ipv4_header(5, 40, source, destination, 17));
+    packet.extend([0u8; 20]);
+    packet
+}
+
+fn with_destination_mac(destination: [u8; 6], mut packet: Vec<u8>) -> Vec<u8> {
+    packet[..6].copy_from_slice(&destination);
+    packet
+}
+
+fn arp(operation: u16, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut packet = ethernet(BROADCAST, OWN_MAC, 0x0806);
+    packet.extend([0, 1, 8, 0, 6, 4]);
+    packet.extend(operation.to_be_bytes());
+    packet.extend(sender_mac);
+    packet.extend(sender);
+    packet.extend([0; 6]);
+    packet.extend(target);
+    packet
+}
+
+fn echo(header_words: u8, kind: u8) -> Vec<u8> {
+    let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
+    packet.extend(ipv4_header(header_words, u16::from(header_words) * 4 + 16, OWN, GATEWAY.octets(), 1));
+    let icmp = packet.len();
+    packet.extend([kind, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let sum = checksum(&packet[icmp..]);
+    packet[icmp + 2..icmp + 4].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum = words.sum::<u32>();
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+fn scene(world: &mut World) -> (Container, Container, Container) {
+    world.network(1);
+    world.network(2);
+    let containers = (world.container(0, 1, 2), world.container(1, 1, 3), world.container_in_group(2, 1, 5, 99));
+    world.container(3, 2, 9);
+    containers
+}
+
+/// Runs a packet that is dropped for `reason`, and sees it counted there and nowhere else.
+fn assert_dropped(
+    world: &World,
+    from: &Container,
+    at: u32,
+    direction: &str,
+    reason: DropReason,
+    name: &str,
+    packet: &[u8],
+) {
+    let count = || {
+        let counters = world.datapath().counters(at).unwrap();
+        let drop = counters.drops.iter().find(|drop| (drop.direction, drop.reason) == (direction, reason.name()));
+        drop.map_or((0, 0), |drop| (drop.packets, drop.bytes))
+    };
+    let sent = || world.datapath().counters(from.endpoint.id).unwrap().sent;
+    let ((packets, bytes), sent_before) = (count(), sent());
+    let outcome = run(world, PROGRAM_FROM_ENDPOINT, from.endpoint.ifindex, 0, packet).expect(name);
+    assert_eq!(DropReason::from_number(outcome.reason as u16), Some(reason), "{name}");
+    assert_eq!((outcome.action, outcome.verdict), (TC_SHOT, Verdict::Drop(reason).code()), "{name}");
+    assert_eq!(outcome.target, 0, "{name}");
+    assert_eq!(count(), (packets + 1, bytes + packet.len() as u64), "{name}");
+    assert_eq!(sent(), sent_before, "{name}: a dropped packet was not sent");
+}
+
+#[test]
+fn what_is_dropped_and_why() {
+    use DropReason as R;
+    let mut world = World::new();
+    let (own, _, stranger) = scene(&mut world);
+    let ip = |words, total, extra: usize| {
+        let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
+        packet.extend(ipv4_header(words, total, OWN, PEER, 17));
+        packet.extend(vec![0; extra]);
+        packet
+    };
+    let typed = |ethertype| [ethernet(GATEWAY_MAC.0, OWN_MAC, ethertype), vec![0; 50]].concat();
+    let mut other_version = udp(OWN, PEER);
+    other_version[14] = 0x65;
+    let mut arp_ipv6 = arp(1, OWN_MAC, OWN, PEER);
+    arp_ipv6[17] = 0xdd;
+    let table: Vec<(&str, R, Vec<u8>)> = vec![
+        ("802.1Q", R::Vlan, typed(0x8100)),
+        ("802.1ad", R::Vlan, typed(0x88a8)),
+        ("IPv6", R::Ipv6, typed(0x86dd)),
+        ("LLDP", R::Ethertype, typed(0x88cc)),
+        ("an 802.3 length", R::Ethertype, typed(0x0040)),
+        (
+            "a spoofed MAC",
+            R::SpoofedMac,
+            [ethernet(GATEWAY_MAC.0, PEER_MAC, 0x0800), udp(OWN, PEER)[14..].to_vec()].concat(),
+        ),
+        ("a spoofed source", R::SpoofedIpv4, udp(PEER, STRANGER)),
+        ("no source", R::SpoofedIpv4, udp([0; 4], PEER)),
+        ("a broadcast frame", R::Broadcast, with_destination_mac(BROADCAST, udp(OWN, PEER))),
+        ("a multicast frame", R::Multicast, with_destination_mac([1, 0, 0x5e, 0, 0, 1], udp(OWN, PEER))),
+        ("past the gateway", R::WrongDestinationMac, with_destination_mac(PEER_MAC, udp(OWN, PEER))),
+        ("a broadcast address", R::Broadcast, udp(OWN, [255; 4])),
+        ("a multicast address", R::Multicast, udp(OWN, [224, 0, 0, 251])),
+        ("the subnet's broadcast", R::NoRoute, udp(OWN, [10, 0, 0, 255])),
+        ("nobody", R::NoRoute, udp(OWN, [10, 0, 0, 77])),
+        ("an address of the other VPC", R::NoRoute, udp(OWN, ELSEWHERE)),
+        ("version 6 in an IPv4 frame", R::Ipv4Header, other_version),
+        ("a header of four words", R::Ipv4Header, ip(4, 40, 20)),
+        ("a total length below the header", R::Ipv4Length, ip(5, 19, 20)),
+        ("a total length of nothing", R::Ipv4Length, ip(5, 0, 20)),
+        ("a total length beyond the frame", R::Ipv4Length, ip(5, 41, 20)),
+        ("options beyond the frame", R::Ipv4Length, ip(15, 60, 0)[..14 + 59].to_vec()),
+        ("the gateway by UDP", R::GatewayClosed, udp(OWN, GATEWAY.octets())),
+        ("an echo reply to the gateway", R::GatewayClosed, echo(5, 0)),
+        ("ARP for nobody", R::ArpUnknownTarget, arp(1, OWN_MAC, OWN, [10, 0, 0, 77])),
+        ("ARP into the other VPC", R::ArpUnknownTarget, arp(1, OWN_MAC, OWN, ELSEWHERE)),
+        ("ARP with another's MAC", R::SpoofedArp, arp(1, PEER_MAC, OWN, PEER)),
+        ("ARP with another's address", R::SpoofedArp, arp(1, OWN_MAC, PEER, STRANGER)),
+        ("an ARP reply with another's address", R::SpoofedArp, arp(2, OWN_MAC, GATEWAY.octets(), PEER)),
+        ("an ARP reply", R::ArpAnnouncement, arp(2, OWN_MAC, OWN, PEER)),
+        ("gratuitous ARP", R::ArpAnnouncement, arp(1, OWN_MAC, OWN, OWN)),
+        ("an ARP probe for the own address", R::ArpAnnouncement, arp(1, OWN_MAC, [0; 4], OWN)),
+        ("reverse ARP", R::ArpMalformed, arp(3, OWN_MAC, OWN, PEER)),
+        ("ARP for IPv6", R::ArpMalformed, arp_ipv6),
+        (
+            "unicast ARP to a neighbour",
+            R::WrongDestinationMac,
+            with_destination_mac(PEER_MAC, arp(1, OWN_MAC, OWN, PEER)),
+        ),
+    ];
+    for (name, reason, packet) in table {
+        assert_dropped(&world, &own, own.endpoint.id, "egress", reason, name, &packet);
+    }
+    let denied = udp(OWN, STRANGER);
+    assert_dropped(&world, &own, stranger.endpoint.id, "ingress", R::FirewallIngress, "another group", &denied);
+}
+
+#[test]
+fn what_is_truncated_anywhere_goes_nowhere() {
+    let mut world = World::new();
+    let (own, peer, _) = scene(&mut world);
+    let mut ran = 0;
+    for packet in [udp(OWN, PEER), arp(1, OWN_MAC, OWN, PEER), echo(5, 8), echo(15, 8)] {
+        for len in 0..packet.len() {
+            let Some(outcome) = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &packet[..len]) else {
+                continue;
+            };
+            ran += 1;
+            let reason = DropReason::from_number(outcome.reason as u16);
+            assert_eq!(outcome.action, TC_SHOT, "{len} bytes of {packet:x?}");
+            assert!(matches!(reason, Some(DropReason::Truncated | DropReason::Ipv4Length)), "{len}: {reason:?}");
+        }
+    }
+    assert!(ran > 100, "the kernel ran {ran}");
+    let counters = world.datapath().counters(own.endpoint.id).unwrap();
+    assert_eq!((counters.sent.packets, counters.drops.iter().map(|d| d.packets).sum::<u64>()), (0, ran));
+    assert_eq!(world.datapath().counters(peer.endpoint.id).unwrap().received.packets, 0);
+}
+
+#[test]
+fn what_is_delivered_is_rewritten_and_counted_on_both_sides() {
+    let mut world = World::new();
+    let (own, peer, _) = scene(&mut world);
+    let mut options = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
+    options.extend(ipv4_header(15, 60, OWN, PEER, 17));
+    let mut fragment = udp(OWN, PEER);
+    fragment[14 + 6..14 + 8].copy_from_slice(&[0x20, 0x10]);
+    let padded = [udp(OWN, PEER), vec![0; 30]].concat();
+    let (mut packets, mut bytes) = (0, 0);
+    for (name, packet) in [("UDP", udp(OWN, PEER)), ("options", options), ("a fragment", fragment), ("padded", padded)]
+    {
+        let outcome = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &packet).expect(name);
+        let ifindex = peer.endpoint.ifindex;
+        assert_eq!((outcome.action, outcome.reason), (TC_REDIRECT, 0), "{name}");
+        assert_eq!((outcome.verdict, outcome.target), (Verdict::Deliver { ifindex }.code(), ifindex), "{name}");
+        assert_eq!(outcome.data[..14], ethernet(PEER_MAC, GATEWAY_MAC.0, 0x0800), "{name}");
+        assert_eq!(outcome.data[14..], packet[14..], "{name}: not a byte beyond the frame's header");
+        (packets, bytes) = (packets + 1, bytes + packet.len() as u64);
+        let (sent, received) = (
+            world.datapath().counters(own.endpoint.id).unwrap().sent,
+            world.datapath().counters(peer.endpoint.id).unwrap().received,
+        );
+        assert_eq!((sent.packets, sent.bytes), (packets, bytes), "{name}");
+        assert_eq!(sent, received, "{name}");
+    }
+    assert!(world.datapath().counters(own.endpoint.id).unwrap().drops.is_empty());
+}
+
+#[test]
+fn arp_is_answered_with_the_gateways_address() {
+    let mut world = World::new();
+    let (own, ..) = scene(&mut world);
+    for (name, sender, target, question) in [
+        ("the gateway", OWN, GATEWAY.octets(), arp(1, OWN_MAC, OWN, GATEWAY.octets())),
+        ("a neighbour", OWN, PEER, arp(1, OWN_MAC, OWN, PEER)),
+        ("another group's", OWN, STRANGER, arp(1, OWN_MAC, OWN, STRANGER)),
+        ("a probe", [0; 4], PEER, arp(1, OWN_MAC, [0; 4], PEER)),
+        ("again, unicast", OWN, PEER, with_destination_mac(GATEWAY_MAC.0, arp(1, OWN_MAC, OWN, PEER))),
+        ("padded", OWN, PEER, [arp(1, OWN_MAC, OWN, PEER), vec![0; 18]].concat()),
+    ] {
+        let outcome = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &question).expect(name);
+        assert_eq!((outcome.action, outcome.verdict), (TC_REDIRECT, Verdict::Answer.code()), "{name}");
+        let mut answer = ethernet(OWN_MAC, GATEWAY_MAC.0, 0x0806);
+        answer.extend([0, 1, 8, 0, 6, 4, 0, 2]);
+        answer.extend(GATEWAY_MAC.0);
+        answer.extend(target);
+        answer.extend(OWN_MAC);
+        answer.extend(sender);
+        assert_eq!(outcome.data[..42], answer, "{name}");
+    }
+}
+
+#[test]
+fn the_gateway_answers_an_echo_request() {
+    let mut world = World::new();
+    let (own, ..) = scene(&mut world);
+    for words in [5, 6, 15] {
+        let outcome = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &echo(words, 8)).unwrap();
+        assert_eq!((outcome.action, outcome.verdict), (TC_REDIRECT, Verdict::Answer.code()));
+        let mut answer = echo(words, 0);
+        answer[..12].copy_from_slice(&[OWN_MAC, GATEWAY_MAC.0].concat());
+        answer[26..34].copy_from_slice(&[GATEWAY.octets(), OWN].concat());
+        assert_eq!(outcome.data, answer, "{words} words of header; the checksum is right too");
+    }
+    let mut fragment = echo(5, 8);
+    fragment[14 + 6] = 0x20;
+    assert_dropped(&world, &own, 0, "egress", DropReason::GatewayClosed, "a fragment", &fragment);
+}
+
+#[test]
+fn only_what_we_marked_goes_out_to_an_endpoint() {
+    let mut world = World::new();
+    let (own, ..) = scene(&mut world);
+    let packet = udp(PEER, OWN);
+    let outcome = run(&world, PROGRAM_TO_ENDPOINT, own.endpoint.ifindex, MARK_OURS, &packet).unwrap();
+    assert_eq!((outcome.action, outcome.verdict, outcome.reason), (TC_UNSPEC, Verdict::Pass.code(), 0));
+    for mark in [0, 1, MARK_OURS - 1] {
+        let outcome = run(&world, PROGRAM_TO_ENDPOINT, own.endpoint.ifindex, mark, &packet).unwrap();
+        assert_eq!((outcome.action, outcome.reason), (TC_SHOT, DropReason::NotFromDatapath as u32));
+    }
+    let drops = world.datapath().counters(own.endpoint.id).unwrap().drops;
+    assert_eq!((drops.len(), drops[0].direction, drops[0].packets), (1, "ingress", 3));
+}
+
+#[test]
+fn an_interface_that_is_no_port_passes_nothing() {
+    let mut world = World::new();
+    scene(&mut world);
+    // The loopback of this namespace: there, and nobody's.
+    let outcome = run(&world, PROGRAM_FROM_ENDPOINT, 1, 0, &udp(OWN, PEER)).unwrap();
+    assert_eq!((outcome.action, outcome.reason), (TC_SHOT, DropReason::UnknownPort as u32));
+    let drops = world.datapath().unknown_drops().unwrap();
+    assert_eq!((drops.len(), drops[0].reason, drops[0].packets), (1, "unknown_port", 1));
+}
