@@ -3,4 +3,10 @@
 pub mod daemon;
 pub mod eventually;
 pub mod images;
+pub mod netns;
+pub mod packet;
 pub mod skip;
+pub mod world;
+
+pub use eventually::eventually;
+pub use world::{Ran, World};

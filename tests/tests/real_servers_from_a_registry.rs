@@ -8,10 +8,13 @@ use cc_tests::{World, eventually, images};
 #[test]
 fn nginx_and_redis_serve_each_other() {
     let netns = cc_tests::netns::Netns::new().unwrap();
-    let store = tempfile::Builder::new().prefix("cct-").tempdir().unwrap();
     // The registry listens on loopback in the daemon's own namespace.
-    let registry = images::Registry::start_in(&netns, store.path(), None).unwrap();
-    let (nginx, redis) = (registry.push_layout("nginx", "web/nginx:1").unwrap(), registry.push_layout("redis", "db/redis:1").unwrap());
+    let started = netns.run(|| {
+        let registry = images::Registry::start().unwrap();
+        let (nginx, redis) = (registry.push("nginx").unwrap(), registry.push("redis").unwrap());
+        (registry, nginx, redis)
+    });
+    let (_registry, nginx, redis) = started.unwrap();
     let world = World::in_netns(netns, "");
     world.vpc("blue", "10.0.0.0/24");
     let run = |name: &str, image: &str| world.cc(&["run", "-d", "--vpc", "blue", "--name", name, "--image", image]).line();
@@ -31,7 +34,7 @@ fn nginx_and_redis_serve_each_other() {
     let again = world.cc(&["image", "pull", &nginx]).ok();
     assert!(!again.stderr.contains("downloading"), "{}", again.stderr);
     let listed = world.cc(&["image", "list"]).ok().stdout;
-    assert!(listed.contains("web/nginx") && listed.contains("db/redis"), "{listed}");
+    assert!(listed.contains("nginx") && listed.contains("redis"), "{listed}");
     world.remove_all();
     world.cc(&["image", "remove", &nginx, &redis]).ok();
     world.cc(&["image", "prune", "--all"]).ok();

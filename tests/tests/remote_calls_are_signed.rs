@@ -22,7 +22,7 @@ fn remote() -> Remote {
 impl Remote {
     fn key(&self, role: &str, project: &str) -> (String, String) {
         let key: Value = self.world.host(&["key", "create", "--role", role, "--project", project, "--json"]).json();
-        (key["token"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+        (key["access_token"].as_str().unwrap().to_owned(), key["secret_key"].as_str().unwrap().to_owned())
     }
 
     fn cc(&self, endpoint: &str, key: Option<&(String, String)>, args: &[&str]) -> cc_tests::Ran {

@@ -141,7 +141,7 @@ fn context(globals: Globals, matches: &ArgMatches) -> Result<Context, Fault> {
     }
     let ui = Ui { json: globals.json, quiet: globals.quiet };
     let options = ConnectOptions {
-        endpoint: globals.cc_endpoint_url,
+        endpoint: globals.cc_endpoint_url.unwrap_or_default(),
         token: globals.cc_access_token,
         secret,
         project: globals.cc_project,

@@ -22,6 +22,11 @@ pub const TAG: &str = "latest";
 /// Changed when the way of making them changes, so that older ones are made anew.
 const RECIPE_VERSION: u32 = 1;
 
+/// What the layers of `layered` must come to, as a shell script that ends with 0 when they do.
+pub const LAYERED_CHECK: &str = "set -e; test -f /data/kept; test -L /data/link; cat /data/link; test ! -e /data/removed; \
+    test ! -e /data/sub; test -d /data/was-file; test -f /data/was-file/visible; test -f /data/.hidden; \
+    test -f /opaque/visible; test ! -e /opaque/hidden; test ! -e /opaque/deep";
+
 /// Every image, the ones they are made from first.
 pub const ALL: &[&str] = &["busybox", "net-tools", "nginx", "redis", "layered"];
 
