@@ -1,5 +1,6 @@
 //! A root file system of busybox, a cgroup directory of its own, and containers in both: what the runtime's tests run in.
 //! Refuses to leave anything behind: `end` asserts that nothing is.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![allow(dead_code, reason = "every test file compiles this and uses a part of it")]
 
 use std::os::unix::fs::{MetadataExt, symlink};
