@@ -133,7 +133,7 @@ struct Supervisor<'a> {
     stdin_ends: bool,
     /// What exit.json says.
     record: Option<ExitRecord>,
-    /// All was said to all clients; since when.
+    /// All was said to all clients.
     finished: bool,
     had_client: bool,
     born: Instant,

@@ -146,6 +146,16 @@ impl World {
     }
 }
 
+/// Also where a test fails half-way.
+impl Drop for World {
+    fn drop(&mut self) {
+        for id in self.cgroups.list().unwrap_or_default() {
+            let _ = self.cgroups.get(&id).map(|cgroup| cgroup.remove());
+        }
+        let _ = self.cgroups.remove_root();
+    }
+}
+
 /// Waits for a process to be gone, with a limit.
 fn ends(pid: i32) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
