@@ -222,7 +222,8 @@ impl Shim {
         }
     }
 
-    /// How the container ended; at once if it has. Also where the shim was killed.
+    /// How the container ended; at once if it has. Also where the shim was killed. A container that failed before it was
+    /// started ends when it is started, signalled or dropped.
     pub async fn wait(&self) -> ExitRecord {
         let mut exited = self.events.exited.subscribe();
         let record = exited.wait_for(Option::is_some).await.ok().and_then(|record| record.clone());

@@ -136,6 +136,8 @@ struct Supervisor<'a> {
     /// All was said to all clients.
     finished: bool,
     had_client: bool,
+    /// Somebody wanted the container to start, or to end: whoever made it has got as far as hearing how that went.
+    asked: bool,
     born: Instant,
 }
 
@@ -167,6 +169,7 @@ impl<'a> Supervisor<'a> {
             record: None,
             finished: false,
             had_client: false,
+            asked: false,
             born: Instant::now(),
         }
     }
@@ -306,6 +309,10 @@ impl<'a> Supervisor<'a> {
             Phase::Exited => {}
             Phase::Failed(failure) => {
                 let failure = failure.clone();
+                // Before that, its streams may still be attached to. Without an init there is nothing to attach to.
+                if !(self.asked || self.init.is_none() && self.had_client) {
+                    return;
+                }
                 if self.record.is_none() {
                     let mut record = ExitRecord::from_wait_status(0);
                     record.code = failure.exit_code();
@@ -313,9 +320,6 @@ impl<'a> Supervisor<'a> {
                     self.write_exit(record);
                 }
                 self.tell_all(&Report::StartFailed { failure });
-                if !self.had_client {
-                    return;
-                }
             }
             _ => return,
         }
@@ -339,7 +343,7 @@ impl<'a> Supervisor<'a> {
             self.fail(StartFailure::new(FailureKind::Other, "whoever created the container went away"));
         }
         if alone && matches!(self.phase, Phase::Failed(_)) {
-            self.had_client = true;
+            self.asked = true;
         }
     }
 }

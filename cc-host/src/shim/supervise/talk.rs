@@ -82,6 +82,7 @@ impl Supervisor<'_> {
                 client.message(&Report::State { state });
             }
             Request::Signal { signal } => {
+                self.asked = true;
                 let delivered = self.signal(signal);
                 self.clients[index].message(&Report::Signalled { delivered });
             }
@@ -91,6 +92,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn start(&mut self, index: usize) {
+        self.asked = true;
         match &mut self.phase {
             Phase::Created { wanted, .. } => *wanted = true,
             Phase::Starting { .. } => {}
