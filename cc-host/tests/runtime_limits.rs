@@ -50,7 +50,7 @@ async fn removing_a_cgroup_kills_what_is_in_it() {
     let world = World::new();
     let (shim, made) = world.spawn(&["sleep", "1000"], |_| ()).await;
     shim.start().await.unwrap();
-    assert_eq!(world.cgroups.list().unwrap(), [made.spec.id.clone()]);
+    assert_eq!(world.cgroups.list().unwrap(), std::slice::from_ref(&made.spec.id));
     made.cgroup.remove().unwrap();
     made.cgroup.remove().unwrap();
     assert_eq!(shim.wait().await.signal, Some(9));

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cc_common::api::fault::Fault;
 use rustix::event::{PollFd, PollFlags};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Mutex, oneshot, watch};
+use tonic::Code;
 
 use super::leftover::{self, open_process};
 use super::shim_client::{self, ClientError, Reader, Writer};
@@ -44,6 +46,49 @@ pub enum LaunchError {
     Unkillable { pid: i32 },
     #[error("the container could not be created")]
     Failed(#[source] StartFailure),
+}
+
+impl From<LaunchError> for Fault {
+    fn from(error: LaunchError) -> Fault {
+        let mut why = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            why.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        let what = "cannot run the container";
+        match error {
+            LaunchError::Failed(failure) => failure.into(),
+            LaunchError::Spec(SpecError::Invalid(_)) => Fault::new(Code::InvalidArgument, "container.spec", what, why),
+            LaunchError::Spawn { .. } | LaunchError::NotReady { .. } => {
+                Fault::new(Code::FailedPrecondition, "container.shim", what, why)
+                    .next("check that cc-shim is beside cc-host, or set shim in its configuration")
+            }
+            LaunchError::Client(_) => {
+                Fault::new(Code::Unavailable, "container.shim_gone", "cannot reach the container", why)
+            }
+            LaunchError::Directory { .. }
+            | LaunchError::Spec(_)
+            | LaunchError::OpenProcess { .. }
+            | LaunchError::Unkillable { .. } => Fault::new(Code::Internal, "container.launch", what, why),
+        }
+    }
+}
+
+impl From<StartFailure> for Fault {
+    fn from(failure: StartFailure) -> Fault {
+        let (kind, code, next) = match failure.kind {
+            FailureKind::NotFound => (Code::NotFound, "container.not_found", "name a program that the image has"),
+            FailureKind::NotExecutable => (Code::FailedPrecondition, "container.not_executable", ""),
+            FailureKind::BadUser => {
+                (Code::InvalidArgument, "container.bad_user", "use a uid, or a name of the image's /etc/passwd")
+            }
+            FailureKind::BadDir => (Code::InvalidArgument, "container.bad_dir", "name a directory with --dir"),
+            FailureKind::Mount => (Code::FailedPrecondition, "container.mount", "see what is missing: cc-host check"),
+            FailureKind::Other => (Code::Internal, "container.start", ""),
+        };
+        Fault::new(kind, code, "cannot start the container", failure.message).next(next)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +222,8 @@ impl Shim {
         }
     }
 
-    /// How the container ended; at once if it has. Also where the shim was killed.
+    /// How the container ended; at once if it has. Also where the shim was killed. A container that failed before it was
+    /// started ends when it is started, signalled or dropped.
     pub async fn wait(&self) -> ExitRecord {
         let mut exited = self.events.exited.subscribe();
         let record = exited.wait_for(Option::is_some).await.ok().and_then(|record| record.clone());

@@ -1,6 +1,9 @@
 //! The shim's poll loop: connections on one side, init and its streams on the other. Refuses threads, and to end before the
 //! container has.
 
+mod talk;
+mod tend;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,14 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::channel::{FromInit, ToInit};
 use super::client::Client;
 use super::launch::{self, Launched};
-use super::log::{Log, Stream};
-use super::protocol::{CHUNK_BYTES_MAX, Frame, Kind, PROTOCOL_VERSION, Report, Request, StartFailure, State};
-use super::record::{self, EXIT_FILE, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
+use super::log::Log;
+use super::protocol::{FailureKind, Report, StartFailure};
+use super::record::{self, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
 use super::spec::{SPEC_FILE, Spec};
 use super::sys;
 
@@ -132,9 +133,11 @@ struct Supervisor<'a> {
     stdin_ends: bool,
     /// What exit.json says.
     record: Option<ExitRecord>,
-    /// All was said to all clients; since when.
+    /// All was said to all clients.
     finished: bool,
     had_client: bool,
+    /// Somebody wanted the container to start, or to end: whoever made it has got as far as hearing how that went.
+    asked: bool,
     born: Instant,
 }
 
@@ -166,6 +169,7 @@ impl<'a> Supervisor<'a> {
             record: None,
             finished: false,
             had_client: false,
+            asked: false,
             born: Instant::now(),
         }
     }
@@ -293,227 +297,6 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn accept(&mut self) {
-        while self.clients.len() < CLIENTS_MAX {
-            let Ok((stream, _)) = self.listener.accept() else { return };
-            let Ok(mut client) = Client::new(stream) else { continue };
-            client.message(&Report::Hello { version: PROTOCOL_VERSION });
-            if let Some(init) = &self.init {
-                client.message(&Report::Created { pid: init.pid });
-            }
-            client.flush();
-            self.had_client = true;
-            self.clients.push(client);
-        }
-    }
-
-    fn obey(&mut self, index: usize) {
-        while self.stdin_queue.len() < STDIN_BYTES_MAX {
-            let Some(frame) = self.clients[index].next_frame() else { return };
-            if self.answer(index, &frame).is_none() {
-                self.clients[index].gone = true;
-                return;
-            }
-        }
-    }
-
-    /// A client that says nothing more ends the input it fed.
-    fn after_last_word(&mut self, index: usize) {
-        let client = &self.clients[index];
-        // Frames still in its inbox wait for room in the queue.
-        if client.silent && client.feeds_stdin && self.stdin_queue.len() < STDIN_BYTES_MAX {
-            self.stdin_ends = true;
-            self.feed();
-        }
-    }
-
-    /// `None` where the client breaks the protocol.
-    fn answer(&mut self, index: usize, frame: &Frame) -> Option<()> {
-        let client = &mut self.clients[index];
-        if frame.kind == Kind::Stdin {
-            if client.feeds_stdin && !self.stdin_ends {
-                self.stdin_queue.extend(&frame.body);
-                self.feed();
-            }
-            return client_ok(self.clients[index].greeted);
-        }
-        if frame.kind != Kind::Json {
-            return None;
-        }
-        let request: Request = frame.parse().ok()?;
-        match request {
-            Request::Hello { version } => {
-                client.greeted = version == PROTOCOL_VERSION;
-                return client_ok(client.greeted);
-            }
-            _ if !client.greeted => return None,
-            Request::Attach { stdin } => {
-                client.attached = true;
-                client.feeds_stdin = stdin && self.spec.stdin;
-                client.message(&Report::Attached);
-                if let Some(record) = self.record.clone().filter(|_| self.finished) {
-                    client.message(&Report::Exited { record });
-                }
-            }
-            Request::StdinEof => {
-                if client.feeds_stdin {
-                    self.stdin_ends = true;
-                    self.feed();
-                }
-            }
-            Request::State => {
-                let state = match self.phase {
-                    Phase::Created { .. } => State::Created,
-                    Phase::Starting { .. } | Phase::Running => State::Running,
-                    Phase::Failed(_) | Phase::Exited => State::Exited,
-                };
-                client.message(&Report::State { state });
-            }
-            Request::Signal { signal } => {
-                let delivered = self.signal(signal);
-                self.clients[index].message(&Report::Signalled { delivered });
-            }
-            Request::Start => self.start(index),
-        }
-        Some(())
-    }
-
-    fn start(&mut self, index: usize) {
-        match &mut self.phase {
-            Phase::Created { wanted, .. } => *wanted = true,
-            Phase::Starting { .. } => {}
-            Phase::Running | Phase::Exited => self.clients[index].message(&Report::Started),
-            // `conclude` tells everybody.
-            Phase::Failed(_) => {}
-        }
-        self.go_if_ready();
-    }
-
-    fn go_if_ready(&mut self) {
-        let Phase::Created { ready: true, wanted: true } = self.phase else { return };
-        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
-        // Where init is gone, its end is seen by the pidfd.
-        let _ = channel.send(&ToInit::Go, &[]);
-        self.phase = Phase::Starting { executing: false };
-    }
-
-    fn hear_init(&mut self) {
-        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
-        match (channel.receive(), &mut self.phase) {
-            (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
-            (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
-            (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
-            // It closed itself: by executing the program, or because init ended before.
-            (closed, phase) => {
-                if let Phase::Starting { executing: true } = phase {
-                    self.phase = Phase::Running;
-                    self.tell_all(&Report::Started);
-                } else if closed.is_ok() {
-                    self.fail(StartFailure::new(
-                        super::protocol::FailureKind::Other,
-                        "init ended before the program started; was its memory limit too small?",
-                    ));
-                }
-                if let Some(init) = &mut self.init {
-                    init.channel = None;
-                }
-            }
-        }
-        self.go_if_ready();
-    }
-
-    /// The program will never run. Init, if there is one, has no other purpose.
-    fn fail(&mut self, failure: StartFailure) {
-        if matches!(self.phase, Phase::Failed(_) | Phase::Exited | Phase::Running) {
-            return;
-        }
-        self.phase = Phase::Failed(failure);
-        self.kill();
-    }
-
-    fn signal(&self, signal: i32) -> bool {
-        match &self.init {
-            Some(init) if !init.reaped => sys::pidfd_send_signal(init.pidfd.as_fd(), signal).is_ok(),
-            _ => false,
-        }
-    }
-
-    fn kill(&mut self) {
-        self.signal(libc::SIGKILL);
-    }
-
-    fn feed(&mut self) {
-        let Some(init) = &mut self.init else { return };
-        if let Some(stdin) = &init.stdin {
-            while !self.stdin_queue.is_empty() {
-                match rustix::io::write(stdin, self.stdin_queue.as_slices().0) {
-                    Ok(count) => drop(self.stdin_queue.drain(..count)),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::AGAIN) => return,
-                    // The program has closed its standard input.
-                    Err(_) => {
-                        self.stdin_queue.clear();
-                        self.stdin_ends = true;
-                    }
-                }
-            }
-        } else {
-            self.stdin_queue.clear();
-        }
-        if self.stdin_ends && self.stdin_queue.is_empty() {
-            init.stdin = None;
-        }
-    }
-
-    fn forward(&mut self, index: usize) {
-        let Some(init) = &mut self.init else { return };
-        let Some(output) = &init.outputs[index] else { return };
-        let mut bytes = vec![0; CHUNK_BYTES_MAX];
-        let count = match rustix::io::read(output, &mut bytes) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            // A pipe has no other errors; take one for its end.
-            Ok(0) | Err(_) => {
-                init.outputs[index] = None;
-                return;
-            }
-            Ok(count) => count,
-        };
-        let (stream, kind) = if index == 0 { (Stream::Stdout, Kind::Stdout) } else { (Stream::Stderr, Kind::Stderr) };
-        if let Some(log) = &mut self.log {
-            log.append(stream, &bytes[..count], SystemTime::now());
-        }
-        for client in self.clients.iter_mut().filter(|client| client.attached) {
-            client.output(kind, &bytes[..count]);
-        }
-    }
-
-    fn reap(&mut self) {
-        let Some(init) = &mut self.init else { return };
-        let Ok(Some(status)) = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-        else {
-            return;
-        };
-        init.reaped = true;
-        let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
-        let record = ExitRecord::from_wait_status(raw);
-        // What init still had to say about the start comes first.
-        while self.init.as_ref().is_some_and(|init| init.channel.is_some()) {
-            self.hear_init();
-        }
-        if matches!(self.phase, Phase::Running) {
-            self.phase = Phase::Exited;
-            // Written before the output is drained: a client that does not read it must not hide how the container ended.
-            self.write_exit(record);
-        }
-    }
-
-    fn write_exit(&mut self, mut record: ExitRecord) {
-        record.log_dropped = self.log.as_ref().map_or(0, |log| log.dropped);
-        // The directory may be gone, which means that nobody wants to know.
-        let _ = record::write(self.dir, EXIT_FILE, &record, true);
-        self.record = Some(record);
-    }
-
     /// Says the last words once everything that comes before them was said.
     fn conclude(&mut self) {
         self.give_up_if_forgotten();
@@ -526,6 +309,10 @@ impl<'a> Supervisor<'a> {
             Phase::Exited => {}
             Phase::Failed(failure) => {
                 let failure = failure.clone();
+                // Before that, its streams may still be attached to. Without an init there is nothing to attach to.
+                if !(self.asked || self.init.is_none() && self.had_client) {
+                    return;
+                }
                 if self.record.is_none() {
                     let mut record = ExitRecord::from_wait_status(0);
                     record.code = failure.exit_code();
@@ -533,9 +320,6 @@ impl<'a> Supervisor<'a> {
                     self.write_exit(record);
                 }
                 self.tell_all(&Report::StartFailed { failure });
-                if !self.had_client {
-                    return;
-                }
             }
             _ => return,
         }
@@ -556,39 +340,10 @@ impl<'a> Supervisor<'a> {
     fn give_up_if_forgotten(&mut self) {
         let alone = self.clients.is_empty() && (self.had_client || self.born.elapsed() > FIRST_CLIENT);
         if alone && matches!(self.phase, Phase::Created { .. }) {
-            self.fail(StartFailure::new(
-                super::protocol::FailureKind::Other,
-                "whoever created the container went away",
-            ));
+            self.fail(StartFailure::new(FailureKind::Other, "whoever created the container went away"));
         }
         if alone && matches!(self.phase, Phase::Failed(_)) {
-            self.had_client = true;
+            self.asked = true;
         }
     }
-
-    fn tell_all(&mut self, report: &Report) {
-        for client in &mut self.clients {
-            client.message(report);
-        }
-    }
-
-    fn bury_clients(&mut self) {
-        let finished = self.finished;
-        let mut fed = false;
-        self.clients.retain(|client| {
-            let stuck = finished && client.has_output() && client.progress.elapsed() > LAST_WORDS;
-            let stays = !client.gone && !stuck;
-            fed |= !stays && client.feeds_stdin;
-            stays
-        });
-        if fed {
-            // Nobody else will say that the input ends.
-            self.stdin_ends = true;
-            self.feed();
-        }
-    }
-}
-
-fn client_ok(ok: bool) -> Option<()> {
-    ok.then_some(())
 }

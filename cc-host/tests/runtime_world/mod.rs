@@ -1,5 +1,6 @@
 //! A root file system of busybox, a cgroup directory of its own, and containers in both: what the runtime's tests run in.
 //! Refuses to leave anything behind: `end` asserts that nothing is.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![allow(dead_code, reason = "every test file compiles this and uses a part of it")]
 
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -142,6 +143,16 @@ impl World {
         assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "a mount is left");
         assert_eq!(self.cgroups.list().unwrap(), Vec::<String>::new(), "a cgroup is left");
         self.cgroups.remove_root().unwrap();
+    }
+}
+
+/// Also where a test fails half-way.
+impl Drop for World {
+    fn drop(&mut self) {
+        for id in self.cgroups.list().unwrap_or_default() {
+            let _ = self.cgroups.get(&id).map(|cgroup| cgroup.remove());
+        }
+        let _ = self.cgroups.remove_root();
     }
 }
 

@@ -1,0 +1,131 @@
+//! The supervisor's side of its clients: accepting, answering, hanging up. Refuses to touch init except through it.
+
+use super::{CLIENTS_MAX, LAST_WORDS, Phase, STDIN_BYTES_MAX, Supervisor};
+use crate::shim::client::Client;
+use crate::shim::protocol::{Frame, Kind, PROTOCOL_VERSION, Report, Request, State};
+
+impl Supervisor<'_> {
+    pub(super) fn accept(&mut self) {
+        while self.clients.len() < CLIENTS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            let Ok(mut client) = Client::new(stream) else { continue };
+            client.message(&Report::Hello { version: PROTOCOL_VERSION });
+            if let Some(init) = &self.init {
+                client.message(&Report::Created { pid: init.pid });
+            }
+            client.flush();
+            self.had_client = true;
+            self.clients.push(client);
+        }
+    }
+
+    pub(super) fn obey(&mut self, index: usize) {
+        while self.stdin_queue.len() < STDIN_BYTES_MAX {
+            let Some(frame) = self.clients[index].next_frame() else { return };
+            if self.answer(index, &frame).is_none() {
+                self.clients[index].gone = true;
+                return;
+            }
+        }
+    }
+
+    /// A client that says nothing more ends the input it fed.
+    pub(super) fn after_last_word(&mut self, index: usize) {
+        let client = &self.clients[index];
+        // Frames still in its inbox wait for room in the queue.
+        if client.silent && client.feeds_stdin && self.stdin_queue.len() < STDIN_BYTES_MAX {
+            self.stdin_ends = true;
+            self.feed();
+        }
+    }
+
+    /// `None` where the client breaks the protocol.
+    pub(super) fn answer(&mut self, index: usize, frame: &Frame) -> Option<()> {
+        let client = &mut self.clients[index];
+        if frame.kind == Kind::Stdin {
+            if client.feeds_stdin && !self.stdin_ends {
+                self.stdin_queue.extend(&frame.body);
+                self.feed();
+            }
+            return client_ok(self.clients[index].greeted);
+        }
+        if frame.kind != Kind::Json {
+            return None;
+        }
+        let request: Request = frame.parse().ok()?;
+        match request {
+            Request::Hello { version } => {
+                client.greeted = version == PROTOCOL_VERSION;
+                return client_ok(client.greeted);
+            }
+            _ if !client.greeted => return None,
+            Request::Attach { stdin } => {
+                client.attached = true;
+                client.feeds_stdin = stdin && self.spec.stdin;
+                client.message(&Report::Attached);
+                if let Some(record) = self.record.clone().filter(|_| self.finished) {
+                    client.message(&Report::Exited { record });
+                }
+            }
+            Request::StdinEof => {
+                if client.feeds_stdin {
+                    self.stdin_ends = true;
+                    self.feed();
+                }
+            }
+            Request::State => {
+                let state = match self.phase {
+                    Phase::Created { .. } => State::Created,
+                    Phase::Starting { .. } | Phase::Running => State::Running,
+                    Phase::Failed(_) | Phase::Exited => State::Exited,
+                };
+                client.message(&Report::State { state });
+            }
+            Request::Signal { signal } => {
+                self.asked = true;
+                let delivered = self.signal(signal);
+                self.clients[index].message(&Report::Signalled { delivered });
+            }
+            Request::Start => self.start(index),
+        }
+        Some(())
+    }
+
+    pub(super) fn start(&mut self, index: usize) {
+        self.asked = true;
+        match &mut self.phase {
+            Phase::Created { wanted, .. } => *wanted = true,
+            Phase::Starting { .. } => {}
+            Phase::Running | Phase::Exited => self.clients[index].message(&Report::Started),
+            // `conclude` tells everybody.
+            Phase::Failed(_) => {}
+        }
+        self.go_if_ready();
+    }
+
+    pub(super) fn tell_all(&mut self, report: &Report) {
+        for client in &mut self.clients {
+            client.message(report);
+        }
+    }
+
+    pub(super) fn bury_clients(&mut self) {
+        let finished = self.finished;
+        let mut fed = false;
+        self.clients.retain(|client| {
+            let stuck = finished && client.has_output() && client.progress.elapsed() > LAST_WORDS;
+            let stays = !client.gone && !stuck;
+            fed |= !stays && client.feeds_stdin;
+            stays
+        });
+        if fed {
+            // Nobody else will say that the input ends.
+            self.stdin_ends = true;
+            self.feed();
+        }
+    }
+}
+
+fn client_ok(ok: bool) -> Option<()> {
+    ok.then_some(())
+}

@@ -1,0 +1,140 @@
+//! The supervisor's side of init: starting, feeding, listening, signalling, reaping. Refuses to answer clients.
+
+use std::os::fd::AsFd;
+use std::time::SystemTime;
+
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::{Phase, Supervisor};
+use crate::shim::channel::{FromInit, ToInit};
+use crate::shim::log::Stream;
+use crate::shim::protocol::{CHUNK_BYTES_MAX, FailureKind, Kind, Report, StartFailure};
+use crate::shim::record::{self, EXIT_FILE, ExitRecord};
+use crate::shim::sys;
+
+impl Supervisor<'_> {
+    pub(super) fn go_if_ready(&mut self) {
+        let Phase::Created { ready: true, wanted: true } = self.phase else { return };
+        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
+        // Where init is gone, its end is seen by the pidfd.
+        let _ = channel.send(&ToInit::Go, &[]);
+        self.phase = Phase::Starting { executing: false };
+    }
+
+    pub(super) fn hear_init(&mut self) {
+        let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
+        match (channel.receive(), &mut self.phase) {
+            (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
+            (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
+            (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
+            // It closed itself: by executing the program, or because init ended before.
+            (closed, phase) => {
+                if let Phase::Starting { executing: true } = phase {
+                    self.phase = Phase::Running;
+                    self.tell_all(&Report::Started);
+                } else if closed.is_ok() {
+                    self.fail(StartFailure::new(
+                        FailureKind::Other,
+                        "init ended before the program started; was its memory limit too small?",
+                    ));
+                }
+                if let Some(init) = &mut self.init {
+                    init.channel = None;
+                }
+            }
+        }
+        self.go_if_ready();
+    }
+
+    /// The program will never run. Init, if there is one, has no other purpose.
+    pub(super) fn fail(&mut self, failure: StartFailure) {
+        if matches!(self.phase, Phase::Failed(_) | Phase::Exited | Phase::Running) {
+            return;
+        }
+        self.phase = Phase::Failed(failure);
+        self.kill();
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> bool {
+        match &self.init {
+            Some(init) if !init.reaped => sys::pidfd_send_signal(init.pidfd.as_fd(), signal).is_ok(),
+            _ => false,
+        }
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    pub(super) fn feed(&mut self) {
+        let Some(init) = &mut self.init else { return };
+        if let Some(stdin) = &init.stdin {
+            while !self.stdin_queue.is_empty() {
+                match rustix::io::write(stdin, self.stdin_queue.as_slices().0) {
+                    Ok(count) => drop(self.stdin_queue.drain(..count)),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::AGAIN) => return,
+                    // The program has closed its standard input.
+                    Err(_) => {
+                        self.stdin_queue.clear();
+                        self.stdin_ends = true;
+                    }
+                }
+            }
+        } else {
+            self.stdin_queue.clear();
+        }
+        if self.stdin_ends && self.stdin_queue.is_empty() {
+            init.stdin = None;
+        }
+    }
+
+    pub(super) fn forward(&mut self, index: usize) {
+        let Some(init) = &mut self.init else { return };
+        let Some(output) = &init.outputs[index] else { return };
+        let mut bytes = vec![0; CHUNK_BYTES_MAX];
+        let count = match rustix::io::read(output, &mut bytes) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            // A pipe has no other errors; take one for its end.
+            Ok(0) | Err(_) => {
+                init.outputs[index] = None;
+                return;
+            }
+            Ok(count) => count,
+        };
+        let (stream, kind) = if index == 0 { (Stream::Stdout, Kind::Stdout) } else { (Stream::Stderr, Kind::Stderr) };
+        if let Some(log) = &mut self.log {
+            log.append(stream, &bytes[..count], SystemTime::now());
+        }
+        for client in self.clients.iter_mut().filter(|client| client.attached) {
+            client.output(kind, &bytes[..count]);
+        }
+    }
+
+    pub(super) fn reap(&mut self) {
+        let Some(init) = &mut self.init else { return };
+        let Ok(Some(status)) = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        else {
+            return;
+        };
+        init.reaped = true;
+        let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
+        let record = ExitRecord::from_wait_status(raw);
+        // What init still had to say about the start comes first.
+        while self.init.as_ref().is_some_and(|init| init.channel.is_some()) {
+            self.hear_init();
+        }
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Exited;
+            // Written before the output is drained: a client that does not read it must not hide how the container ended.
+            self.write_exit(record);
+        }
+    }
+
+    pub(super) fn write_exit(&mut self, mut record: ExitRecord) {
+        record.log_dropped = self.log.as_ref().map_or(0, |log| log.dropped);
+        // The directory may be gone, which means that nobody wants to know.
+        let _ = record::write(self.dir, EXIT_FILE, &record, true);
+        self.record = Some(record);
+    }
+}
