@@ -165,7 +165,7 @@ async fn pulled_shared_and_pruned() {
         assert_ne!(step.state, LayerState::Exists);
     }
     assert_eq!(world.names("layers").len(), 3);
-    world.images.remove(&other, &[two.reference.clone()], &HashSet::new(), false).await.unwrap();
+    world.images.remove(&other, std::slice::from_ref(&two.reference), &HashSet::new(), false).await.unwrap();
     assert_eq!(world.names("layers").len(), 3, "the first project still has the image");
 
     let in_use = HashSet::from([two.digest.clone()]);
@@ -173,14 +173,14 @@ async fn pulled_shared_and_pruned() {
     assert!(why(error).starts_with("image.in_use"));
     let hold = world.images.hold(&one).unwrap();
     let gone = world.images.remove(&world.project, &[registry.name("one:1")], &in_use, false).await.unwrap();
-    assert_eq!(gone.removed, [one.reference.clone()]);
+    assert_eq!(gone.removed, std::slice::from_ref(&one.reference));
     assert_eq!(world.names("layers").len(), 3, "held layers went");
     drop(hold);
     let pruned = world.images.prune(None, true, &in_use).await.unwrap();
     assert_eq!((pruned.removed.len(), pruned.freed_bytes), (0, 1));
     assert_eq!(world.names("layers").len(), 2);
     let pruned = world.images.prune(Some(&world.project), true, &HashSet::new()).await.unwrap();
-    assert_eq!(pruned.removed, [two.reference.clone()]);
+    assert_eq!(pruned.removed, std::slice::from_ref(&two.reference));
     assert!(
         world.names("layers").is_empty() && world.names("blobs/sha256").is_empty() && world.names("tmp").is_empty()
     );
