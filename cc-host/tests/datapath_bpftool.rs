@@ -45,6 +45,8 @@ fn maps_programs_and_links_have_their_names() {
     world.network(1);
     let a = world.container(0, 1, 2);
     let dir = world.datapath().pin_dir();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&dir).unwrap());
+    assert_eq!(mode & 0o777, 0o700, "only root may open what is pinned");
     for name in MAPS {
         assert!(bpftool(&["map", "show", "pinned"], &dir.join(name)).contains(&format!("name {name} ")), "{name}");
     }

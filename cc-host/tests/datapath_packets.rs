@@ -331,3 +331,25 @@ fn an_interface_that_is_no_port_passes_nothing() {
     let drops = world.datapath().unknown_drops().unwrap();
     assert_eq!((drops.len(), drops[0].reason, drops[0].packets), (1, "unknown_port", 1));
 }
+
+#[test]
+fn a_drop_without_room_is_counted_as_uncounted() {
+    use aya::maps::{Map, MapData, PerCpuHashMap, PerCpuValues};
+    use cc_common::counters::{DropCount, DropKey};
+    let mut world = World::new();
+    let (own, ..) = scene(&mut world);
+    let map = MapData::from_pin(world.datapath().pin_dir().join("CC_DROPS")).unwrap();
+    let mut drops: PerCpuHashMap<_, DropKey, DropCount> = Map::PerCpuHashMap(map).try_into().unwrap();
+    let cpus = aya::util::nr_cpus().unwrap();
+    let is_full = (0..cc_common::limits::DROPS_MAX).any(|n| {
+        let key = DropKey { endpoint: 1_000_000 + n, direction: 0, reason: 1 };
+        drops.insert(key, PerCpuValues::try_from(vec![DropCount::default(); cpus]).unwrap(), 0).is_err()
+    });
+    assert!(is_full);
+    let packet = udp(PEER, PEER);
+    let outcome = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &packet).unwrap();
+    assert_eq!((outcome.action, outcome.reason), (TC_SHOT, DropReason::SpoofedIpv4 as u32), "dropped all the same");
+    let drops = world.datapath().unknown_drops().unwrap();
+    assert_eq!((drops.len(), drops[0].direction, drops[0].reason), (1, "egress", "uncounted"));
+    assert_eq!((drops[0].packets, drops[0].bytes), (1, packet.len() as u64));
+}

@@ -99,8 +99,11 @@ fn forward(ctx: &TcContext, port: &Port) -> Result<Verdict, Refusal> {
         Hop::Local { endpoint, generation } => {
             let entry = route::current(CC_ENDPOINTS.get(endpoint), port.vni, generation).map_err(own)?;
             let EndpointEntry { ifindex, group, mac, .. } = *entry;
-            firewall::ingress(port.group, group)
-                .map_err(|reason| Refusal { endpoint, direction: Direction::Ingress, reason })?;
+            firewall::ingress(port.group, group).map_err(|reason| Refusal {
+                endpoint,
+                direction: Direction::Ingress,
+                reason,
+            })?;
             rewrite::deliver_to(ctx, mac).map_err(own)?;
             // Before the redirect: after it the packet is no longer ours to count.
             let packets = parse::packets(ctx);

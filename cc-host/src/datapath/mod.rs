@@ -124,10 +124,10 @@ impl Datapath {
             return Err(DatapathError::EndpointInUse { id: endpoint.id });
         }
         let attached = inner.attach(endpoint, tag, cgroup_v2_dir, metadata.ino());
-        if attached.is_err() {
-            if let Err(error) = inner.detach(endpoint.id) {
-                tracing::warn!(endpoint = endpoint.id, %error, "a failed attach left something behind");
-            }
+        if attached.is_err()
+            && let Err(error) = inner.detach(endpoint.id)
+        {
+            tracing::warn!(endpoint = endpoint.id, %error, "a failed attach left something behind");
         }
         attached
     }
