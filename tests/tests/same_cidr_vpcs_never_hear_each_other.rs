@@ -6,6 +6,8 @@ use cc_tests::World;
 use cc_tests::packet::{BROADCAST, Wire, arp_request, ethernet, ipv4, udp};
 
 const MARK: &[u8] = b"not for the other side";
+/// Whom every answer to ARP names.
+const GATEWAY: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
 /// Each round of hostile frames is followed by one that is heard, so a silent listener is not a broken one.
 const ROUNDS: usize = 20;
 
@@ -70,15 +72,19 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
         ("broadcast", ethernet(BROADCAST, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 255], 17, &datagram))),
         ("limited broadcast", ethernet(BROADCAST, own, 0x0800, &ipv4([10, 0, 0, 2], [255; 4], 17, &datagram))),
         ("multicast", ethernet([1, 0, 0x5e, 0, 0, 1], own, 0x0800, &ipv4([10, 0, 0, 2], [224, 0, 0, 1], 17, &datagram))),
-        ("spoofed address", ethernet(victim, own, 0x0800, &ipv4([10, 0, 0, 77], to, 17, &datagram))),
-        ("spoofed MAC", ethernet(peer, victim, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &datagram))),
+        ("spoofed address", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 77], to, 17, &datagram))),
+        ("spoofed MAC", ethernet(GATEWAY, [2; 6], 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &datagram))),
         ("the victim's MAC", ethernet(victim, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 99], 17, &datagram))),
         ("ARP for another", ethernet(BROADCAST, own, 0x0806, &arp_request(own, [10, 0, 0, 77], to))),
         ("ARP of an unknown", ethernet(BROADCAST, own, 0x0806, &arp_request(own, [10, 0, 0, 2], [10, 0, 0, 200]))),
         ("a raw ethertype", ethernet(victim, own, 0x88b5, MARK)),
         ("a VLAN tag", ethernet(victim, own, 0x8100, &[&[0, 5, 8, 0][..], &ipv4([10, 0, 0, 2], to, 17, &datagram)].concat())),
         ("IPv6", ethernet(victim, own, 0x86dd, &[&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &[0; 32], MARK].concat())),
-        ("a truncated header", ethernet(peer, own, 0x0800, &[0x45, 0, 0, 20, 1, 2, 3])),
+        ("another MAC of the VPC", ethernet(peer, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &datagram))),
+        ("nobody's address", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 99], 17, &datagram))),
+        ("the internet", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [192, 0, 2, 1], 17, &datagram))),
+        ("the host", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [127, 0, 0, 1], 17, &datagram))),
+        ("a truncated header", ethernet(GATEWAY, own, 0x0800, &[0x45, 0, 0, 20, 1, 2, 3])),
     ];
     let count = frames.len();
     let before = dropped(&world, &blue);
@@ -90,7 +96,7 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
         })
     };
     let (victim_ear, peer_ear) = (listen(victim_side), listen(peer_side));
-    let good = ethernet(peer, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &udp(9, 9, b"for the peer")));
+    let good = ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &udp(9, 9, b"for the peer")));
     sender_side
         .run(move || {
             let wire = Wire::open("eth0").unwrap();

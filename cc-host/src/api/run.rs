@@ -62,7 +62,10 @@ async fn conduct(
     // Its record names the image from here on.
     drop(hold);
     let Started { record, stdio, exit } = started;
-    tell(send, Out::Created(record.id.to_string())).await;
+    if !tell(send, Out::Created(record.id.to_string())).await {
+        // It gave up before it knew the id: nobody would look for this container.
+        return Ok(containers.remove(&record, true).await.map_err(Fault::from)?);
+    }
     tell(send, Out::Started(true)).await;
     let Some(Stdio { stdin, output }) = stdio else { return Ok(()) };
     let feeder = tokio::spawn(feed(Arc::clone(containers), record.clone(), input, stdin));
@@ -104,9 +107,9 @@ async fn image(
     Ok(pulled.map_err(Fault::from)?)
 }
 
-async fn tell(send: &Sender, output: Out) {
-    // A client that went away does not stop what it started.
-    let _ = send.send(Ok(v1::RunOutput { output: Some(output) })).await;
+/// False when the client is gone, which does not stop what it started.
+async fn tell(send: &Sender, output: Out) -> bool {
+    send.send(Ok(v1::RunOutput { output: Some(output) })).await.is_ok()
 }
 
 async fn carry(mut output: OutputReceiver, send: &Sender) {

@@ -52,14 +52,23 @@ impl Images {
         tag: &str,
         data: impl Stream<Item = std::io::Result<Bytes>> + Send,
     ) -> Result<ImageRecord, ImageError> {
-        let name = reference::normal(reference)?;
-        let file = self.spool(&name, data).await?;
-        let (name_for, tag, tmp) = (name.clone(), tag.to_owned(), self.0.layout.tmp());
-        let found = blocking(move || {
-            let members = index(&name_for, file, &tmp)?;
+        // An archive of docker's may name its image itself.
+        let given = match (reference, format) {
+            ("", LoadFormat::DockerArchive) => None,
+            _ => Some(reference::normal(reference)?),
+        };
+        let shown = given.clone().unwrap_or_else(|| "the archive".to_owned());
+        let file = self.spool(&shown, data).await?;
+        let (tag, tmp) = (tag.to_owned(), self.0.layout.tmp());
+        let (name, found) = blocking(move || {
+            let members = index(&shown, file, &tmp)?;
             match format {
-                LoadFormat::Oci => from_oci(&name_for, &members, &tag),
-                LoadFormat::DockerArchive => from_docker(&name_for, &members, &tag),
+                LoadFormat::Oci => from_oci(&shown, &members, &tag).map(|found| (shown, found)),
+                LoadFormat::DockerArchive => {
+                    let image = docker_image(&shown, &members, &tag)?;
+                    let name = given.map_or_else(|| own_name(&image, &tag), Ok)?;
+                    from_docker(&name, &members, &image).map(|found| (name, found))
+                }
             }
         })
         .await?;
@@ -283,9 +292,20 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-fn from_docker(name: &str, members: &Members, tag: &str) -> Result<Found, ImageError> {
+/// The name that the archive gives its image.
+fn own_name(image: &DockerImage, tag: &str) -> Result<String, ImageError> {
+    let tags = image.repo_tags.as_deref().unwrap_or_default();
+    let wanted = |has: &&String| reference::normal(has).ok() == reference::normal(tag).ok();
+    match tags.iter().find(wanted).or(tags.first()) {
+        Some(name) => reference::normal(name),
+        None => Err(archive("the archive", "it does not name its image; give a name: --name REFERENCE")),
+    }
+}
+
+/// The image that is meant: the one with the tag, or the only one.
+fn docker_image(name: &str, members: &Members, tag: &str) -> Result<DockerImage, ImageError> {
     let list = members.read(name, "manifest.json", MANIFEST_BYTES_MAX)?;
-    let images: Vec<DockerImage> = serde_json::from_slice(&list)
+    let mut images: Vec<DockerImage> = serde_json::from_slice(&list)
         .map_err(|e| archive(name, format_args!("its manifest.json is not valid: {e}")))?;
     let tags = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
     let is_tag = |has: &String| {
@@ -293,13 +313,17 @@ fn from_docker(name: &str, members: &Members, tag: &str) -> Result<Found, ImageE
             || reference::normal(has).ok() == reference::normal(tag).ok()
             || has.rsplit_once(':').is_some_and(|(_, t)| t == tag)
     };
-    let image = match &images[..] {
-        [only] if tag.is_empty() => only,
-        all => all.iter().find(|image| !tag.is_empty() && tags(image).iter().any(is_tag)).ok_or_else(|| {
+    let at = match &images[..] {
+        [_] if tag.is_empty() => 0,
+        all => all.iter().position(|image| !tag.is_empty() && tags(image).iter().any(is_tag)).ok_or_else(|| {
             let known: Vec<String> = all.iter().flat_map(tags).take(16).collect();
             archive(name, format_args!("it has no single image for tag {tag:?}; its tags are {known:?}"))
         })?,
     };
+    Ok(images.swap_remove(at))
+}
+
+fn from_docker(name: &str, members: &Members, image: &DockerImage) -> Result<Found, ImageError> {
     if image.layers.len() > LAYERS_MAX {
         return Err(archive(name, format_args!("it has more than {LAYERS_MAX} layers")));
     }

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use cc_common::api::fault::Fault;
 use cc_common::net::GATEWAY_MAC;
@@ -11,6 +12,7 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::sync::Mutex;
 use tonic::Code;
 
 use super::netns::{NetnsError, in_netns};
@@ -96,6 +98,8 @@ pub struct Veth<'a> {
 #[derive(Debug, Clone)]
 pub struct Links {
     handle: Handle,
+    /// The kernel runs one listing at a time on a socket, and calls a second one busy.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Links {
@@ -103,7 +107,7 @@ impl Links {
     pub fn open() -> Result<Self, LinkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| LinkError::Socket { source })?;
         tokio::spawn(connection);
-        Ok(Links { handle })
+        Ok(Links { handle, listing: Arc::default() })
     }
 
     /// Makes the pair in one message, the container's end down and in its namespace from the start, and brings the host's up.
@@ -178,6 +182,7 @@ impl Links {
 
     async fn default_route_interface(&self) -> Result<Option<u32>, LinkError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _one = self.listing.lock().await;
         let routes: Vec<_> = self
             .handle
             .route()
@@ -194,6 +199,7 @@ impl Links {
     }
 
     async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
+        let _one = self.listing.lock().await;
         self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
     }
 }

@@ -1,6 +1,7 @@
 //! Entries of a layer, one by one: what each becomes on disk, and with which owner, mode, times and attributes. `tar` parses
 //! only; nothing of its own unpacking is used. Refuses entries that no honest layer has.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,23 @@ struct Unpacking {
     dir_times: Vec<(LayerPath, Timespec)>,
 }
 
+/// A tar archive is a sequence of these.
+const BLOCK_BYTES: u64 = 512;
+
+/// Knows how much of the archive there was.
+struct Counting<'a, R> {
+    tar: R,
+    read_bytes: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.tar.read(buffer)?;
+        self.read_bytes.set(self.read_bytes.get() + n as u64);
+        Ok(n)
+    }
+}
+
 fn refused(reason: impl Into<String>) -> UnpackError {
     UnpackError::Refused(reason.into())
 }
@@ -41,13 +59,21 @@ fn broken(error: std::io::Error) -> UnpackError {
 
 pub fn unpack_all(tar: impl Read, root: OwnedFd) -> Result<Report, UnpackError> {
     let mut to = Unpacking { tree: Tree::new(root), bytes: 0, entries: 0, devices_skipped: 0, dir_times: Vec::new() };
-    let mut archive = Archive::new(tar);
+    let read_bytes = Cell::new(0);
+    let mut archive = Archive::new(Counting { tar, read_bytes: &read_bytes });
+    let mut data_end = 0;
     for entry in archive.entries().map_err(broken)? {
         to.entries += 1;
         if to.entries > ENTRIES_MAX {
             return Err(refused(format!("it has more than {ENTRIES_MAX} entries")));
         }
-        to.one(entry.map_err(broken)?)?;
+        let entry = match entry {
+            // Some builders leave out what pads the last file to a whole block, and the end mark: nothing of it is missing.
+            Err(_) if data_end > 0 && read_bytes.get() >= data_end && read_bytes.get() % BLOCK_BYTES != 0 => break,
+            entry => entry.map_err(broken)?,
+        };
+        data_end = entry.raw_file_position() + entry.size();
+        to.one(entry)?;
     }
     to.finish()
 }
