@@ -258,7 +258,10 @@ impl World {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("left behind: {last:#?}\ndaemon's log:\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+        panic!(
+            "left behind: {last:#?}\ndaemon's log:\n{}",
+            std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+        );
     }
 }
 

@@ -22,7 +22,12 @@ fn maps_programs_and_links_are_named() {
         let nested = pin(&format!("maps/{name}"));
         if std::path::Path::new(&direct).exists() { direct } else { nested }
     };
-    for (map, field) in [("CC_PORTS", "\"ipv4\""), ("CC_ROUTES", "\"vni\""), ("CC_ENDPOINTS", "\"ifindex\""), ("CC_COUNTERS", "\"received_packets\"")] {
+    for (map, field) in [
+        ("CC_PORTS", "\"ipv4\""),
+        ("CC_ROUTES", "\"vni\""),
+        ("CC_ENDPOINTS", "\"ifindex\""),
+        ("CC_COUNTERS", "\"received_packets\""),
+    ] {
         let dump = bpftool(&["map", "dump", "pinned", &find(map)]);
         assert!(dump.contains(field), "{map} has no field {field}: {}", dump.chars().take(400).collect::<String>());
     }
@@ -42,8 +47,13 @@ fn maps_programs_and_links_are_named() {
 fn metrics_count_what_was_sent() {
     let world = World::new();
     world.vpc("blue", "10.0.0.0/24");
-    let server = world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 -e sh -c 'cat | wc -c'; sleep 600"]);
-    let sent = world.run_rm("busybox", &["--vpc", "blue"], &["sh", "-c", "sleep 0.5; head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"]);
+    let server =
+        world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 -e sh -c 'cat | wc -c'; sleep 600"]);
+    let sent = world.run_rm(
+        "busybox",
+        &["--vpc", "blue"],
+        &["sh", "-c", "sleep 0.5; head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"],
+    );
     assert_eq!(sent.stdout.trim(), "1000000", "the other side has it all: {}", sent.stderr);
     let metrics = world.cc(&["metrics", &server, "--json"]).json()[0].clone();
     let bytes = |key: &str| metrics[key]["bytes"].as_u64().unwrap();

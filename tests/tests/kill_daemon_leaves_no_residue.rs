@@ -27,7 +27,8 @@ fn fifty_kills_at_random_moments_leave_nothing() {
             .map(|n| {
                 let name = format!("r{round}-{n}");
                 match n {
-                    0 => world.command(&["run", "-d", "--name", &name, "--vpc", "blue", "--image", &image, "sleep", "600"]),
+                    0 => world
+                        .command(&["run", "-d", "--name", &name, "--vpc", "blue", "--image", &image, "sleep", "600"]),
                     1 => world.command(&["run", "--rm", "--vpc", "blue", "--image", &image, "true"]),
                     2 => world.command(&["run", "-d", "--rm", "--image", &image, "sleep", "600"]),
                     _ => world.command(&["vpc", "create", "--cidr", "10.3.0.0/24", "--name", &name]),

@@ -33,10 +33,8 @@ fn a_container_within_its_memory_limit_is_not() {
 fn cpu_shares_share() {
     let world = World::new();
     let burn = ["sh", "-c", "while :; do :; done"];
-    let (large, small) = (
-        world.run("busybox", &["--cpu", "3072"], &burn),
-        world.run("busybox", &["--cpu", "1024"], &burn),
-    );
+    let (large, small) =
+        (world.run("busybox", &["--cpu", "3072"], &burn), world.run("busybox", &["--cpu", "1024"], &burn));
     for id in [&large, &small] {
         // Sharing shows only where they compete: on one processor.
         let pid = nix::unistd::Pid::from_raw(world.pid(id));

@@ -82,7 +82,11 @@ fn a_refused_connection_closes_at_once() {
 fn back_pressure_is_kept() {
     let world = World::new();
     world.vpc("blue", "10.0.0.0/24");
-    let id = world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "while :; do head -c 33554432 /dev/zero | nc -l -p 7000; done"]);
+    let id = world.run(
+        "busybox",
+        &["--vpc", "blue"],
+        &["sh", "-c", "while :; do head -c 33554432 /dev/zero | nc -l -p 7000; done"],
+    );
     wait_until_listening(&world, &id);
     let forward = Forward::to(&world, &id, "7000");
     let mut stream = forward.connect();
@@ -104,7 +108,8 @@ fn wait_until_listening(world: &World, id: &str) {
     let table = format!("/proc/{}/net/tcp", world.pid(id));
     let table6 = format!("{table}6");
     cc_tests::eventually("the container listens", Duration::from_secs(10), || {
-        let listens = |path: &str| std::fs::read_to_string(path).is_ok_and(|t| t.contains(":1B58 ") && t.contains(" 0A "));
+        let listens =
+            |path: &str| std::fs::read_to_string(path).is_ok_and(|t| t.contains(":1B58 ") && t.contains(" 0A "));
         (listens(&table) || listens(&table6)).then_some(())
     });
 }

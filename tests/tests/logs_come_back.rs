@@ -23,7 +23,11 @@ fn logs_tail_since_and_timestamps() {
 #[test]
 fn following_ends_with_the_container() {
     let world = World::new();
-    let id = world.run("busybox", &["--name", "talker"], &["sh", "-c", "i=0; while [ $i -lt 20 ]; do echo $i; i=$((i+1)); sleep 0.05; done"]);
+    let id = world.run(
+        "busybox",
+        &["--name", "talker"],
+        &["sh", "-c", "i=0; while [ $i -lt 20 ]; do echo $i; i=$((i+1)); sleep 0.05; done"],
+    );
     let mut child = world.command(&["logs", "-f", &id]).stdout(Stdio::piped()).spawn().unwrap();
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
     assert_eq!(lines, (0..20).map(|i| i.to_string()).collect::<Vec<_>>());

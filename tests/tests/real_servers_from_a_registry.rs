@@ -17,7 +17,8 @@ fn nginx_and_redis_serve_each_other() {
     let (_registry, nginx, redis) = started.unwrap();
     let world = World::in_netns(netns, "");
     world.vpc("blue", "10.0.0.0/24");
-    let run = |name: &str, image: &str| world.cc(&["run", "-d", "--vpc", "blue", "--name", name, "--image", image]).line();
+    let run =
+        |name: &str, image: &str| world.cc(&["run", "-d", "--vpc", "blue", "--name", name, "--image", image]).line();
     let web = run("web", &nginx);
     let db = run("db", &redis);
     let (web_address, db_address) = (world.address(&web), world.address(&db));

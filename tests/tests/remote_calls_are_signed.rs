@@ -48,7 +48,8 @@ fn keys_work_for_their_project_and_role_only() {
     let viewer = remote.key("viewer", "alpha");
     let other = remote.key("operator", "beta");
     let url = remote.endpoint.clone();
-    let id = remote.cc(&url, Some(&operator), &["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"]).line();
+    let id =
+        remote.cc(&url, Some(&operator), &["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"]).line();
     assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id));
     remote.cc(&url, Some(&viewer), &["vpc", "delete", "blue"]).fails(1, "role");
     // Another project's object does not exist: it is neither listed nor found, and deleting it is deleting the unknown.

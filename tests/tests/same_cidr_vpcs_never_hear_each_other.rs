@@ -55,7 +55,11 @@ fn tcp_udp_and_icmp_reach_the_own_vpc_only() {
     let other = world.address(&filler);
     world.cc(&["rm", "-f", &filler]).ok();
     assert_ne!(other, "10.0.0.3", "a freed address is not given again while others are free");
-    for command in ["nc -w 2 10.0.0.3 7000 </dev/null", "ping -c 2 -W 1 10.0.0.3", "echo x | nc -u -w 1 10.0.0.3 7000; ping -c 1 -W 1 10.0.0.3"] {
+    for command in [
+        "nc -w 2 10.0.0.3 7000 </dev/null",
+        "ping -c 2 -W 1 10.0.0.3",
+        "echo x | nc -u -w 1 10.0.0.3 7000; ping -c 1 -W 1 10.0.0.3",
+    ] {
         let ran = client("red", command);
         assert_ne!(ran.code, 0, "{command} reached the other VPC: {}", ran.stdout);
         assert!(!ran.stdout.contains("from-blue"), "{}", ran.stdout);
@@ -71,14 +75,20 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
     let frames: Vec<(&str, Vec<u8>)> = vec![
         ("broadcast", ethernet(BROADCAST, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 255], 17, &datagram))),
         ("limited broadcast", ethernet(BROADCAST, own, 0x0800, &ipv4([10, 0, 0, 2], [255; 4], 17, &datagram))),
-        ("multicast", ethernet([1, 0, 0x5e, 0, 0, 1], own, 0x0800, &ipv4([10, 0, 0, 2], [224, 0, 0, 1], 17, &datagram))),
+        (
+            "multicast",
+            ethernet([1, 0, 0x5e, 0, 0, 1], own, 0x0800, &ipv4([10, 0, 0, 2], [224, 0, 0, 1], 17, &datagram)),
+        ),
         ("spoofed address", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 77], to, 17, &datagram))),
         ("spoofed MAC", ethernet(GATEWAY, [2; 6], 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &datagram))),
         ("the victim's MAC", ethernet(victim, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 99], 17, &datagram))),
         ("ARP for another", ethernet(BROADCAST, own, 0x0806, &arp_request(own, [10, 0, 0, 77], to))),
         ("ARP of an unknown", ethernet(BROADCAST, own, 0x0806, &arp_request(own, [10, 0, 0, 2], [10, 0, 0, 200]))),
         ("a raw ethertype", ethernet(victim, own, 0x88b5, MARK)),
-        ("a VLAN tag", ethernet(victim, own, 0x8100, &[&[0, 5, 8, 0][..], &ipv4([10, 0, 0, 2], to, 17, &datagram)].concat())),
+        (
+            "a VLAN tag",
+            ethernet(victim, own, 0x8100, &[&[0, 5, 8, 0][..], &ipv4([10, 0, 0, 2], to, 17, &datagram)].concat()),
+        ),
         ("IPv6", ethernet(victim, own, 0x86dd, &[&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &[0; 32], MARK].concat())),
         ("another MAC of the VPC", ethernet(peer, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &datagram))),
         ("nobody's address", ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 99], 17, &datagram))),
@@ -108,7 +118,8 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
             }
         })
         .unwrap();
-    let contains = |frames: &[Vec<u8>], mark: &[u8]| frames.iter().filter(|f| f.windows(mark.len()).any(|w| w == mark)).count();
+    let contains =
+        |frames: &[Vec<u8>], mark: &[u8]| frames.iter().filter(|f| f.windows(mark.len()).any(|w| w == mark)).count();
     let heard_by_peer = peer_ear.join().unwrap();
     // The peer hears what was rightly addressed to it, so the wire works.
     assert!(contains(&heard_by_peer, b"for the peer") > 0, "the good frame arrives");
@@ -116,7 +127,11 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
     let heard_by_victim = victim_ear.join().unwrap();
     assert_eq!(heard_by_victim.len(), 0, "the other VPC hears nothing at all: {heard_by_victim:02x?}");
     let after = dropped(&world, &blue);
-    assert!(after - before >= (ROUNDS * count) as u64, "every hostile frame is counted: {before} → {after} of {}", ROUNDS * count);
+    assert!(
+        after - before >= (ROUNDS * count) as u64,
+        "every hostile frame is counted: {before} → {after} of {}",
+        ROUNDS * count
+    );
 }
 
 fn dropped(world: &World, id: &str) -> u64 {

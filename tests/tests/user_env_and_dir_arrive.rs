@@ -14,9 +14,7 @@ fn env_dir_hostname_and_user() {
     assert_eq!(sh(&["--user", "1000"], "id -u"), "1000\n");
     assert_eq!(sh(&["--user", "1234:2345"], "id -u; id -g"), "1234\n2345\n");
     assert_eq!(sh(&["--user", "app"], "id -G"), "1000 2000\n", "supplementary groups come from the image");
-    world
-        .run_rm("busybox", &["--user", "nosuchuser"], &["true"])
-        .fails(125, "nosuchuser");
+    world.run_rm("busybox", &["--user", "nosuchuser"], &["true"]).fails(125, "nosuchuser");
     world.assert_clean();
 }
 

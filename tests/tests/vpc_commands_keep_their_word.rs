@@ -56,13 +56,16 @@ fn addresses_are_given_in_turn() {
 fn a_container_sees_its_network() {
     let world = World::new();
     world.vpc("blue", "10.0.0.0/24");
-    let sh = |command: &str| world.run_rm("busybox", &["--vpc", "blue", "--hostname", "web"], &["sh", "-c", command]).ok().stdout;
+    let sh = |command: &str| {
+        world.run_rm("busybox", &["--vpc", "blue", "--hostname", "web"], &["sh", "-c", command]).ok().stdout
+    };
     assert!(sh("ip -4 addr show eth0").contains("10.0.0.2/24"));
     assert!(sh("ip route").contains("default via 10.0.0.1 dev eth0"));
     assert!(sh("cat /etc/hosts").contains("web"));
     assert!(sh("cat /etc/resolv.conf").contains("10.0.0.1"));
     assert_eq!(sh("cat /sys/class/net/eth0/mtu"), "1450\n", "there is no uplink here: Ethernet less VXLAN");
-    let mtu = world.run_rm("busybox", &["--vpc", "blue", "--mtu", "1400"], &["cat", "/sys/class/net/eth0/mtu"]).ok().stdout;
+    let mtu =
+        world.run_rm("busybox", &["--vpc", "blue", "--mtu", "1400"], &["cat", "/sys/class/net/eth0/mtu"]).ok().stdout;
     assert_eq!(mtu, "1400\n");
     world.assert_clean();
 }

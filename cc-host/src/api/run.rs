@@ -47,7 +47,8 @@ async fn conduct(
     send: &Sender,
 ) -> Result<(), Status> {
     let Some(v1::RunInput { input: Some(Input::Start(start)) }) = input.message().await? else {
-        let fault = Fault::new(Code::InvalidArgument, "container.bad_start", "cannot run", "the first message is no start");
+        let fault =
+            Fault::new(Code::InvalidArgument, "container.bad_start", "cannot run", "the first message is no start");
         return Err(fault.into());
     };
     let wanted = start.spec.clone().unwrap_or_default();
@@ -55,10 +56,7 @@ async fn conduct(
     let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
     let hold = images.hold(&image).map_err(Fault::from)?;
-    let started = containers
-        .run(&caller.project, &name, spec, &image, !start.detach)
-        .await
-        .map_err(Fault::from)?;
+    let started = containers.run(&caller.project, &name, spec, &image, !start.detach).await.map_err(Fault::from)?;
     // Its record names the image from here on.
     drop(hold);
     let Started { record, stdio, exit } = started;

@@ -24,7 +24,8 @@ pub(super) async fn open(
     caller: &Caller,
     mut input: Streaming<TunnelData>,
 ) -> Result<impl Stream<Item = Result<TunnelData, Status>> + use<>, Status> {
-    let bad = |why: &str| Status::from(Fault::new(Code::InvalidArgument, "tunnel.bad_open", "cannot open a tunnel", why));
+    let bad =
+        |why: &str| Status::from(Fault::new(Code::InvalidArgument, "tunnel.bad_open", "cannot open a tunnel", why));
     let Some(TunnelData { data: Some(Data::Open(TunnelOpen { container, port })) }) = input.message().await? else {
         return Err(bad("the first message does not say where to"));
     };

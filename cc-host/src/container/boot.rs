@@ -53,7 +53,8 @@ impl Containers {
         let known: HashSet<ContainerId> = self.all().into_iter().map(|r| r.id).collect();
         let stray = |name: &str| ContainerId::parse(name).is_some_and(|id| !known.contains(&id));
         for dir in [self.rooms.config.containers_run_dir(), self.rooms.config.containers_state_dir()] {
-            for path in children(&dir).into_iter().filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(stray)) {
+            for path in children(&dir).into_iter().filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(stray))
+            {
                 if let Err(error) = launch::kill_leftover(&path) {
                     tracing::error!(path = %path.display(), error = error_chain(&error), "cannot end a stray shim");
                 }

@@ -26,10 +26,10 @@ impl Containers {
         let id = ContainerId::random();
         let name = if name.is_empty() { format!("c-{}", &id.as_str()[..8]) } else { name.to_owned() };
         let name = Name::parse(&name).map_err(|source| ContainerError::BadName { name, source })?;
-        let slot = self.slots.take().ok_or_else(|| ContainerError::NoSlot {
-            name: name.to_string(),
-            max: self.rooms.config.id_ranges,
-        })?;
+        let slot = self
+            .slots
+            .take()
+            .ok_or_else(|| ContainerError::NoSlot { name: name.to_string(), max: self.rooms.config.id_ranges })?;
         let record = ContainerRecord {
             id,
             project: project.clone(),

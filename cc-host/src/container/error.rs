@@ -76,7 +76,9 @@ impl From<ContainerError> for Fault {
                 source.to_string(),
                 "choose a name like web-1: lower-case letters, digits and hyphens",
             ),
-            E::BadField { why, .. } => fault(Code::InvalidArgument, "container.bad_option", why.into(), "see cc run --help"),
+            E::BadField { why, .. } => {
+                fault(Code::InvalidArgument, "container.bad_option", why.into(), "see cc run --help")
+            }
             E::NameTaken { .. } => fault(
                 Code::AlreadyExists,
                 "container.name_taken",
@@ -120,8 +122,12 @@ impl From<ContainerError> for Fault {
             E::Start { source, .. } => {
                 let (code, next) = match source.kind {
                     FailureKind::NotFound => ("container.not_found", "check the command's name and the image's PATH"),
-                    FailureKind::NotExecutable => ("container.not_executable", "check its mode, its format and its interpreter"),
-                    FailureKind::BadUser => ("container.bad_user", "use a name from the image's /etc/passwd, or uid:gid"),
+                    FailureKind::NotExecutable => {
+                        ("container.not_executable", "check its mode, its format and its interpreter")
+                    }
+                    FailureKind::BadUser => {
+                        ("container.bad_user", "use a name from the image's /etc/passwd, or uid:gid")
+                    }
                     FailureKind::BadDir => ("container.bad_dir", "use an absolute directory of the image"),
                     _ => ("container.start", "see the daemon's log; cc-host check names what is missing"),
                 };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -172,8 +172,6 @@ impl Tail {
 
     fn read(&mut self, lines: &mut Vec<LogLine>) -> std::io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        // Clears the reader's end-of-file, so that what was appended is seen.
-        file.seek(SeekFrom::Current(0))?;
         loop {
             let read = file.read_until(b'\n', &mut self.partial)?;
             if read == 0 {
@@ -270,7 +268,8 @@ mod tests {
         std::fs::write(rotated(&path, 1), line(1)).unwrap();
         std::fs::write(&path, line(2)).unwrap();
         let mut tail = Tail::open(path.clone());
-        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|l| String::from_utf8(l.data).unwrap()).collect::<String>();
+        let texts =
+            |lines: Vec<LogLine>| lines.into_iter().map(|l| String::from_utf8(l.data).unwrap()).collect::<String>();
         assert_eq!(texts(tail.drain().unwrap()), "1\n2\n");
         let mut old = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         old.write_all(line(3).as_bytes()).unwrap();

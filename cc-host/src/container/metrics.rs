@@ -24,9 +24,11 @@ impl Containers {
         tokio::task::spawn_blocking(move || {
             let resources = cgroup.stats();
             let traffic = match endpoint {
-                Some(id) => datapath
-                    .counters(id)
-                    .map_err(|source| ContainerError::Datapath { operation: "read the counters of", name, source })?,
+                Some(id) => datapath.counters(id).map_err(|source| ContainerError::Datapath {
+                    operation: "read the counters of",
+                    name,
+                    source,
+                })?,
                 None => EndpointCounters::default(),
             };
             Ok(ContainerMetrics { resources, traffic })

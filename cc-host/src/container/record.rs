@@ -54,8 +54,14 @@ pub struct Exit {
 pub enum State {
     /// Being made; nobody has been told its id as a running container yet.
     Created,
-    Running { pid: i32, since_ms: u64 },
-    Stopped { started_ms: Option<u64>, exit: Exit },
+    Running {
+        pid: i32,
+        since_ms: u64,
+    },
+    Stopped {
+        started_ms: Option<u64>,
+        exit: Exit,
+    },
 }
 
 impl State {

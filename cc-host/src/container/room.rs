@@ -122,10 +122,9 @@ impl Containers {
                 self.remember(record);
                 Ok(())
             }
-            Txn::Conflict => Err(ContainerError::NotFound {
-                wanted: record.name.to_string(),
-                project: record.project.clone(),
-            }),
+            Txn::Conflict => {
+                Err(ContainerError::NotFound { wanted: record.name.to_string(), project: record.project.clone() })
+            }
         }
     }
 
@@ -142,7 +141,11 @@ impl Containers {
         Ok(())
     }
 
-    pub(super) async fn insert(&self, record: &ContainerRecord, vpc: Option<(Op, Compare)>) -> Result<bool, ContainerError> {
+    pub(super) async fn insert(
+        &self,
+        record: &ContainerRecord,
+        vpc: Option<(Op, Compare)>,
+    ) -> Result<bool, ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
         let mut compares = vec![Compare::Absent(record.key()), Compare::Absent(record.name_key())];
         let mut ops = vec![

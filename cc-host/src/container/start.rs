@@ -78,11 +78,8 @@ impl Containers {
         } else {
             None
         };
-        shim.start()
-            .await
-            .map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
-        let record =
-            ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
+        shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
+        let record = ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
         self.update(&record).await?;
         let exit = self.supervise(&record, shim, cgroup);
         Ok(Started { record, stdio, exit })
@@ -219,7 +216,8 @@ impl Containers {
     }
 
     fn shim_binary(&self) -> PathBuf {
-        let beside = || std::env::current_exe().map(|exe| exe.with_file_name("cc-shim")).unwrap_or_else(|_| "cc-shim".into());
+        let beside =
+            || std::env::current_exe().map(|exe| exe.with_file_name("cc-shim")).unwrap_or_else(|_| "cc-shim".into());
         self.rooms.config.shim.clone().unwrap_or_else(beside)
     }
 

@@ -10,17 +10,15 @@ use super::record::{ContainerRecord, Exit, State};
 use super::room::Containers;
 use crate::error_chain;
 use crate::ids::now_ms;
+use crate::kernel::cgroup::Cgroup;
 use crate::kernel::link::LinkError;
 use crate::shim::record::ExitRecord;
-use crate::kernel::cgroup::Cgroup;
 
 impl Containers {
     /// Its program has ended: take it down, write how it ended, and remove it if that was asked for.
     pub(super) async fn end(&self, record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
         let stats = Arc::clone(cgroup);
-        let oom_killed = tokio::task::spawn_blocking(move || stats.stats().oom_kills > 0)
-            .await
-            .unwrap_or(false);
+        let oom_killed = tokio::task::spawn_blocking(move || stats.stats().oom_kills > 0).await.unwrap_or(false);
         let oom_killed = oom_killed && ended.signal == Some(libc::SIGKILL);
         let reason = match (&record.spec.memory_bytes, oom_killed) {
             (Some(limit), true) => format!("killed: it needed more than its memory limit of {limit} bytes"),
@@ -53,7 +51,9 @@ impl Containers {
         match written {
             // Removed by force while it ended: there is no record to write to, and none is wanted.
             Ok(()) | Err(ContainerError::NotFound { .. }) => {}
-            Err(error) => tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended"),
+            Err(error) => {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended")
+            }
         }
     }
 

@@ -38,8 +38,10 @@ impl Containers {
         })
         .await
         .expect("connecting does not panic");
-        connected
-            .and_then(tokio::net::TcpStream::from_std)
-            .map_err(|source| ContainerError::Connect { name, port, source })
+        connected.and_then(tokio::net::TcpStream::from_std).map_err(|source| ContainerError::Connect {
+            name,
+            port,
+            source,
+        })
     }
 }

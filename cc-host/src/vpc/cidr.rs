@@ -77,10 +77,7 @@ impl Cidr {
 
     /// First and last address that a container can have.
     pub fn container_range(self) -> (Ipv4Addr, Ipv4Addr) {
-        (
-            Ipv4Addr::from_bits(self.gateway().to_bits() + 1),
-            Ipv4Addr::from_bits(self.broadcast().to_bits() - 1),
-        )
+        (Ipv4Addr::from_bits(self.gateway().to_bits() + 1), Ipv4Addr::from_bits(self.broadcast().to_bits() - 1))
     }
 }
 

@@ -52,10 +52,7 @@ mod tests {
     fn a_freed_address_waits_for_the_unused_ones() {
         let taken = BTreeSet::from([Ipv4Addr::new(10, 0, 0, 3)]);
         // .2 was freed, .3 was the last one given.
-        assert_eq!(
-            next_address(cidr(), Some(Ipv4Addr::new(10, 0, 0, 3)), &taken),
-            Some(Ipv4Addr::new(10, 0, 0, 4))
-        );
+        assert_eq!(next_address(cidr(), Some(Ipv4Addr::new(10, 0, 0, 3)), &taken), Some(Ipv4Addr::new(10, 0, 0, 4)));
     }
 
     proptest! {

@@ -133,9 +133,7 @@ impl Vpcs {
         let failed = |source| VpcError::Store { name: "*".to_owned(), source };
         let (kvs, _) = self.store.range(prefix).await.map_err(failed)?;
         kvs.into_iter()
-            .map(|kv| {
-                serde_json::from_slice(&kv.value).map_err(|source| VpcError::Decode { key: kv.key, source })
-            })
+            .map(|kv| serde_json::from_slice(&kv.value).map_err(|source| VpcError::Decode { key: kv.key, source }))
             .collect()
     }
 
@@ -237,8 +235,10 @@ impl From<VpcError> for Fault {
                 Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
                     .next("delete what is not used: cc vpc list, cc vpc delete ID")
             }
-            VpcError::NotFound { .. } => Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
-                .next("see cc vpc list, or create it: cc vpc create --cidr CIDR --name NAME"),
+            VpcError::NotFound { .. } => {
+                Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
+                    .next("see cc vpc list, or create it: cc vpc create --cidr CIDR --name NAME")
+            }
             VpcError::InUse { ref example, .. } => {
                 let next = format!("remove them first, for example: cc rm -f {example}");
                 Fault::new(Code::FailedPrecondition, "vpc.in_use", what, "nothing was deleted").next(next)

@@ -69,7 +69,9 @@ pub fn unpack_all(tar: impl Read, root: OwnedFd) -> Result<Report, UnpackError> 
         }
         let entry = match entry {
             // Some builders leave out what pads the last file to a whole block, and the end mark: nothing of it is missing.
-            Err(_) if data_end > 0 && read_bytes.get() >= data_end && read_bytes.get() % BLOCK_BYTES != 0 => break,
+            Err(_) if data_end > 0 && read_bytes.get() >= data_end && !read_bytes.get().is_multiple_of(BLOCK_BYTES) => {
+                break;
+            }
             entry => entry.map_err(broken)?,
         };
         data_end = entry.raw_file_position() + entry.size();
