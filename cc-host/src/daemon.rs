@@ -58,8 +58,23 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     }
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
-    let result = serve_on(doors, routes, auth, stop).await;
-    house.close(STOP_GRACE).await;
+    let (tell, mut told) = tokio::sync::watch::channel(false);
+    let stopping = async move {
+        // The sender lives until the end of this function.
+        let _told = told.wait_for(|stop| *stop).await.map(|_| ());
+    };
+    let serving = serve_on(doors, routes, auth, stopping);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        // By itself, so by a failure.
+        result = &mut serving => result,
+        () = stop => {
+            tell.send_replace(true);
+            // At once: a foreground client's call ends when its container does.
+            let ((), result) = tokio::join!(house.close(STOP_GRACE), serving);
+            result
+        }
+    };
     events.add("host.stopped", "", "the daemon stopped").await;
     let _gone_already = std::fs::remove_file(config.socket());
     result

@@ -133,8 +133,11 @@ impl World {
     }
 
     pub fn cc_with_stdin(&self, args: &[&str], input: &[u8]) -> Ran {
+        self.run_with_stdin(self.command(args), input)
+    }
+
+    pub fn run_with_stdin(&self, mut command: Command, input: &[u8]) -> Ran {
         use std::io::Write as _;
-        let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("cc can be run; run `cargo xtask build`");
         let mut stdin = child.stdin.take().expect("it is piped");

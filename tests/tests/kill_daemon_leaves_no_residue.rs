@@ -85,9 +85,16 @@ fn sigterm_stops_in_order_within_five_seconds() {
         // Process 1 ignores TERM: the daemon must not wait for it for ever.
         world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
     }
+    let image = world.image("busybox");
+    let foreground = world.command(&["run", "--rm", "--image", &image, "sh", "-c", "echo ready; sleep 600"]);
+    let mut foreground = { foreground }.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(foreground.stdout.as_mut().unwrap(), &mut ready).unwrap();
     let (status, took) = world.take_daemon().stop();
     assert!(status.success(), "{status}");
     assert!(took < Duration::from_secs(5), "it took {took:?}");
+    // Its client is told how its container ended.
+    assert_eq!(foreground.wait().unwrap().code(), Some(137));
     world.start();
     world.remove_all();
     world.assert_clean();

@@ -6,6 +6,42 @@ use std::time::Duration;
 use cc_tests::{World, eventually, images};
 
 #[test]
+fn a_registry_that_asks_for_a_password_gets_the_one_of_login() {
+    let netns = cc_tests::netns::Netns::new().unwrap();
+    let credentials = images::Credentials::TEST;
+    let started = netns.run(move || {
+        let registry = images::Registry::start_with(Some(credentials)).unwrap();
+        let image = registry.push("busybox").unwrap();
+        (registry, image)
+    });
+    let (registry, image) = started.unwrap();
+    let world = World::in_netns(netns, "");
+    let home = world.path("home");
+    let cc = |args: &[&str], input: &[u8]| {
+        let mut command = world.command(args);
+        command.env("XDG_CONFIG_HOME", &home);
+        world.run_with_stdin(command, input)
+    };
+    assert_ne!(cc(&["image", "pull", &image], b"").code, 0, "nobody is let in without a password");
+    let address = registry.address().to_string();
+    cc(&["image", "login", &address, "-u", credentials.user, "--password-stdin"], credentials.password.as_bytes()).ok();
+    cc(&["image", "pull", &image], b"").ok();
+    cc(&["run", "--rm", "--pull", "always", "--image", &image, "true"], b"").ok();
+    let kept = walk(&home);
+    assert!(!kept.is_empty());
+    for file in kept {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} is for its owner only", file.display());
+    }
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
 fn nginx_and_redis_serve_each_other() {
     let netns = cc_tests::netns::Netns::new().unwrap();
     // The registry listens on loopback in the daemon's own namespace.

@@ -60,6 +60,36 @@ fn keys_work_for_their_project_and_role_only() {
 }
 
 #[test]
+fn another_projects_container_does_not_exist() {
+    let remote = remote();
+    let (alpha, beta) = (remote.key("operator", "alpha"), remote.key("admin", "beta"));
+    let url = remote.endpoint.clone();
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let run = ["run", "-d", "--name", "web", "--image", &layout, "sh", "-c", "echo secret; sleep 600"];
+    let id = remote.cc(&url, Some(&alpha), &run).line();
+    let image = remote.cc(&url, Some(&alpha), &["image", "list", "-q"]).line();
+    assert_eq!(remote.cc(&url, Some(&beta), &["ps", "-a", "-q"]).ok().stdout, "");
+    let calls: [&[&str]; 8] = [
+        &["status", &id],
+        &["inspect", "web"],
+        &["metrics", &id],
+        &["logs", &id],
+        &["stop", &id],
+        &["kill", &id],
+        &["rm", "-f", &id],
+        &["wait", &id],
+    ];
+    for call in calls {
+        let ran = remote.cc(&url, Some(&beta), call).fails(1, "no container");
+        assert!(!ran.stdout.contains("secret"), "{call:?}: {}", ran.stdout);
+    }
+    remote.cc(&url, Some(&beta), &["run", "--rm", "--pull", "never", "--image", &image, "true"]).fails(125, "no image");
+    let events = remote.cc(&url, Some(&beta), &["events", "--json"]).ok().stdout;
+    assert!(!events.contains(&id), "{events}");
+    assert_eq!(remote.cc(&url, Some(&alpha), &["ps", "-q"]).line(), id, "it still runs");
+}
+
+#[test]
 fn unsigned_unknown_and_wrongly_pinned_calls_are_refused() {
     let remote = remote();
     let good = remote.key("viewer", "alpha");

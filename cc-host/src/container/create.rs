@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use nix::sys::signal::Signal;
+
 use super::error::ContainerError;
 use super::record::{Attachment, ContainerRecord, RunSpec, State};
 use super::room::Containers;
@@ -13,6 +15,12 @@ use crate::vpc::{VpcRecord, ipam};
 
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 256;
+
+/// `SIGQUIT`, `QUIT` or `3`; SIGTERM for anything else, as an image that asks for nonsense must still stop.
+fn stop_signal(text: &str) -> i32 {
+    let named = || text.parse::<Signal>().or_else(|_| format!("SIG{text}").parse()).map(|signal| signal as i32);
+    text.parse::<i32>().ok().filter(|n| (1..=64).contains(n)).or_else(|| named().ok()).unwrap_or(libc::SIGTERM)
+}
 
 impl Containers {
     /// Writes the intent. Nothing of it exists in the kernel yet.
@@ -38,6 +46,7 @@ impl Containers {
             spec,
             image_reference: image.reference.clone(),
             image_digest: image.digest.clone(),
+            stop_signal: stop_signal(&image.config.stop_signal),
             vpc: None,
             created_ms: now_ms(),
             state: State::Created,
@@ -105,5 +114,15 @@ impl Containers {
         vpc.last_address = Some(ipv4);
         let value = serde_json::to_vec(&vpc).expect("a record of strings and numbers is JSON");
         Ok((Op::Put { key: vpc.key(), value, lease: None }, Compare::Modified(vpc.key(), revision)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stop_signal;
+
+    #[test]
+    fn an_images_stop_signal_is_read_in_all_its_forms() {
+        assert_eq!(["SIGQUIT", "QUIT", "3", "", "nonsense", "99"].map(stop_signal), [3, 3, 3, 15, 15, 15]);
     }
 }

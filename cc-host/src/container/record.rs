@@ -84,6 +84,8 @@ pub struct ContainerRecord {
     pub spec: RunSpec,
     pub image_reference: String,
     pub image_digest: String,
+    /// What `stop` sends first; the image may ask for another one than SIGTERM.
+    pub stop_signal: i32,
     pub vpc: Option<Attachment>,
     pub created_ms: u64,
     pub state: State,

@@ -22,11 +22,11 @@ impl Containers {
         }
     }
 
-    /// SIGTERM, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
+    /// The stop signal, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
     pub async fn stop(&self, record: &ContainerRecord, grace: Option<Duration>) -> Result<(), ContainerError> {
         let Some(live) = self.live(&record.id) else { return Ok(()) };
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
-        live.shim.signal(libc::SIGTERM).await.map_err(launch)?;
+        live.shim.signal(record.stop_signal).await.map_err(launch)?;
         let mut exit = live.exit.clone();
         let grace = grace.unwrap_or(STOP_GRACE_DEFAULT);
         let ended = tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok();

@@ -10,8 +10,8 @@ use tonic::Code;
 
 use crate::config::Config;
 
-/// The oldest kernel that the tests have run on.
-const KERNEL_MIN: (u32, u32) = (6, 12);
+/// The oldest kernel whose overlayfs takes layers by the descriptors of detached mounts. The tests have run on 6.18.
+const KERNEL_MIN: (u32, u32) = (6, 15);
 /// Open files of a daemon with 1,000 containers, a dozen each.
 const NOFILE_MIN: u64 = 16_384;
 /// An image or two; below it pulls fail.
@@ -53,7 +53,7 @@ pub fn all(config: &Config) -> Vec<Check> {
             "kernel",
             (parse_release(&release).is_some_and(|version| version >= KERNEL_MIN), release.clone()),
             "without it: what older kernels do is not tested",
-            "boot Linux 6.12 or newer",
+            "boot Linux 6.15 or newer",
         ),
         required(
             "bpffs",

@@ -81,7 +81,10 @@ impl Vpcs {
                 last_address: None,
             };
             if self.insert(&record).await? {
-                self.announce(&record).await?;
+                if let Err(error) = self.announce(&record).await {
+                    self.retract(&record).await?;
+                    return Err(error);
+                }
                 return Ok(record);
             }
         }
@@ -102,6 +105,14 @@ impl Vpcs {
         Ok(matches!(self.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. }))
     }
 
+    /// Undoes `insert`.
+    async fn retract(&self, record: &VpcRecord) -> Result<(), VpcError> {
+        let failed = |source| VpcError::Store { name: record.name.to_string(), source };
+        let keys = [record.key(), record.name_key(), record.vni_key()];
+        let ops = keys.into_iter().map(|key| Op::Delete { key }).collect();
+        self.store.txn(Vec::new(), ops).await.map(|_: Txn| ()).map_err(failed)
+    }
+
     /// Tells the datapath of a VPC: its gateway answers from then on.
     async fn announce(&self, record: &VpcRecord) -> Result<(), VpcError> {
         let network = Network { vni: record.vni, gateway: record.cidr.gateway() };
@@ -112,11 +123,13 @@ impl Vpcs {
             .map_err(|source| VpcError::Datapath { name: record.name.to_string(), source })
     }
 
-    /// At boot: the datapath knows all VPCs again.
+    /// At boot: the datapath knows all VPCs again. One that it cannot take keeps the others from nothing but its gateway.
     pub async fn announce_all(&self) -> Result<Vec<VpcRecord>, VpcError> {
         let all = self.all().await?;
         for record in &all {
-            self.announce(record).await?;
+            if let Err(error) = self.announce(record).await {
+                tracing::error!(vpc = %record.id, error = crate::error_chain(&error), "its gateway does not answer");
+            }
         }
         Ok(all)
     }

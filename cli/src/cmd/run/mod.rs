@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// Pass standard input on
     #[arg(short, long, conflicts_with = "detach")]
     interactive: bool,
-    /// The container's host name (default: its id)
+    /// The container's host name (default: its name)
     #[arg(long, default_value = "", hide_default_value = true)]
     hostname: String,
     /// KEY=VALUE; more than once
