@@ -31,6 +31,8 @@ pub use logging::{LogFormat, init_logging};
 
 /// For containers, out of the 5 s that a stop may take.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+/// For all of them together; what is not down by then, the next boot takes down.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 const HOST_ID_KEY: &str = "host/id";
 
 /// Serves until SIGTERM or SIGINT.
@@ -39,11 +41,19 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let stop = stop_signal()?;
     check::require(&config)?;
     let _lock = RunLock::take(&config.run_dir)?;
+    private_dir(&config.state_dir)?;
+    let _state_lock = RunLock::take(&config.state_dir)?;
+    raise_nofile();
     let store = open_store(&config)?;
     let events = Events::open(store.clone()).await?;
     let host_id = host_id(&*store).await?;
 
-    let house = House::open(&config, store.clone(), events.clone(), &host_id).await?;
+    tokio::pin!(stop);
+    let house = tokio::select! {
+        house = House::open(&config, store.clone(), events.clone(), &host_id) => house?,
+        // What it leaves half done, the next boot does.
+        () = &mut stop => return Ok(()),
+    };
     let doors = Doors::open(&config).await?;
     let auth = AuthLayer::new(AuthConfig {
         store: store.clone(),
@@ -68,10 +78,11 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let result = tokio::select! {
         // By itself, so by a failure.
         result = &mut serving => result,
-        () = stop => {
+        () = &mut stop => {
             tell.send_replace(true);
             // At once: a foreground client's call ends when its container does.
-            let ((), result) = tokio::join!(house.close(STOP_GRACE), serving);
+            let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE));
+            let (_, result) = tokio::join!(closed, serving);
             result
         }
     };
@@ -84,6 +95,15 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
 pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, Fault> {
     private_dir(&config.state_dir)?;
     Ok(Arc::new(SqliteStore::open(&config.store_path())?))
+}
+
+/// A container costs a dozen descriptors, and a login's 1,024 are soon used up.
+fn raise_nofile() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn host_id(store: &dyn Store) -> Result<String, Fault> {

@@ -61,7 +61,8 @@ async fn conduct(
     drop(hold);
     let Started { record, stdio, exit } = started;
     if !tell(send, Out::Created(record.id.to_string())).await {
-        // It gave up before it knew the id: nobody would look for this container.
+        // It gave up before it knew the id: nobody would look for this container, nor read what it writes.
+        drop(stdio);
         return Ok(containers.remove(&record, true).await.map_err(Fault::from)?);
     }
     tell(send, Out::Started(true)).await;

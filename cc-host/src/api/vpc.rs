@@ -40,6 +40,7 @@ impl VpcService for VpcApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let ids = request.into_inner().ids;
+        let _allocation = self.containers.allocation().await;
         let users = |vpc| async move { self.containers.users_of(&vpc) };
         let deleted = self.vpcs.delete(&caller.project, &ids, users).await.map_err(Fault::from)?;
         Ok(Response::new(DeleteVpcsResponse { deleted: deleted.iter().map(ToString::to_string).collect() }))

@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::ContainerError;
 use super::launch;
 use super::record::{ContainerRecord, Exit, State};
 use super::room::Containers;
-use super::teardown::{lost, remove_dir};
+use super::teardown::{lost, remove_stray_dir};
 use crate::error_chain;
 use crate::ids::ContainerId;
 use crate::shim::record::{self, EXIT_FILE, ExitRecord};
@@ -18,12 +19,13 @@ impl Containers {
     pub async fn reconcile(&self) -> Result<(), ContainerError> {
         for record in self.load().await? {
             match record.state {
-                State::Stopped { .. } => self.tear_down(&record).await,
-                State::Created => {
-                    self.tear_down(&record).await;
-                    self.erase(&record).await?;
-                }
+                State::Stopped { .. } | State::Created => self.tear_down(&record).await,
                 State::Running { .. } => self.stop_left_over(&record).await,
+            }
+            // A container of which nobody was told, or that was to go at its end.
+            let unwanted = matches!(record.state, State::Created) || record.spec.auto_remove;
+            if unwanted && let Err(error) = self.erase(&record).await {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
             }
         }
         self.remove_strays().await;
@@ -33,7 +35,6 @@ impl Containers {
     /// It may have ended by itself meanwhile: then its shim has written how.
     async fn stop_left_over(&self, record: &ContainerRecord) {
         let ended = record::read::<ExitRecord>(&self.run_dir(record), EXIT_FILE);
-        self.tear_down(record).await;
         let exit = match ended.ok().flatten() {
             Some(ended) => Exit {
                 code: ended.code,
@@ -44,7 +45,9 @@ impl Containers {
             },
             None => lost("stopped because the daemon was restarted"),
         };
-        self.settle(record, exit).await;
+        self.settle(record, exit.clone()).await;
+        self.tear_down(record).await;
+        self.tell_of_end(record, &exit).await;
     }
 
     /// Objects with our mark that no record explains: the daemon died between making one and writing of it, or between the
@@ -58,7 +61,7 @@ impl Containers {
                 if let Err(error) = launch::kill_leftover(&path) {
                     tracing::error!(path = %path.display(), error = error_chain(&error), "cannot end a stray shim");
                 }
-                remove_dir(&path);
+                remove_stray_dir(&path);
             }
         }
         self.remove_stray_cgroups(&stray).await;
@@ -106,6 +109,7 @@ impl Containers {
 
     /// For shutdown: containers end with the daemon in this version; each is stopped in order.
     pub async fn stop_all(self: &Arc<Self>, grace: std::time::Duration) {
+        self.closing.store(true, Ordering::SeqCst);
         let running: Vec<ContainerRecord> =
             self.all().into_iter().filter(|r| matches!(r.state, State::Running { .. })).collect();
         let mut stops = tokio::task::JoinSet::new();

@@ -13,6 +13,8 @@ use crate::image::ImageRecord;
 use crate::store::{Compare, Op};
 use crate::vpc::{VpcRecord, ipam};
 
+/// Half of what the store takes, so that how it ended still fits.
+const RECORD_BYTES_MAX: usize = crate::store::VALUE_BYTES_MAX / 2;
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 256;
 
@@ -51,6 +53,12 @@ impl Containers {
             created_ms: now_ms(),
             state: State::Created,
         };
+        if record.encode().len() > RECORD_BYTES_MAX {
+            self.slots.release(slot);
+            let value = format!("{} bytes", record.encode().len());
+            let why = "its arguments, variables and labels together exceed 512 KiB";
+            return Err(ContainerError::BadField { field: "specification", value, why });
+        }
         let created = self.insert_with_address(record).await;
         if created.is_err() {
             self.slots.release(slot);
@@ -59,6 +67,7 @@ impl Containers {
     }
 
     async fn insert_with_address(&self, mut record: ContainerRecord) -> Result<ContainerRecord, ContainerError> {
+        let _allocation = self.allocation().await;
         for _ in 0..CONFLICT_RETRIES_MAX {
             if let Ok(other) = self.find_by_name(&record) {
                 return Err(ContainerError::NameTaken { name: record.name.to_string(), id: other.id.to_string() });

@@ -36,6 +36,8 @@ pub enum ContainerError {
     NotRunning { name: String },
     #[error("container {name} changed too often while it was being worked on")]
     Busy { name: String },
+    #[error("cannot run container {name}: the daemon is stopping")]
+    Closing { name: String },
     #[error("cannot start container {name}")]
     Start { name: String, source: StartFailure },
     #[error("cannot launch container {name}")]
@@ -118,6 +120,12 @@ impl From<ContainerError> for Fault {
             E::NotRunning { .. } => {
                 fault(Code::FailedPrecondition, "container.not_running", "it has stopped".into(), "see cc ps -a")
             }
+            E::Closing { .. } => fault(
+                Code::Unavailable,
+                "container.closing",
+                "containers end with the daemon".into(),
+                "try again when it is back",
+            ),
             E::Busy { .. } => fault(Code::Aborted, "container.busy", "others are changing it".into(), "try again"),
             E::Start { source, .. } => {
                 let (code, next) = match source.kind {

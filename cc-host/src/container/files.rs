@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::record::ContainerRecord;
 use crate::shim::spec::Bind;
 
-/// Writes them into `dir` and says where they belong.
-pub(super) fn write_etc(dir: &Path, record: &ContainerRecord) -> io::Result<Vec<Bind>> {
+/// Writes them into `dir` and says where they belong. They are the container's own, by its ids: what it does to them stays its.
+pub(super) fn write_etc(dir: &Path, id_base: u32, record: &ContainerRecord) -> io::Result<Vec<Bind>> {
     let files = [
         ("hosts", hosts(record)),
         ("hostname", format!("{}\n", record.hostname())),
@@ -18,7 +19,10 @@ pub(super) fn write_etc(dir: &Path, record: &ContainerRecord) -> io::Result<Vec<
     for (name, text) in files {
         let source = dir.join(name);
         std::fs::write(&source, text)?;
-        binds.push(Bind { source, target: format!("/etc/{name}"), readonly: false });
+        // Whatever the daemon's umask is.
+        std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o644))?;
+        std::os::unix::fs::chown(&source, Some(id_base), Some(id_base))?;
+        binds.push(Bind { source, target: format!("/etc/{name}"), readonly: false, idmap: false });
     }
     Ok(binds)
 }

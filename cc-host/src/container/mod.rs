@@ -9,6 +9,7 @@ mod leftover;
 pub mod logs;
 mod metrics;
 mod record;
+mod remove_tree;
 mod room;
 pub mod shim_client;
 mod slots;

@@ -1,6 +1,7 @@
 //! The room's state: which containers exist, which are live, and how they are found. Refuses to start or stop them itself.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -45,6 +46,11 @@ pub(super) struct Live {
 pub struct Containers {
     pub(super) rooms: Rooms,
     pub(super) slots: Slots,
+    /// Set when the daemon stops: from then on nothing starts.
+    pub(super) closing: AtomicBool,
+    /// Held from the choice of an address to its record's being known here, and while VPCs are deleted: the records in memory
+    /// are what both decide by.
+    allocation: tokio::sync::Mutex<()>,
     live: Mutex<HashMap<ContainerId, Arc<Live>>>,
     /// Copies of the records: reads never wait for the disk. Written only after the store has taken a change.
     records: Mutex<BTreeMap<ContainerId, ContainerRecord>>,
@@ -53,7 +59,14 @@ pub struct Containers {
 impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
         let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::ENDPOINTS_MAX));
-        Arc::new(Containers { rooms, slots, live: Mutex::default(), records: Mutex::default() })
+        Arc::new(Containers {
+            rooms,
+            slots,
+            closing: AtomicBool::new(false),
+            allocation: tokio::sync::Mutex::default(),
+            live: Mutex::default(),
+            records: Mutex::default(),
+        })
     }
 
     /// Reads all records: the first step of boot.
@@ -91,6 +104,11 @@ impl Containers {
             exact.or_else(by_prefix).cloned()
         })
         .ok_or_else(|| ContainerError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    /// While it is held, no container gets an address.
+    pub async fn allocation(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.allocation.lock().await
     }
 
     pub(super) fn live(&self, id: &ContainerId) -> Option<Arc<Live>> {
@@ -132,7 +150,9 @@ impl Containers {
     pub(super) async fn forget(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
         let ops = vec![Op::Delete { key: record.key() }, Op::Delete { key: record.name_key() }];
-        let _: Txn = self.rooms.store.txn(vec![], ops).await.map_err(failed)?;
+        // Once: by the second time the name may be another's.
+        let known = vec![Compare::Present(record.key())];
+        let _: Txn = self.rooms.store.txn(known, ops).await.map_err(failed)?;
         let known = self.with_records(|records| records.remove(&record.id));
         // Only the one who took the record away gives the slot back: it may be another's by now.
         if known.is_some() {

@@ -2,8 +2,10 @@
 //! undone by the same code that ends a container. Refuses to decide names and addresses; the record has them.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
@@ -17,12 +19,17 @@ use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
 use crate::kernel::link::{self, EndpointAddress, LinkError, Veth};
 use crate::kernel::netns;
-use crate::shim::spec::{LogSpec, Rootfs, SPEC_VERSION, Spec};
+use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
 const MTU_DEFAULT: u16 = 1450;
 /// The room that an overlay's headers take on an IPv4 underlay.
 const OVERLAY_HEADER_BYTES: u32 = 50;
+
+/// A container's range of ids: all that 16 bits can name, as images use them.
+const ID_RANGE: u32 = 0x1_0000;
+/// What Linux gives a login.
+const NOFILE_SOFT: u64 = 1024;
 
 /// A foreground client's ends of the container's streams.
 pub struct Stdio {
@@ -49,6 +56,7 @@ impl Containers {
         attach: bool,
     ) -> Result<Started, ContainerError> {
         let command = command(&spec, image)?;
+        self.not_closing(name)?;
         let record = self.create(project, name, spec, image).await?;
         match self.bring_up(&record, image, command, attach).await {
             Ok(started) => Ok(started),
@@ -80,9 +88,23 @@ impl Containers {
         };
         shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
         let record = ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
-        self.update(&record).await?;
-        let exit = self.supervise(&record, shim, cgroup);
+        let (tell, exit) = watch::channel(None);
+        let live = Arc::new(Live { shim, cgroup, exit: exit.clone() });
+        // Live before it is said to run, so that whoever reads that can stop it.
+        self.set_live(&record.id, Some(Arc::clone(&live)));
+        if let Err(error) = self.update(&record).await.and_then(|()| self.not_closing(record.name.as_str())) {
+            self.set_live(&record.id, None);
+            return Err(error);
+        }
+        self.supervise(&record, live, tell);
         Ok(Started { record, stdio, exit })
+    }
+
+    fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
+        match self.closing.load(Ordering::SeqCst) {
+            true => Err(ContainerError::Closing { name: name.to_owned() }),
+            false => Ok(()),
+        }
     }
 
     async fn make_cgroup(&self, record: &ContainerRecord) -> Result<Cgroup, ContainerError> {
@@ -110,12 +132,13 @@ impl Containers {
             move |source| ContainerError::File { operation, name, source }
         };
         let (state, run) = (self.state_dir(record), self.run_dir(record));
-        for dir in ["upper", "work", "log"] {
-            std::fs::create_dir_all(state.join(dir)).map_err(file("make the writable layer"))?;
+        let id_base = self.rooms.config.id_base + record.slot * ID_RANGE;
+        for dir in ["upper", "work", "log", "etc"] {
+            private_dir(&state.join(dir)).map_err(file("make the writable layer"))?;
         }
-        std::fs::create_dir_all(&run).map_err(file("make the run-time directory"))?;
-        let binds = super::files::write_etc(&run, record).map_err(file("write /etc/hosts and its like"))?;
-        let range = 0x1_0000;
+        private_dir(&run).map_err(file("make the run-time directory"))?;
+        let etc = state.join("etc");
+        let binds = super::files::write_etc(&etc, id_base, record).map_err(file("write /etc/hosts and its like"))?;
         let own = &record.spec;
         Ok(Spec {
             version: SPEC_VERSION,
@@ -125,8 +148,8 @@ impl Containers {
             env: merge_env(&image.config.env, &own.env),
             cwd: own.dir.clone().unwrap_or_else(|| image.config.working_dir.clone()),
             user: own.user.clone().unwrap_or_else(|| image.config.user.clone()),
-            id_base: self.rooms.config.id_base + record.slot * range,
-            id_count: range,
+            id_base,
+            id_count: ID_RANGE,
             rootfs: Rootfs {
                 layers: self.rooms.images.layer_dirs(image),
                 upper: state.join("upper"),
@@ -138,7 +161,8 @@ impl Containers {
             cgroup_procs: cgroup.procs_files(),
             stdin: own.stdin,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
-            rlimits: Vec::new(),
+            // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
+            rlimits: vec![RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX }],
         })
     }
 
@@ -196,23 +220,15 @@ impl Containers {
     }
 
     /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.
-    fn supervise(
-        self: &Arc<Self>,
-        record: &ContainerRecord,
-        shim: Shim,
-        cgroup: Arc<Cgroup>,
-    ) -> watch::Receiver<Option<Exit>> {
-        let (tell, exit) = watch::channel(None);
-        let live = Arc::new(Live { shim, cgroup, exit: exit.clone() });
-        self.set_live(&record.id, Some(Arc::clone(&live)));
+    fn supervise(self: &Arc<Self>, record: &ContainerRecord, live: Arc<Live>, tell: watch::Sender<Option<Exit>>) {
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
             let ended = live.shim.wait().await;
             let exit = room.end(&record, &live.cgroup, ended).await;
             // Nobody waiting is fine: a detached container has no client.
-            let _ = tell.send(Some(exit));
+            let _ = tell.send(Some(exit.clone()));
+            room.tell_of_end(&record, &exit).await;
         });
-        exit
     }
 
     fn shim_binary(&self) -> PathBuf {
@@ -232,6 +248,11 @@ impl Containers {
     pub(super) fn alias(&self, record: &ContainerRecord) -> String {
         format!("cc:{}:{}", self.rooms.host_id, record.id)
     }
+}
+
+/// With everything above it that is missing, for root only.
+fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// The user's command replaces the image's cmd; without one the image's entrypoint and cmd run.

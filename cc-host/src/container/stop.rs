@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::ContainerError;
 use super::record::{ContainerRecord, Exit, State};
-use super::room::Containers;
+use super::room::{Containers, Live};
 
 /// As docker's: time between the stop signal and SIGKILL.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -24,36 +24,49 @@ impl Containers {
 
     /// The stop signal, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
     pub async fn stop(&self, record: &ContainerRecord, grace: Option<Duration>) -> Result<(), ContainerError> {
-        let Some(live) = self.live(&record.id) else { return Ok(()) };
-        let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
-        live.shim.signal(record.stop_signal).await.map_err(launch)?;
+        let Some(live) = self.live(&record.id) else { return self.not_starting(record) };
         let mut exit = live.exit.clone();
         let grace = grace.unwrap_or(STOP_GRACE_DEFAULT);
-        let ended = tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok();
+        // A shim that does not answer is as good as a program that does not listen.
+        let asked = live.shim.signal(record.stop_signal).await;
+        let ended = asked.is_ok() && tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok();
         if !ended {
-            live.shim.signal(libc::SIGKILL).await.map_err(launch)?;
-            // The supervisor holds the sender until it has told; an error means it told and ended.
-            let _ = exit.wait_for(Option::is_some).await;
+            self.kill_and_wait(record, &live).await?;
         }
         Ok(())
     }
 
     /// A running one only by force.
     pub async fn remove(self: &Arc<Self>, record: &ContainerRecord, force: bool) -> Result<(), ContainerError> {
-        if let Some(live) = self.live(&record.id) {
-            if !force {
-                return Err(ContainerError::Running { name: record.name.to_string() });
-            }
-            live.shim
-                .signal(libc::SIGKILL)
-                .await
-                .map_err(|source| ContainerError::Launch { name: record.name.to_string(), source })?;
-            let mut exit = live.exit.clone();
-            let _ = exit.wait_for(Option::is_some).await;
-        } else if matches!(record.state, State::Created) {
-            return Err(ContainerError::Running { name: record.name.to_string() });
+        match self.live(&record.id) {
+            Some(_) if !force => return Err(ContainerError::Running { name: record.name.to_string() }),
+            Some(live) => self.kill_and_wait(record, &live).await?,
+            None => self.not_starting(record)?,
         }
         self.erase(record).await
+    }
+
+    /// By its cgroup: neither the program nor the shim has a say in it.
+    async fn kill_and_wait(&self, record: &ContainerRecord, live: &Arc<Live>) -> Result<(), ContainerError> {
+        let cgroup = Arc::clone(&live.cgroup);
+        let name = record.name.to_string();
+        tokio::task::spawn_blocking(move || cgroup.kill())
+            .await
+            .expect("killing does not panic")
+            .map_err(|source| ContainerError::Cgroup { operation: "kill", name, source })?;
+        // The supervisor holds the sender until it has told; an error means that it told and ended.
+        let _ = live.exit.clone().wait_for(Option::is_some).await;
+        Ok(())
+    }
+
+    /// One that is being started belongs to whoever starts it.
+    fn not_starting(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        match self.find(&record.project, record.id.as_str()) {
+            Ok(ContainerRecord { state: State::Created, .. }) => {
+                Err(ContainerError::Busy { name: record.name.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How it ended; waits while it runs. `None` when it was removed meanwhile and nobody saw how it ended.

@@ -3,10 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::ContainerError;
 use super::launch;
 use super::record::{ContainerRecord, Exit, State};
+use super::remove_tree::remove_tree;
 use super::room::Containers;
 use crate::error_chain;
 use crate::ids::now_ms;
@@ -14,73 +16,101 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::link::LinkError;
 use crate::shim::record::ExitRecord;
 
+/// For the shim to hand its last output to slow readers; it drops by itself one that takes nothing any more.
+const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(60);
+
 impl Containers {
-    /// Its program has ended: take it down, write how it ended, and remove it if that was asked for.
+    /// Its program has ended: write how, take it down, and remove it if that was asked for.
     pub(super) async fn end(&self, record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
         let stats = Arc::clone(cgroup);
-        let oom_killed = tokio::task::spawn_blocking(move || stats.stats().oom_kills > 0).await.unwrap_or(false);
-        let oom_killed = oom_killed && ended.signal == Some(libc::SIGKILL);
+        let oom_kills = tokio::task::spawn_blocking(move || stats.stats().oom_kills).await.unwrap_or(0);
+        let oom_killed = oom_kills > 0 && ended.signal == Some(libc::SIGKILL);
         let reason = match (&record.spec.memory_bytes, oom_killed) {
             (Some(limit), true) => format!("killed: it needed more than its memory limit of {limit} bytes"),
             (None, true) => "killed: the host ran out of memory".to_owned(),
             _ => ended.note.unwrap_or_default(),
         };
         let exit = Exit { code: ended.code, signal: ended.signal, oom_killed, finished_ms: ended.finished_ms, reason };
-        self.tear_down(record).await;
+        // Before anything of it goes: a daemon that dies from here on still knows how it ended.
         self.settle(record, exit.clone()).await;
+        self.disconnect(record).await;
+        let run_dir = self.run_dir(record);
+        let left = tokio::task::spawn_blocking(move || launch::wait_for_shim_to_leave(&run_dir, LAST_OUTPUT_WITHIN));
+        if !matches!(left.await, Ok(Ok(true))) {
+            tracing::warn!(container = %record.id, "its shim did not end by itself");
+        }
+        self.tear_down(record).await;
+        if record.spec.auto_remove
+            && let Err(error) = self.erase(record).await
+        {
+            tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
+        }
         self.set_live(&record.id, None);
         exit
     }
 
-    /// The record after the end: stopped, or gone.
+    /// The record after the end.
     pub(super) async fn settle(&self, record: &ContainerRecord, exit: Exit) {
+        let started_ms = match record.state {
+            State::Running { since_ms, .. } => Some(since_ms),
+            _ => None,
+        };
+        let stopped = ContainerRecord { state: State::Stopped { started_ms, exit }, ..record.clone() };
+        match self.update(&stopped).await {
+            // Removed by force while it ended: there is no record to write to, and none is wanted.
+            Ok(()) | Err(ContainerError::NotFound { .. }) => {}
+            Err(error) => tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended"),
+        }
+    }
+
+    pub(super) async fn tell_of_end(&self, record: &ContainerRecord, exit: &Exit) {
         let text = match exit.reason.as_str() {
             "" => format!("{} ended with code {}", record.name, exit.code),
             reason => format!("{} ended with code {}: {reason}", record.name, exit.code),
         };
         self.rooms.events.add_for(Some(&record.project), "container.stopped", record.id.as_str(), &text).await;
-        let written = if record.spec.auto_remove {
-            self.erase(record).await
-        } else {
-            let started_ms = match record.state {
-                State::Running { since_ms, .. } => Some(since_ms),
-                _ => None,
-            };
-            self.update(&ContainerRecord { state: State::Stopped { started_ms, exit }, ..record.clone() }).await
-        };
-        match written {
-            // Removed by force while it ended: there is no record to write to, and none is wanted.
-            Ok(()) | Err(ContainerError::NotFound { .. }) => {}
-            Err(error) => {
-                tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended")
-            }
-        }
     }
 
     /// Everything of it in the kernel, and its run-time directory. Its writable layer and logs stay.
     pub(super) async fn tear_down(&self, record: &ContainerRecord) {
-        let run_dir = self.run_dir(record);
-        let (datapath, cgroups) = (Arc::clone(&self.rooms.datapath), Arc::clone(&self.rooms.cgroups));
-        let (slot, id, attached) = (record.slot, record.id.clone(), record.vpc.is_some());
-        let interface = record.interface();
+        let (run_dir, id) = (self.run_dir(record), record.id.clone());
+        let killed = tokio::task::spawn_blocking({
+            let run_dir = run_dir.clone();
+            move || launch::kill_leftover(&run_dir)
+        });
+        if let Ok(Err(error)) = killed.await {
+            tracing::error!(container = %id, error = error_chain(&error), "cannot end the shim");
+        }
+        self.disconnect(record).await;
+        let cgroups = Arc::clone(&self.rooms.cgroups);
         let blocking = tokio::task::spawn_blocking(move || {
-            if let Err(error) = launch::kill_leftover(&run_dir) {
-                tracing::error!(container = %id, error = error_chain(&error), "cannot end the shim");
-            }
-            if attached && let Err(error) = datapath.detach(slot) {
-                tracing::error!(container = %id, error = error_chain(&error), "cannot detach from the datapath");
-            }
             if let Err(error) = cgroups.get(id.as_str()).and_then(|cgroup| cgroup.remove()) {
                 tracing::error!(container = %id, error = error_chain(&error), "cannot remove the cgroup");
             }
-            remove_dir(&run_dir);
+            if let Err(error) = remove_tree(&run_dir) {
+                tracing::error!(container = %id, %error, "cannot remove the run-time directory");
+            }
         });
         if blocking.await.is_err() {
             tracing::error!(container = %record.id, "taking down panicked");
         }
-        // The kernel deletes it with the namespace, in its own time; ours is sooner.
-        if attached && let Err(error) = self.delete_interface(&interface).await {
+    }
+
+    /// The interface before the programs on it: what is still on its way must not find an unguarded one.
+    async fn disconnect(&self, record: &ContainerRecord) {
+        if record.vpc.is_none() {
+            return;
+        }
+        if let Err(error) = self.delete_interface(&record.interface()).await {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot delete the interface");
+        }
+        let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
+        match tokio::task::spawn_blocking(move || datapath.detach(slot)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot detach from the datapath");
+            }
+            Err(_) => tracing::error!(container = %record.id, "detaching from the datapath panicked"),
         }
     }
 
@@ -91,12 +121,17 @@ impl Containers {
         }
     }
 
-    /// Its writable layer, its logs and its record: nothing is left of it.
+    /// Its writable layer, its logs and its record: nothing is left of it. The record stays while anything else does.
     pub(super) async fn erase(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
         let dir = self.state_dir(record);
-        if tokio::task::spawn_blocking(move || remove_dir(&dir)).await.is_err() {
-            tracing::error!(container = %record.id, "removing the writable layer panicked");
-        }
+        tokio::task::spawn_blocking(move || remove_tree(&dir))
+            .await
+            .expect("removing files does not panic")
+            .map_err(|source| ContainerError::File {
+                operation: "remove the writable layer",
+                name: record.name.to_string(),
+                source,
+            })?;
         self.forget(record).await
     }
 }
@@ -107,11 +142,9 @@ pub(super) fn lost(reason: &str) -> Exit {
     Exit { code, signal: Some(libc::SIGKILL), oom_killed: false, finished_ms: now_ms(), reason: reason.to_owned() }
 }
 
-/// `remove_dir_all` never follows a symbolic link out, so a hostile writable layer cannot lead it astray.
-pub(super) fn remove_dir(dir: &Path) {
-    match std::fs::remove_dir_all(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::error!(path = %dir.display(), %error, "cannot remove a directory"),
+/// Of a stray: nothing but the log knows of it.
+pub(super) fn remove_stray_dir(dir: &Path) {
+    if let Err(error) = remove_tree(dir) {
+        tracing::error!(path = %dir.display(), %error, "cannot remove a directory");
     }
 }

@@ -38,6 +38,16 @@ impl RunLock {
             .mode(0o600)
             .open(&path)
             .map_err(|source| LockError::Open { path: path.clone(), source })?;
+        RunLock::lock(file, path)
+    }
+
+    /// A directory that exists, itself: for those of the kernel, which take no lock file.
+    pub fn of_directory(path: &Path) -> Result<Self, LockError> {
+        let file = File::open(path).map_err(|source| LockError::Open { path: path.to_owned(), source })?;
+        RunLock::lock(file, path.to_owned())
+    }
+
+    fn lock(file: File, path: PathBuf) -> Result<Self, LockError> {
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| LockError::Held { path })?;
         Ok(RunLock { _file: file })
     }
@@ -50,7 +60,7 @@ impl From<LockError> for Fault {
             why = format!("{why}: {source}");
         }
         Fault::new(Code::FailedPrecondition, "server.lock", "cannot start", why)
-            .next("stop the other daemon, or give this one its own run_dir and state_dir")
+            .next("stop the other daemon, or give this one its own run_dir, state_dir, bpffs_dir and cgroup_dir")
     }
 }
 

@@ -12,6 +12,7 @@ use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use tonic::Code;
 use tonic::service::Routes;
 
+use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
 use crate::api::{ContainerApi, ImageApi, VpcApi};
@@ -34,6 +35,8 @@ pub(super) struct House {
     vpcs: Arc<Vpcs>,
     containers: Arc<Containers>,
     images: Images,
+    /// The kernel's directories are ours alone: boot removes from them what it does not know.
+    _locks: [RunLock; 2],
 }
 
 impl House {
@@ -46,6 +49,7 @@ impl House {
     ) -> Result<House, Fault> {
         let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
         let datapath = open_datapath(config, cgroups.v2_level()).await?;
+        let locks = [RunLock::of_directory(&cgroups.v2_dir())?, RunLock::of_directory(&datapath.pin_dir())?];
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
@@ -66,7 +70,7 @@ impl House {
         tokio::task::spawn_blocking(move || datapath.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
-        Ok(House { vpcs, containers, images })
+        Ok(House { vpcs, containers, images, _locks: locks })
     }
 
     pub(super) fn add_services(&self, routes: Routes) -> Routes {

@@ -136,6 +136,11 @@ impl CgroupRoot {
         Ok(ids.into_iter().collect())
     }
 
+    /// Our directory on the v2 tree.
+    pub fn v2_dir(&self) -> PathBuf {
+        self.hierarchies.unified.mount.join(&self.dir)
+    }
+
     /// Depth of a container's cgroup below the v2 root, which is 0.
     pub fn v2_level(&self) -> u32 {
         (self.hierarchies.unified.above + self.dir.components().count() + 1) as u32

@@ -14,6 +14,11 @@ use crate::store::{Compare, Op, Store, StoreError, Txn};
 
 /// VPCs of one project. The whole host's limit is the datapath's routes.
 const VPCS_PER_PROJECT_MAX: usize = 1024;
+/// VPCs of a host: each has a route to its gateway, and the other half of the routes is the endpoints'.
+const VPCS_MAX: usize = 4096;
+/// VPCs of one deletion: four operations each, in one transaction of at most 1,024.
+const DELETE_MAX: usize = 256;
+const VNI_CURSOR: &str = "vni-last";
 /// 24 bits, as VXLAN has them; 0 stands for "none".
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// How often a transaction that met another one is tried again before it is called busy.
@@ -29,6 +34,8 @@ pub enum VpcError {
     NameTaken { name: Name, id: VpcId },
     #[error("cannot create VPC {name}: project {project} has {VPCS_PER_PROJECT_MAX} already")]
     TooMany { name: Name, project: Project },
+    #[error("cannot delete {count} VPCs at once")]
+    TooManyAtOnce { count: usize },
     #[error("no VPC {wanted:?} in project {project}")]
     NotFound { wanted: String, project: Project },
     #[error("cannot delete VPC {name}: {users} containers are attached to it")]
@@ -68,19 +75,20 @@ impl Vpcs {
             if let Some(taken) = own.clone().find(|v| v.name == parsed) {
                 return Err(VpcError::NameTaken { name: parsed, id: taken.id.clone() });
             }
-            if own.count() >= VPCS_PER_PROJECT_MAX {
+            if own.count() >= VPCS_PER_PROJECT_MAX || all.len() >= VPCS_MAX {
                 return Err(VpcError::TooMany { name: parsed, project: project.clone() });
             }
+            let (vni, cursor) = self.next_vni(&all).await?;
             let record = VpcRecord {
                 id: VpcId::random(),
                 name: parsed.clone(),
                 project: project.clone(),
                 cidr,
-                vni: free_vni(&all),
+                vni,
                 created_ms: now_ms(),
                 last_address: None,
             };
-            if self.insert(&record).await? {
+            if self.insert(&record, cursor).await? {
                 if let Err(error) = self.announce(&record).await {
                     self.retract(&record).await?;
                     return Err(error);
@@ -91,16 +99,29 @@ impl Vpcs {
         Err(VpcError::Busy { name: name.to_owned() })
     }
 
-    async fn insert(&self, record: &VpcRecord) -> Result<bool, VpcError> {
+    /// The number after the last that was given: one that was freed rests, so that nothing of its former VPC can meet the next.
+    async fn next_vni(&self, all: &[VpcRecord]) -> Result<(u32, Compare), VpcError> {
+        let failed = |source| VpcError::Store { name: "*".to_owned(), source };
+        let stored = self.store.get(VNI_CURSOR).await.map_err(failed)?;
+        let last = stored.as_ref().and_then(|kv| std::str::from_utf8(&kv.value).ok()?.parse::<u32>().ok());
+        let cursor = match stored {
+            Some(kv) => Compare::Modified(VNI_CURSOR.to_owned(), kv.modified),
+            None => Compare::Absent(VNI_CURSOR.to_owned()),
+        };
+        Ok((free_vni(all, last.unwrap_or(0)), cursor))
+    }
+
+    async fn insert(&self, record: &VpcRecord, cursor: Compare) -> Result<bool, VpcError> {
         let failed = |source| VpcError::Store { name: record.name.to_string(), source };
         let keys = [record.key(), record.name_key(), record.vni_key()];
-        let compares = keys.iter().cloned().map(Compare::Absent).collect();
+        let compares = keys.iter().cloned().map(Compare::Absent).chain([cursor]).collect();
         let [key, name_key, vni_key] = keys;
         let id = record.id.as_str().as_bytes().to_vec();
         let ops = vec![
             Op::Put { key, value: encode(record), lease: None },
             Op::Put { key: name_key, value: id.clone(), lease: None },
             Op::Put { key: vni_key, value: id, lease: None },
+            Op::Put { key: VNI_CURSOR.to_owned(), value: record.vni.to_string().into_bytes(), lease: None },
         ];
         Ok(matches!(self.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. }))
     }
@@ -171,6 +192,9 @@ impl Vpcs {
         F: Fn(VpcId) -> Fut,
         Fut: Future<Output = Vec<String>>,
     {
+        if wanted.len() > DELETE_MAX {
+            return Err(VpcError::TooManyAtOnce { count: wanted.len() });
+        }
         for _ in 0..CONFLICT_RETRIES_MAX {
             let mut doomed: Vec<(VpcRecord, u64)> = Vec::new();
             for name in wanted {
@@ -220,9 +244,10 @@ fn encode(record: &VpcRecord) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of strings and numbers is JSON")
 }
 
-fn free_vni(all: &[VpcRecord]) -> u32 {
+fn free_vni(all: &[VpcRecord], last: u32) -> u32 {
     let taken: BTreeSet<u32> = all.iter().map(|v| v.vni).collect();
-    (1..=VNI_MAX).find(|vni| !taken.contains(vni)).expect("projects × VPCs stay below 2^24")
+    let mut candidates = (last + 1..=VNI_MAX).chain(1..=last.min(VNI_MAX));
+    candidates.find(|vni| !taken.contains(vni)).expect("a host has fewer VPCs than there are numbers")
 }
 
 impl From<VpcError> for Fault {
@@ -247,6 +272,10 @@ impl From<VpcError> for Fault {
             VpcError::TooMany { .. } => {
                 Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
                     .next("delete what is not used: cc vpc list, cc vpc delete ID")
+            }
+            VpcError::TooManyAtOnce { .. } => {
+                Fault::new(Code::InvalidArgument, "vpc.too_many_at_once", what, format!("{DELETE_MAX} is the limit"))
+                    .next("delete them in several calls")
             }
             VpcError::NotFound { .. } => {
                 Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
