@@ -141,7 +141,7 @@ async fn links_in_an_image_lead_nowhere_outside() {
     std::fs::write(&hosts, "127.0.0.1 box\n").unwrap();
     symlink(outside.join("hosts"), world.layer().join("etc/hosts")).unwrap();
     symlink("/../../../../../../nowhere/deep", world.layer().join("etc/other")).unwrap();
-    let bind = |target: &str| Bind { source: hosts.clone(), target: target.into(), readonly: true };
+    let bind = |target: &str| Bind { source: hosts.clone(), target: target.into(), readonly: true, idmap: true };
     let outcome = world
         .run(&["sh", "-c", "cat /etc/hosts /etc/other; (echo x > /etc/hosts) 2>/dev/null || echo ro"], |spec| {
             spec.binds = vec![bind("/etc/hosts"), bind("/etc/other")];

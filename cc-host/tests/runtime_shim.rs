@@ -4,10 +4,12 @@
 mod runtime_world;
 
 use std::path::Path;
+use std::time::Duration;
 
-use cc_host::container::launch::{LaunchError, Shim, kill_leftover};
+use cc_host::container::launch::{LaunchError, Shim, kill_leftover, wait_for_shim_to_leave};
 use cc_host::shim::record::{EXIT_FILE, ExitRecord, STATE_FILE, StateRecord, read};
-use runtime_world::{SHIM, World, collect};
+use cc_host::shim::spec::Bind;
+use runtime_world::{ID_BASE, SHIM, World, collect, owner};
 
 #[tokio::test]
 async fn signals_reach_init_and_codes_say_so() {
@@ -161,4 +163,65 @@ async fn garbage_on_the_socket_hurts_nobody_else() {
     assert_eq!(shim.wait().await.code, 6);
     made.cgroup.remove().unwrap();
     world.end();
+}
+
+#[tokio::test]
+async fn a_program_that_reads_no_input_can_be_signalled() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["sleep", "1000"], |spec| spec.stdin = true).await;
+    let (mut stdin, _output) = shim.attach(true).await.unwrap();
+    shim.start().await.unwrap();
+    // More than pipe, queue and socket hold.
+    let flood = tokio::spawn(async move { stdin.send(&vec![b'x'; 4 << 20]).await });
+    let asleep = tokio::time::timeout(Duration::from_millis(500), shim.wait()).await;
+    assert!(asleep.is_err() && !flood.is_finished());
+    assert!(shim.signal(9).await.unwrap());
+    assert_eq!(shim.wait().await.code, 137);
+    let _ = flood.await.unwrap();
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_bind_that_is_the_containers_own_is_not_mapped() {
+    let world = World::new();
+    let source = world.dir.path().join("hosts");
+    std::fs::write(&source, "one\n").unwrap();
+    std::os::unix::fs::chown(&source, Some(ID_BASE), Some(ID_BASE)).unwrap();
+    let bind = Bind { source: source.clone(), target: "/etc/hosts".into(), readonly: false, idmap: false };
+    let outcome = world
+        .run(&["sh", "-c", "stat -c %u:%g /etc/hosts; echo two >> /etc/hosts; cat /etc/hosts"], |spec| {
+            spec.binds = vec![bind];
+        })
+        .await;
+    assert_eq!(outcome.stdout, "0:0\none\ntwo\n", "{}", outcome.stderr);
+    assert_eq!(owner(&source), (ID_BASE, ID_BASE));
+    world.end();
+}
+
+#[tokio::test]
+async fn a_late_reader_gets_everything_and_then_the_shim_leaves() {
+    let world = World::new();
+    for bytes in [400_000, 5_000_000] {
+        let (shim, made) = world.spawn(&["head", "-c", &bytes.to_string(), "/dev/zero"], |_| ()).await;
+        let (_stdin, mut output) = shim.attach(false).await.unwrap();
+        shim.start().await.unwrap();
+        // Late on purpose: all buffers on the way are full, and the small one's container may have ended.
+        assert!(!left_within(&made.dir, Duration::from_secs(1)).await);
+        let mut received = 0;
+        while let Some(piece) = output.recv().await {
+            received += piece.bytes.len();
+        }
+        assert_eq!(received, bytes);
+        assert_eq!(shim.wait().await.code, 0);
+        assert!(left_within(&made.dir, Duration::from_secs(5)).await);
+        assert!(!kill_leftover(&made.dir).unwrap());
+        made.cgroup.remove().unwrap();
+    }
+    world.end();
+}
+
+async fn left_within(dir: &Path, within: Duration) -> bool {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || wait_for_shim_to_leave(&dir, within)).await.unwrap().unwrap()
 }

@@ -23,10 +23,12 @@ use crate::shim::protocol::{FailureKind, Kind, Report, Request, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord, STATE_FILE, STDERR_FILE, StateRecord};
 use crate::shim::spec::{SPEC_FILE, Spec, SpecError};
 
-pub use super::leftover::kill_leftover;
+pub use super::leftover::{kill_leftover, wait_for_shim_to_leave};
 
 /// A shim that works is ready in milliseconds.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// It answers a signal without waiting for anybody.
+const SIGNALLED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -197,15 +199,23 @@ impl Shim {
 
     /// Sends a signal to the container's first process; false if it is gone.
     pub async fn signal(&self, signal: i32) -> Result<bool, LaunchError> {
+        let answered = tokio::time::timeout(SIGNALLED_WITHIN, self.send_signal(signal)).await;
+        answered.map_err(|_| ClientError::Silent.into())
+    }
+
+    async fn send_signal(&self, signal: i32) -> bool {
         let (answer, answered) = oneshot::channel();
         let mut writer = self.writer.lock().await;
+        if self.events.exited.borrow().is_some() {
+            return false;
+        }
         // Under the writer's lock, so that answers come in the order of this queue.
         self.events.signalled.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
-        if self.events.exited.borrow().is_some() || writer.request(&Request::Signal { signal }).await.is_err() {
-            return Ok(false);
+        if writer.request(&Request::Signal { signal }).await.is_err() {
+            return false;
         }
         drop(writer);
-        Ok(answered.await.unwrap_or(false))
+        answered.await.unwrap_or(false)
     }
 
     /// Connects to the container's streams. What it writes after this has returned arrives, however slowly it is taken: the

@@ -89,8 +89,8 @@ fn bind(bind: &Bind, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
     if bind.readonly {
         set |= libc::MOUNT_ATTR_RDONLY;
     }
-    mount_setattr(mount.as_fd(), set, Some(userns), false)
-        .map_err(|source| mount_failure(&format!("map the ids of {}", bind.source.display()), source))?;
+    mount_setattr(mount.as_fd(), set, bind.idmap.then_some(userns), false)
+        .map_err(|source| mount_failure(&format!("prepare the mount of {}", bind.source.display()), source))?;
     Ok(mount)
 }
 

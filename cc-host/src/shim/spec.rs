@@ -58,7 +58,7 @@ pub struct Rootfs {
     pub volatile: bool,
 }
 
-/// A file or directory of the host, shown inside the container under the container's ids.
+/// A file or directory of the host, shown inside the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bind {
@@ -66,6 +66,13 @@ pub struct Bind {
     /// Absolute, inside the container.
     pub target: String,
     pub readonly: bool,
+    /// Show the host's ids from 0 as the container's. Not for a source that belongs to the container's range already.
+    #[serde(default = "mapped")]
+    pub idmap: bool,
+}
+
+fn mapped() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,7 +229,7 @@ mod tests {
             |s| s.id_base = 0,
             |s| s.id_base = u32::MAX,
             |s| s.rootfs.layers.clear(),
-            |s| s.binds.push(Bind { source: "/a".into(), target: "a".into(), readonly: true }),
+            |s| s.binds.push(Bind { source: "/a".into(), target: "a".into(), readonly: true, idmap: true }),
         ];
         assert!(spec().check().is_ok());
         for (index, spoil) in spoilers.iter().enumerate() {

@@ -20,7 +20,8 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn obey(&mut self, index: usize) {
-        while self.stdin_queue.len() < STDIN_BYTES_MAX {
+        // Only who feeds the input waits for the program to read it: a signal must reach one that does not.
+        while !(self.clients[index].feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) {
             let Some(frame) = self.clients[index].next_frame() else { return };
             if self.answer(index, &frame).is_none() {
                 self.clients[index].gone = true;
