@@ -111,8 +111,8 @@ impl ImageService for ImageApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let v1::RemoveImagesRequest { references, force } = request.into_inner();
-        let in_use = self.containers.images_in_use();
-        let removed = self.images.remove(&caller.project, &references, &in_use, force).await.map_err(Fault::from)?;
+        let in_use = || self.containers.images_in_use();
+        let removed = self.images.remove(&caller.project, &references, in_use, force).await.map_err(Fault::from)?;
         Ok(Response::new(v1::RemoveImagesResponse { removed: removed.removed }))
     }
 
@@ -122,9 +122,9 @@ impl ImageService for ImageApi {
     ) -> Result<Response<v1::PruneImagesResponse>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
-        let in_use = self.containers.images_in_use();
+        let in_use = || self.containers.images_in_use();
         let pruned =
-            self.images.prune(Some(&caller.project), request.into_inner().all, &in_use).await.map_err(Fault::from)?;
+            self.images.prune(Some(&caller.project), request.into_inner().all, in_use).await.map_err(Fault::from)?;
         Ok(Response::new(v1::PruneImagesResponse { removed: pruned.removed, freed_bytes: pruned.freed_bytes }))
     }
 }

@@ -55,7 +55,7 @@ async fn conduct(
     let name = wanted.name.clone();
     let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
-    let hold = images.hold(&image).map_err(Fault::from)?;
+    let hold = images.hold(&caller.project, &image).await.map_err(Fault::from)?;
     let started = containers.run(&caller.project, &name, spec, &image, !start.detach).await.map_err(Fault::from)?;
     // Its record names the image from here on.
     drop(hold);
