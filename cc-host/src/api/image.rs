@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::convert::{image_view, progress_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
-use crate::image::{Auth, Images, LoadFormat};
+use crate::image::{Auth, Images, LoadFormat, check_reach};
 
 pub struct ImageApi {
     pub images: Images,
@@ -30,6 +30,7 @@ impl ImageService for ImageApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let v1::PullRequest { reference, auth, plain_http } = request.into_inner();
+        check_reach(&reference, plain_http, caller.acts_as_host()).map_err(Fault::from)?;
         let auth = auth.map(|a| Auth { username: a.username, password: a.password });
         let images = self.images.clone();
         let (send, receive) = mpsc::channel(16);

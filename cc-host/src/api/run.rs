@@ -15,7 +15,7 @@ use super::convert::{exit_view, progress_view, run_spec};
 use crate::auth::Caller;
 use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
 use crate::container::{ContainerRecord, Containers, Started, Stdio};
-use crate::image::{Auth, ImageError, ImageRecord, Images};
+use crate::image::{Auth, ImageError, ImageRecord, Images, check_reach};
 
 /// Messages on their way to the client; what is more waits in the shim, and so in the container.
 const QUEUE_MESSAGES: usize = 16;
@@ -93,6 +93,7 @@ async fn image(
             Err(error) => return Err(Fault::from(error).into()),
         }
     }
+    check_reach(reference, start.plain_http, caller.acts_as_host()).map_err(Fault::from)?;
     let auth = start.auth.clone().map(|a| Auth { username: a.username, password: a.password });
     let (report, mut progress) = mpsc::channel(64);
     let pull = images.pull(&caller.project, reference, auth, start.plain_http, report);

@@ -26,6 +26,7 @@ pub use error::ImageError;
 pub use holds::Hold;
 pub use load::LoadFormat;
 pub use pull::Auth;
+pub use reference::check_reach;
 
 use crate::ids::Project;
 use crate::store::Store;
