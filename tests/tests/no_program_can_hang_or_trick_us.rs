@@ -26,7 +26,8 @@ fn a_slow_reader_gets_everything() {
 fn a_program_that_never_reads_its_input_can_be_stopped() {
     let world = World::new();
     let image = world.image("busybox");
-    let mut command = world.command(&["run", "--rm", "-i", "--name", "deaf", "--image", &image, "sh", "-c", "echo ready; sleep 600"]);
+    let mut command =
+        world.command(&["run", "--rm", "-i", "--name", "deaf", "--image", &image, "sh", "-c", "echo ready; sleep 600"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
@@ -48,7 +49,8 @@ fn a_program_that_never_reads_its_input_can_be_stopped() {
 fn a_client_that_stands_still_holds_up_nobody() {
     let world = World::new();
     let image = world.image("busybox");
-    let mut command = world.command(&["run", "--rm", "--name", "loud", "--image", &image, "sh", "-c", "yes | head -c 50000000"]);
+    let mut command =
+        world.command(&["run", "--rm", "--name", "loud", "--image", &image, "sh", "-c", "yes | head -c 50000000"]);
     // Nobody reads this pipe.
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     cc_tests::eventually("it runs", PROMPT, || (world.cc(&["status", "loud"]).code == 0).then_some(()));
@@ -90,9 +92,8 @@ fn parallel_starts_get_different_addresses() {
     world.vpc("tiny", "10.9.0.0/29");
     let image = world.image("busybox");
     for round in 0..3 {
-        let commands: Vec<_> = (0..8)
-            .map(|_| world.command(&["run", "-d", "--vpc", "tiny", "--image", &image, "sleep", "600"]))
-            .collect();
+        let commands: Vec<_> =
+            (0..8).map(|_| world.command(&["run", "-d", "--vpc", "tiny", "--image", &image, "sleep", "600"])).collect();
         let ids: Vec<Option<String>> = std::thread::scope(|scope| {
             let runs = commands.into_iter().map(|mut command| scope.spawn(move || world_run(&mut command)));
             let runs: Vec<_> = runs.collect();

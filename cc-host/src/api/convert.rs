@@ -5,8 +5,10 @@ use cc_common::api::v1;
 use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Exit, RunSpec, State};
 use crate::image::{ImageRecord, LayerProgress, LayerState};
 
-/// Linux takes at most 128 KiB in one string and a quarter of the stack in all; this is far below both.
-const STRINGS_BYTES_MAX: usize = 1 << 20;
+/// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
+/// fit into the store with what else it says. Linux would take more.
+const STRINGS_BYTES_MAX: usize = 128 << 10;
+const _: () = assert!(STRINGS_BYTES_MAX * 6 < crate::store::VALUE_BYTES_MAX);
 const LABELS_MAX: usize = 256;
 const HOSTNAME_LEN_MAX: usize = 63;
 /// What Linux needs for IPv4, and what a veth takes.
@@ -34,9 +36,10 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     if spec.mtu != 0 && !MTU_RANGE.contains(&spec.mtu) {
         return Err(bad("--mtu", spec.mtu, "an MTU goes from 576 to 65535"));
     }
-    let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]);
+    let labels = spec.labels.iter().flat_map(|(key, value)| [key, value]);
+    let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]).chain(labels);
     if strings.clone().map(|s| s.len() + 1).sum::<usize>() > STRINGS_BYTES_MAX {
-        return Err(bad("--env", "", "arguments and variables together exceed 1 MiB"));
+        return Err(bad("--env", "", "arguments, variables and labels together exceed 128 KiB"));
     }
     if let Some(text) = strings.into_iter().find(|s| s.contains('\0')) {
         return Err(bad("text", text.replace('\0', "\\0"), "it holds a NUL byte"));
@@ -216,7 +219,7 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 8] = [
+        let cases: [Spoil; 10] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
@@ -225,13 +228,24 @@ mod tests {
             ("--dir", |s| s.dir = "tmp".into()),
             ("--hostname", |s| s.hostname = "a b".into()),
             ("text", |s| s.command.push("a\0b".into())),
+            ("text", |s| drop(s.labels.insert("a".into(), "a\0b".into()))),
+            ("128 KiB", |s| drop(s.labels.insert("a".into(), "b".repeat(STRINGS_BYTES_MAX)))),
         ];
         assert!(run_spec(spec(), false).is_ok());
         for (field, spoil) in cases {
             let mut bad = spec();
             spoil(&mut bad);
-            let error = run_spec(bad, false).unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
+            let error = run_spec(bad, false).unwrap_err();
+            let ContainerError::BadField { why, .. } = &error else { panic!("{error}") };
+            assert!(format!("{error}: {why}").contains(field), "{error}");
         }
+    }
+
+    #[test]
+    fn the_most_that_is_taken_fits_into_the_store() {
+        let mut most = spec();
+        most.labels.insert("a".into(), "\u{1}".repeat(STRINGS_BYTES_MAX - 6));
+        let bytes = serde_json::to_vec(&run_spec(most, false).unwrap()).unwrap().len();
+        assert!((STRINGS_BYTES_MAX * 5..crate::store::VALUE_BYTES_MAX - 64 * 1024).contains(&bytes), "{bytes}");
     }
 }

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::convert::{image_view, progress_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
-use crate::image::{Auth, Images, LoadFormat};
+use crate::image::{Auth, Images, LoadFormat, check_reach};
 
 pub struct ImageApi {
     pub images: Images,
@@ -30,6 +30,7 @@ impl ImageService for ImageApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let v1::PullRequest { reference, auth, plain_http } = request.into_inner();
+        check_reach(&reference, plain_http, caller.acts_as_host()).map_err(Fault::from)?;
         let auth = auth.map(|a| Auth { username: a.username, password: a.password });
         let images = self.images.clone();
         let (send, receive) = mpsc::channel(16);
@@ -111,8 +112,8 @@ impl ImageService for ImageApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let v1::RemoveImagesRequest { references, force } = request.into_inner();
-        let in_use = self.containers.images_in_use();
-        let removed = self.images.remove(&caller.project, &references, &in_use, force).await.map_err(Fault::from)?;
+        let in_use = || self.containers.images_in_use();
+        let removed = self.images.remove(&caller.project, &references, in_use, force).await.map_err(Fault::from)?;
         Ok(Response::new(v1::RemoveImagesResponse { removed: removed.removed }))
     }
 
@@ -122,9 +123,9 @@ impl ImageService for ImageApi {
     ) -> Result<Response<v1::PruneImagesResponse>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
-        let in_use = self.containers.images_in_use();
+        let in_use = || self.containers.images_in_use();
         let pruned =
-            self.images.prune(Some(&caller.project), request.into_inner().all, &in_use).await.map_err(Fault::from)?;
+            self.images.prune(Some(&caller.project), request.into_inner().all, in_use).await.map_err(Fault::from)?;
         Ok(Response::new(v1::PruneImagesResponse { removed: pruned.removed, freed_bytes: pruned.freed_bytes }))
     }
 }

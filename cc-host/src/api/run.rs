@@ -15,7 +15,7 @@ use super::convert::{exit_view, progress_view, run_spec};
 use crate::auth::Caller;
 use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
 use crate::container::{ContainerRecord, Containers, Started, Stdio};
-use crate::image::{Auth, ImageError, ImageRecord, Images};
+use crate::image::{Auth, ImageError, ImageRecord, Images, check_reach};
 
 /// Messages on their way to the client; what is more waits in the shim, and so in the container.
 const QUEUE_MESSAGES: usize = 16;
@@ -55,7 +55,7 @@ async fn conduct(
     let name = wanted.name.clone();
     let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
-    let hold = images.hold(&image).map_err(Fault::from)?;
+    let hold = images.hold(&caller.project, &image).await.map_err(Fault::from)?;
     let started = containers.run(&caller.project, &name, spec, &image, !start.detach).await.map_err(Fault::from)?;
     // Its record names the image from here on.
     drop(hold);
@@ -94,6 +94,7 @@ async fn image(
             Err(error) => return Err(Fault::from(error).into()),
         }
     }
+    check_reach(reference, start.plain_http, caller.acts_as_host()).map_err(Fault::from)?;
     let auth = start.auth.clone().map(|a| Auth { username: a.username, password: a.password });
     let (report, mut progress) = mpsc::channel(64);
     let pull = images.pull(&caller.project, reference, auth, start.plain_http, report);

@@ -45,7 +45,12 @@ type Sender = mpsc::Sender<Result<TunnelData, Status>>;
 async fn pump_out(mut from: OwnedReadHalf, send: Sender) {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let data = match from.read(&mut buffer).await {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            // A container that says nothing more would keep the socket for a client that is gone.
+            () = send.closed() => return,
+        };
+        let data = match read {
             Ok(0) => Ok(Data::Eof(true)),
             Ok(n) => Ok(Data::Bytes(buffer[..n].to_vec())),
             Err(error) => Err(Status::aborted(error.to_string())),
@@ -67,7 +72,12 @@ async fn pump_in(mut input: Streaming<TunnelData>, mut to: OwnedWriteHalf, send:
         };
         match message {
             Ok(Some(TunnelData { data: Some(Data::Bytes(bytes)) })) => {
-                if let Err(error) = to.write_all(&bytes).await {
+                let written = tokio::select! {
+                    written = to.write_all(&bytes) => written,
+                    // A container that reads nothing more would keep us here.
+                    () = send.closed() => return,
+                };
+                if let Err(error) = written {
                     // The client may be gone too: then nobody needs to know.
                     let _ = send.send(Err(Status::aborted(error.to_string()))).await;
                     return;

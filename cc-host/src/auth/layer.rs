@@ -183,7 +183,7 @@ impl Gate {
         let expected = claim.message;
         let body = std::mem::replace(request.body_mut(), Body::empty());
         *request.body_mut() = check_first_message(body, &expected).await?;
-        request.extensions_mut().insert(Caller { project: key.project, role: key.role });
+        request.extensions_mut().insert(Caller { project: key.project, role: key.role, local: false });
         Ok(request)
     }
 
@@ -217,7 +217,7 @@ fn local(uid: u32, mut request: Request<Body>) -> Result<Request<Body>, Fault> {
                 .next("use a-z, 0-9 and '-', at most 63 characters")
         })?,
     };
-    request.extensions_mut().insert(Caller { project, role: Role::Admin });
+    request.extensions_mut().insert(Caller { project, role: Role::Admin, local: true });
     Ok(request)
 }
 

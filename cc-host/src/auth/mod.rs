@@ -34,9 +34,16 @@ pub enum Role {
 pub struct Caller {
     pub project: Project,
     pub role: Role,
+    /// Came through the unix socket: root on this host.
+    pub local: bool,
 }
 
 impl Caller {
+    /// Whether this host may do for them what only it can do: they are root on it, or stand above projects.
+    pub fn acts_as_host(&self) -> bool {
+        self.local || self.role >= Role::Admin
+    }
+
     /// The caller of this request. A request that reached a handler without one is a bug in the layer: refuse it.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
         request.extensions().get::<Caller>().cloned().ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! The room's state: which containers exist, which are live, and how they are found. Refuses to start or stop them itself.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,6 +40,8 @@ pub struct Rooms {
 pub(super) struct Live {
     pub(super) shim: Shim,
     pub(super) cgroup: Arc<Cgroup>,
+    /// Its network namespace, held open: a pid could be another's by now.
+    pub(super) netns: Arc<OwnedFd>,
     /// `Some` once it has ended and everything it held is gone.
     pub(super) exit: watch::Receiver<Option<Exit>>,
 }

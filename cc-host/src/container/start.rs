@@ -1,7 +1,7 @@
 //! Bringing a container up: directories, cgroup, shim, interface, datapath, and only then its program. What fails on the way is
 //! undone by the same code that ends a container. Refuses to decide names and addresses; the record has them.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Containers {
         let spec = self.shim_spec(record, image, command, &cgroup)?;
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         let (shim, pid) = Shim::spawn(&self.shim_binary(), &self.run_dir(record), &spec).await.map_err(launch)?;
-        self.connect_network(record, pid, &cgroup).await?;
+        let netns = self.connect_network(record, pid, &cgroup).await?;
         let stdio = if attach {
             let (stdin, output) = shim.attach(record.spec.stdin).await.map_err(launch)?;
             Some(Stdio { stdin, output })
@@ -89,7 +89,7 @@ impl Containers {
         shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
         let record = ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
         let (tell, exit) = watch::channel(None);
-        let live = Arc::new(Live { shim, cgroup, exit: exit.clone() });
+        let live = Arc::new(Live { shim, cgroup, netns, exit: exit.clone() });
         // Live before it is said to run, so that whoever reads that can stop it.
         self.set_live(&record.id, Some(Arc::clone(&live)));
         if let Err(error) = self.update(&record).await.and_then(|()| self.not_closing(record.name.as_str())) {
@@ -166,15 +166,28 @@ impl Containers {
         })
     }
 
-    async fn connect_network(&self, record: &ContainerRecord, pid: i32, cgroup: &Cgroup) -> Result<(), ContainerError> {
+    /// Gives the container's network namespace.
+    async fn connect_network(
+        &self,
+        record: &ContainerRecord,
+        pid: i32,
+        cgroup: &Cgroup,
+    ) -> Result<Arc<OwnedFd>, ContainerError> {
         let failed = |operation| {
             let name = record.name.to_string();
             move |source| ContainerError::Link { operation, name, source }
         };
         let netns = netns::of_pid(pid.cast_unsigned())
             .map_err(|source| ContainerError::Netns { name: record.name.to_string(), source })?;
+        let file = |source| ContainerError::File {
+            operation: "keep the network namespace",
+            name: record.name.to_string(),
+            source,
+        };
+        let kept = Arc::new(netns.try_clone().map_err(file)?);
         let Some(vpc) = &record.vpc else {
-            return link::loopback_up(netns).await.map_err(failed("bring up"));
+            link::loopback_up(netns).await.map_err(failed("bring up"))?;
+            return Ok(kept);
         };
         let mtu = self.mtu(record).await.map_err(failed("choose the MTU of"))?;
         let (host_name, alias) = (record.interface(), self.alias(record));
@@ -183,7 +196,8 @@ impl Containers {
         // Before the container's end is up: no packet ever passes undecided.
         self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await?;
         let address = EndpointAddress { address: vpc.ipv4, prefix_len: vpc.prefix_len, gateway: vpc.gateway };
-        link::configure_endpoint(netns, address).await.map_err(failed("configure"))
+        link::configure_endpoint(netns, address).await.map_err(failed("configure"))?;
+        Ok(kept)
     }
 
     async fn attach_datapath(

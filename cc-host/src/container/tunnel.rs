@@ -1,12 +1,16 @@
 //! Connections from outside into a container, made inside its network namespace: that is how overlapping VPCs are told apart.
 //! Refuses to move bytes; it hands over a connected socket.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::{TcpSocket, TcpStream};
+
 use super::error::ContainerError;
-use super::record::{ContainerRecord, State};
+use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::kernel::netns;
 
@@ -15,33 +19,76 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Containers {
     /// Loopback first, as a program that listens on all addresses or only on loopback answers there; else its own address.
-    pub async fn connect(&self, record: &ContainerRecord, port: u16) -> Result<tokio::net::TcpStream, ContainerError> {
+    pub async fn connect(&self, record: &ContainerRecord, port: u16) -> Result<TcpStream, ContainerError> {
         let name = record.name.to_string();
-        let State::Running { pid, .. } = record.state else { return Err(ContainerError::NotRunning { name }) };
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let own = record.vpc.as_ref().map(|vpc| IpAddr::V4(vpc.ipv4));
-        let connect = move || {
-            let first = TcpStream::connect_timeout(&SocketAddr::new(loopback, port), CONNECT_TIMEOUT);
-            match (first, own) {
-                (Err(error), Some(own)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                    TcpStream::connect_timeout(&SocketAddr::new(own, port), CONNECT_TIMEOUT)
-                }
-                (first, _) => first,
-            }
-        };
-        let connected = tokio::task::spawn_blocking(move || -> std::io::Result<TcpStream> {
-            let netns = netns::of_pid(pid.cast_unsigned()).map_err(std::io::Error::other)?;
-            let stream = netns::in_netns(netns.as_fd(), connect).map_err(std::io::Error::other)??;
-            stream.set_nonblocking(true)?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
-        .await
-        .expect("connecting does not panic");
-        connected.and_then(tokio::net::TcpStream::from_std).map_err(|source| ContainerError::Connect {
-            name,
-            port,
-            source,
-        })
+        let Some(live) = self.live(&record.id) else { return Err(ContainerError::NotRunning { name }) };
+        let own = record.vpc.as_ref().map(|vpc| vpc.ipv4);
+        connect_in(&live.netns, own, port).await.map_err(|source| ContainerError::Connect { name, port, source })
+    }
+}
+
+async fn connect_in(netns: &Arc<OwnedFd>, own: Option<Ipv4Addr>, port: u16) -> io::Result<TcpStream> {
+    let to = |address: Ipv4Addr| SocketAddr::from((address, port));
+    let stream = match (connect_one(netns, to(Ipv4Addr::LOCALHOST)).await, own) {
+        (Err(error), Some(own)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            connect_one(netns, to(own)).await?
+        }
+        (first, _) => first?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A thread is needed only to make the socket: it stays in its namespace, and connects and is waited for out here. A
+/// listener that never accepts so costs its caller no thread.
+async fn connect_one(netns: &Arc<OwnedFd>, to: SocketAddr) -> io::Result<TcpStream> {
+    let netns = Arc::clone(netns);
+    let made = tokio::task::spawn_blocking(move || netns::in_netns(netns.as_fd(), TcpSocket::new_v4));
+    let socket = made.await.map_err(io::Error::other)?.map_err(io::Error::other)??;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing accepted the connection in time");
+    tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await.map_err(late)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A namespace of the test's own, with nothing in it but a loopback that is up.
+    fn fresh() -> Arc<OwnedFd> {
+        let unshared = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            netns::open(std::path::Path::new("/proc/thread-self/ns/net")).unwrap()
+        });
+        Arc::new(unshared.join().unwrap())
+    }
+
+    async fn up(netns: &OwnedFd) {
+        crate::kernel::link::loopback_up(netns.try_clone().unwrap()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn connects_inside_and_nowhere_else() {
+        let (netns, other) = (fresh(), fresh());
+        up(&netns).await;
+        up(&other).await;
+        let listener = netns::in_netns(netns.as_fd(), || TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = connect_in(&netns, None, port).await.unwrap();
+        assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
+        let refused = connect_in(&other, None, port).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn what_loopback_refuses_its_own_address_may_take() {
+        let netns = fresh();
+        up(&netns).await;
+        let own = Ipv4Addr::new(127, 0, 0, 7);
+        let listener = netns::in_netns(netns.as_fd(), || TcpListener::bind((own, 0))).unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = connect_in(&netns, Some(own), port).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), SocketAddr::from((own, port)));
     }
 }

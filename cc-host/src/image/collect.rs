@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::error::ImageError;
+use super::holds::Pruning;
 use super::layout::Layout;
 use super::manifest::{Document, parse_document};
 use super::{ImageRecord, Images, blocking, records, reference};
@@ -20,32 +21,37 @@ pub struct Pruned {
 
 impl Images {
     /// Removes names; all are checked before the first goes. A name nobody knows is an error. With `force` a name may go
-    /// although a container uses its image; the image then stays, unnamed, until the container is gone.
+    /// although a container uses its image; the image then stays, unnamed, until the container is gone. `in_use` is asked
+    /// once the removal has begun: a run that ends its hold earlier has its container counted by then.
     pub async fn remove(
         &self,
         project: &Project,
         references: &[String],
-        in_use: &HashSet<String>,
+        in_use: impl Fn() -> HashSet<String>,
         force: bool,
     ) -> Result<Pruned, ImageError> {
+        let (naming, pruning) = (self.0.naming.lock().await, self.0.holds.prune());
+        let in_use = in_use();
+        let used = |record: &ImageRecord| in_use.contains(&record.digest) || pruning.is_held(&record.digest);
         let mut found = Vec::new();
         for reference in references {
             let (kv, record) = self.find(project, reference).await?;
             let last = self.list(project).await?.iter().filter(|other| other.digest == record.digest).count() == 1;
-            if in_use.contains(&record.digest) && last && !force {
+            if used(&record) && last && !force {
                 return Err(ImageError::InUse { reference: reference.clone() });
             }
             found.push((kv, record));
         }
         let mut done = Pruned::default();
         for (kv, record) in found {
-            let keep = in_use.contains(&record.digest);
+            let keep = used(&record);
             if !self.unrecord(&reference::project_prefix(project), &kv, &record, keep).await? {
                 return Err(ImageError::Contended);
             }
             done.removed.push(record.reference);
         }
-        done.freed_bytes = self.collect().await?;
+        drop(naming);
+        done.freed_bytes = self.collect(pruning).await?;
         Ok(done)
     }
 
@@ -55,12 +61,15 @@ impl Images {
         &self,
         project: Option<&Project>,
         all: bool,
-        in_use: &HashSet<String>,
+        in_use: impl Fn() -> HashSet<String>,
     ) -> Result<Pruned, ImageError> {
+        let (naming, pruning) = (self.0.naming.lock().await, self.0.holds.prune());
+        let in_use = in_use();
         let prefix = project.map_or_else(|| "images/".to_owned(), reference::project_prefix);
         let mut done = Pruned::default();
         for (kv, record) in records::range(&*self.0.store, &prefix).await? {
-            if in_use.contains(&record.digest) || !(all || records::is_unnamed(&record)) {
+            let used = in_use.contains(&record.digest) || pruning.is_held(&record.digest);
+            if used || !(all || records::is_unnamed(&record)) {
                 continue;
             }
             // One that changed since it was read is not the one that nobody used.
@@ -68,14 +77,14 @@ impl Images {
                 done.removed.push(record.reference);
             }
         }
-        done.freed_bytes = self.collect().await?;
+        drop(naming);
+        done.freed_bytes = self.collect(pruning).await?;
         Ok(done)
     }
 
     /// Removes blobs and layers that no record of any project leads to and that nobody holds; gives the bytes freed.
-    async fn collect(&self) -> Result<u64, ImageError> {
-        // Before the records are read: who lets go later has written its record before.
-        let pruning = self.0.holds.prune();
+    /// `pruning` began before the records are read here: who lets go later has written its record before.
+    async fn collect(&self, pruning: Pruning) -> Result<u64, ImageError> {
         let kept: Vec<ImageRecord> =
             records::range(&*self.0.store, "images/").await?.into_iter().map(|(_, record)| record).collect();
         let inner = self.0.clone();

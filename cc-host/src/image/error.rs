@@ -12,6 +12,8 @@ use crate::store::StoreError;
 pub enum ImageError {
     #[error("{reference:?} is not an image reference: {reason}")]
     Reference { reference: String, reason: String },
+    #[error("cannot pull from {registry} for a remote caller")]
+    PrivateRegistry { registry: String },
     #[error("no image {reference}")]
     NotFound { reference: String },
     #[error("image {reference} is used by a container")]
@@ -93,6 +95,13 @@ impl From<ImageError> for Fault {
                 reason,
             )
             .next("name it like nginx, nginx:1.27 or registry.example/team/app@sha256:…"),
+            ImageError::PrivateRegistry { registry } => Fault::new(
+                Code::PermissionDenied,
+                "image.private_registry",
+                format!("cannot pull from {registry}"),
+                "a remote caller may not make this host speak plain HTTP, nor to itself or its own link",
+            )
+            .next("use a registry with TLS, pull as root on the host, or use a key with the role admin"),
             ImageError::NotFound { reference } => {
                 let next = format!("fetch it: cc image pull {reference}");
                 Fault::new(

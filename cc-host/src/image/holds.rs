@@ -12,6 +12,12 @@ struct State {
     prunes: usize,
 }
 
+impl State {
+    fn is_held(&self, digest: &str) -> bool {
+        self.counts.contains_key(digest) || self.released.contains(digest)
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Holds(Arc<Mutex<State>>);
 
@@ -53,7 +59,12 @@ impl Pruning {
     /// Runs `remove` if nobody holds the digest; nobody can take it meanwhile.
     pub fn unless_held<T>(&self, digest: &str, remove: impl FnOnce() -> T) -> Option<T> {
         let state = self.0.state();
-        (!state.counts.contains_key(digest) && !state.released.contains(digest)).then(remove)
+        (!state.is_held(digest)).then(remove)
+    }
+
+    /// Held, or let go only after this prune began.
+    pub fn is_held(&self, digest: &str) -> bool {
+        self.0.state().is_held(digest)
     }
 }
 

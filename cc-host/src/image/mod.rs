@@ -26,6 +26,7 @@ pub use error::ImageError;
 pub use holds::Hold;
 pub use load::LoadFormat;
 pub use pull::Auth;
+pub use reference::check_reach;
 
 use crate::ids::Project;
 use crate::store::Store;
@@ -89,6 +90,8 @@ struct Inner {
     /// The program that is started as `<unpacker> unpack-layer`.
     unpacker: PathBuf,
     holds: Holds,
+    /// No image begins to be held between a removal's look at what is held and the end of its names.
+    naming: AsyncMutex<()>,
     /// One download of a blob and one unpacking of a layer at a time, whoever asks.
     flights: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
     /// Layers that a project has shown to possess since we started; those of its records count as well.
@@ -106,18 +109,29 @@ impl Images {
             store,
             unpacker,
             holds: Holds::default(),
+            naming: AsyncMutex::default(),
             flights: Mutex::default(),
             shown: Mutex::default(),
             unpacks: Arc::new(Semaphore::new(limits::UNPACKS_MAX)),
         })))
     }
 
-    /// Keeps the image's layers from prune and remove while the guard lives; fails if one is gone already.
-    pub fn hold(&self, record: &ImageRecord) -> Result<Hold, ImageError> {
-        let hold = self.0.holds.hold(record.layers.iter().cloned());
+    /// Keeps the image and its layers from prune and remove while the guard lives; fails if one is gone already.
+    pub async fn hold(&self, project: &Project, record: &ImageRecord) -> Result<Hold, ImageError> {
+        let gone = || ImageError::NotFound { reference: record.reference.clone() };
+        let hold = {
+            let _naming = self.0.naming.lock().await;
+            let digests = record.layers.iter().chain([&record.digest]);
+            self.0.holds.hold(digests.cloned())
+        };
+        // Its record may have gone before. Layers that another image still keeps would not stay for this one.
+        self.find(project, &record.digest).await.map_err(|error| match error {
+            ImageError::NotFound { .. } => gone(),
+            error => error,
+        })?;
         match record.layers.iter().all(|layer| self.0.layout.layer_size(layer).is_some()) {
             true => Ok(hold),
-            false => Err(ImageError::NotFound { reference: record.reference.clone() }),
+            false => Err(gone()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! References: what a user types, its one normal form, and its key in the store. Refuses to reach a registry.
 
+use std::net::IpAddr;
+
 use oci_client::Reference;
 
 use super::error::ImageError;
@@ -8,11 +10,43 @@ use crate::ids::Project;
 
 /// Hosts that may be spoken to without TLS although nobody asked for it: they never leave this machine.
 pub fn is_loopback(registry: &str) -> bool {
-    let host = registry
+    let host = host_of(registry);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether someone may have this host fetch from there. Who may not already act as this host (`trusted`) must not speak
+/// through it to services that only it can reach and that ask nobody who they are.
+pub fn check_reach(text: &str, plain_http: bool, trusted: bool) -> Result<(), ImageError> {
+    let from = parse(text)?;
+    let registry = from.resolve_registry();
+    match !trusted && (plain_http || is_this_link(registry)) {
+        true => Err(ImageError::PrivateRegistry { registry: registry.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// This machine or its link, however it is written. A name that resolves to it still meets TLS.
+fn is_this_link(registry: &str) -> bool {
+    let host = host_of(registry).trim_end_matches('.').to_ascii_lowercase();
+    let own = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.octets()[0] == 0,
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(ip) => own(ip),
+        Err(_) => {
+            // 127.1 and 2130706433 are addresses too, and no registry's name ends in a number.
+            let last = host.rsplit('.').next().unwrap_or_default();
+            last == "localhost" || last.starts_with("0x") || last.bytes().all(|b| b.is_ascii_digit())
+        }
+    }
+}
+
+fn host_of(registry: &str) -> &str {
+    registry
         .strip_prefix('[')
         .and_then(|rest| rest.split_once(']'))
-        .map_or_else(|| registry.rsplit_once(':').map_or(registry, |(host, _)| host), |(host, _)| host);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        .map_or_else(|| registry.rsplit_once(':').map_or(registry, |(host, _)| host), |(host, _)| host)
 }
 
 /// The full form of a registry reference: `nginx` becomes `docker.io/library/nginx:latest`.
@@ -86,6 +120,29 @@ mod tests {
         }
         for host in ["localhost.example", "10.0.0.1:5000", "docker.io", "127.0.0.1.example:80", "[::2]:1"] {
             assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn strangers_do_not_speak_through_this_host() {
+        let cases = [
+            ("nginx", false, true),
+            ("registry.example:5000/a", false, true),
+            ("10.0.0.1:5000/a", false, true),
+            ("registry.example:5000/a", true, false),
+            ("localhost:5000/a", false, false),
+            ("127.0.0.1:5000/a", false, false),
+            ("127.1:5000/a", false, false),
+            ("0.0.0.0:5000/a", false, false),
+            ("169.254.169.254/a", false, false),
+            ("a.localhost:5000/a", false, false),
+        ];
+        for (reference, plain_http, allowed) in cases {
+            assert_eq!(check_reach(reference, plain_http, false).is_ok(), allowed, "{reference} {plain_http}");
+            assert!(check_reach(reference, plain_http, true).is_ok(), "{reference} {plain_http}");
+        }
+        for registry in ["[::1]:5000", "[::ffff:127.0.0.1]:5000", "[fe80::1]:5000", "[::]:5000", "LOCALHOST:1"] {
+            assert!(is_this_link(registry), "{registry}");
         }
     }
 
