@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cc_host::container::launch::{LaunchError, Shim, kill_leftover, wait_for_shim_to_leave};
+use cc_host::shim::protocol::FailureKind;
 use cc_host::shim::record::{EXIT_FILE, ExitRecord, STATE_FILE, StateRecord, read};
-use cc_host::shim::spec::Bind;
+use cc_host::shim::spec::{Bind, Spec};
 use runtime_world::{ID_BASE, SHIM, World, collect, owner};
 
 #[tokio::test]
@@ -224,4 +225,82 @@ async fn a_late_reader_gets_everything_and_then_the_shim_leaves() {
 async fn left_within(dir: &Path, within: Duration) -> bool {
     let dir = dir.to_owned();
     tokio::task::spawn_blocking(move || wait_for_shim_to_leave(&dir, within)).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hide_the_end() {
+    let world = World::new();
+    let (shim, made) = world.spawn(&["yes"], |_| ()).await;
+    let (_stdin, mut output) = shim.attach(false).await.unwrap();
+    shim.start().await.unwrap();
+    // Until all buffers on the way are full: the program waits for the reader.
+    let running = tokio::time::timeout(Duration::from_secs(1), shim.wait()).await;
+    assert!(running.is_err());
+    assert!(shim.signal(9).await.unwrap());
+    let ended = tokio::time::timeout(Duration::from_secs(25), shim.wait()).await;
+    assert_eq!(ended.expect("the end is told").code, 137);
+    assert!(left_within(&made.dir, Duration::from_secs(5)).await);
+    while output.recv().await.is_some() {}
+    assert!(!output.ended_whole());
+    made.cgroup.remove().unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn a_whole_end_is_not_a_lost_connection() {
+    let world = World::new();
+    for kill in [false, true] {
+        let (shim, made) = world.spawn(&["cat"], |spec| spec.stdin = true).await;
+        let (stdin, mut output) = shim.attach(true).await.unwrap();
+        shim.start().await.unwrap();
+        if kill {
+            assert!(kill_leftover(&made.dir).unwrap());
+        }
+        drop(stdin);
+        assert_eq!(output.recv().await, None);
+        assert_eq!(output.ended_whole(), !kill);
+        shim.wait().await;
+        made.cgroup.remove().unwrap();
+    }
+    world.end();
+}
+
+#[tokio::test]
+async fn however_long_the_reason_is_a_failed_start_is_told() {
+    type Spoil = fn(&mut Spec);
+    let world = World::new();
+    let spoilers: [(FailureKind, Spoil); 3] = [
+        (FailureKind::BadUser, |spec| spec.user = "u".repeat(9000)),
+        (FailureKind::BadDir, |spec| spec.cwd = format!("/{}", "\u{1}".repeat(4000))),
+        (FailureKind::NotExecutable, |spec| spec.args[0] = "p".repeat(9000)),
+    ];
+    for (kind, spoil) in spoilers {
+        let (shim, made) = world.spawn(&["true"], spoil).await;
+        let started = tokio::time::timeout(Duration::from_secs(10), shim.start()).await;
+        let failure = started.expect("it does not hang").unwrap_err();
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(failure.message.len() <= 1024);
+        let record = shim.wait().await;
+        assert_eq!(record.failure, Some(failure));
+        made.cgroup.remove().unwrap();
+    }
+    world.end();
+}
+
+#[tokio::test]
+async fn the_daemons_umask_is_not_the_containers() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let wrapper = world.dir.path().join("strict-shim");
+    std::fs::write(&wrapper, format!("#!/bin/sh\numask 077\nexec {SHIM} \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "umask; stat -c %a /made/here /dev /dev/shm /dev/pts; touch /tmp/new; stat -c %a /tmp/new";
+    let made = world.make(&["sh", "-c", script], |spec| spec.cwd = "/made/here".into());
+    let (shim, _) = Shim::spawn(&wrapper, &made.dir, &made.spec).await.unwrap();
+    let (_stdin, output) = shim.attach(false).await.unwrap();
+    shim.start().await.unwrap();
+    assert_eq!(collect(output).await.0, "0022\n755\n755\n1777\n755\n644\n");
+    shim.wait().await;
+    made.cgroup.remove().unwrap();
+    world.end();
 }

@@ -29,6 +29,8 @@ pub use super::leftover::{kill_leftover, wait_for_shim_to_leave};
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// It answers a signal without waiting for anybody.
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(2);
+/// A program is executed in milliseconds; a host with no memory left may take longer.
+const STARTED_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -185,6 +187,11 @@ impl Shim {
 
     /// Runs the program; returns when it runs, or why it does not.
     pub async fn start(&self) -> Result<(), StartFailure> {
+        let started = tokio::time::timeout(STARTED_WITHIN, self.ask_to_start()).await;
+        started.unwrap_or_else(|_| Err(StartFailure::new(FailureKind::Other, "the container's shim does not answer")))
+    }
+
+    async fn ask_to_start(&self) -> Result<(), StartFailure> {
         let lost = |why: String| StartFailure::new(FailureKind::Other, why);
         let mut started = self.events.started.subscribe();
         let asked = self.writer.lock().await.request(&Request::Start).await;
@@ -226,7 +233,9 @@ impl Shim {
         loop {
             match reader.report().await? {
                 Some(Report::Created { .. } | Report::Started) => {}
-                Some(Report::Attached) => return Ok((StdinSender(writer), OutputReceiver { reader: Some(reader) })),
+                Some(Report::Attached) => {
+                    return Ok((StdinSender(writer), OutputReceiver { reader: Some(reader), whole: false }));
+                }
                 _ => return Err(ClientError::Unexpected.into()),
             }
         }
@@ -259,6 +268,7 @@ impl StdinSender {
 /// The container's output, in the order in which it came, and its end.
 pub struct OutputReceiver {
     reader: Option<Reader>,
+    whole: bool,
 }
 
 impl OutputReceiver {
@@ -269,13 +279,22 @@ impl OutputReceiver {
             let stream = match frame.kind {
                 Kind::Stdout => Stream::Stdout,
                 Kind::Stderr => Stream::Stderr,
-                Kind::Json if matches!(frame.parse(), Ok(Report::Exited { .. })) => break,
+                Kind::Json if matches!(frame.parse(), Ok(Report::Exited { .. })) => {
+                    self.whole = true;
+                    break;
+                }
                 Kind::Json | Kind::Stdin => continue,
             };
             return Some(Output { stream, bytes: frame.body.into() });
         }
         self.reader = None;
         None
+    }
+
+    /// After the end: whether that was the container's, so that nothing is missing. Otherwise the shim was killed, or it gave
+    /// this receiver up for taking nothing.
+    pub fn ended_whole(&self) -> bool {
+        self.whole
     }
 }
 

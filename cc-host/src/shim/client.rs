@@ -17,7 +17,7 @@ pub struct Client {
     stream: UnixStream,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
-    /// When the client last took something.
+    /// When the client last took something, or first had something to take.
     pub progress: Instant,
     pub greeted: bool,
     pub attached: bool,
@@ -45,12 +45,20 @@ impl Client {
     }
 
     pub fn message<T: Serialize>(&mut self, message: &T) {
+        self.expect_progress();
         self.outbox.extend(Frame::message(message).encode());
     }
 
     pub fn output(&mut self, kind: Kind, bytes: &[u8]) {
+        self.expect_progress();
         for piece in bytes.chunks(CHUNK_BYTES_MAX) {
             self.outbox.extend(encode(kind, piece));
+        }
+    }
+
+    fn expect_progress(&mut self) {
+        if self.outbox.is_empty() {
+            self.progress = Instant::now();
         }
     }
 

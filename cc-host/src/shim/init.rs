@@ -17,6 +17,8 @@ use super::{exec, privileges, sys};
 
 /// Where the channel lands, so that everything above it can be closed without knowing what it is.
 const CHANNEL_FD: i32 = 3;
+/// What programs expect, and docker gives.
+const PROGRAM_UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// The pipes' ends that become the program's; without `stdin`, it reads the container's /dev/null.
 pub struct Stdio {
@@ -64,6 +66,8 @@ fn keep_only(stdio: Stdio, channel: Channel) -> std::io::Result<Channel> {
 }
 
 fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
+    // Whatever the daemon was started with: modes are what this code says.
+    rustix::process::umask(Mode::empty());
     let prepared = expect_mounts(channel, spec)?;
     privileges::become_root()?;
     // Not by clone3: a namespace made there has the shim's cgroup for its root, because it is made before the child moves.
@@ -91,6 +95,7 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let env = exec::environment(&spec.env, &spec.hostname, &user.home);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
     restore_signals()?;
+    rustix::process::umask(PROGRAM_UMASK);
     sys::close_on_exec_from(3)
         .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
     channel.send(&FromInit::Executing, &[]).map_err(lost)?;

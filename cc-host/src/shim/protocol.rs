@@ -88,6 +88,9 @@ pub struct StartFailure {
     pub message: String,
 }
 
+/// It fits into init's channel even where every character becomes six in JSON.
+const FAILURE_BYTES_MAX: usize = 1 << 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
@@ -101,7 +104,7 @@ pub enum FailureKind {
 
 impl StartFailure {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        StartFailure { kind, message: message.into() }
+        StartFailure { kind, message: shorten(message.into()) }
     }
 
     /// What `cc run` returns for it.
@@ -112,6 +115,17 @@ impl StartFailure {
             FailureKind::BadUser | FailureKind::BadDir | FailureKind::Mount | FailureKind::Other => 125,
         }
     }
+}
+
+/// A message quotes what users gave, of any length. Its end, which says why, stays.
+fn shorten(message: String) -> String {
+    if message.len() <= FAILURE_BYTES_MAX {
+        return message;
+    }
+    let half = FAILURE_BYTES_MAX / 2;
+    let head = (0..=half).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+    let tail = (message.len() - half + "…".len()..).find(|&at| message.is_char_boundary(at)).unwrap_or(message.len());
+    format!("{}…{}", &message[..head], &message[tail..])
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,6 +228,17 @@ mod tests {
         assert!(matches!(Frame::take(&mut vec![1, 0, 0, 0, 9]), Err(ProtocolError::Kind(9))));
         let garbage = Frame { kind: Kind::Json, body: b"{\"type\":\"reboot\"}".to_vec() };
         assert!(matches!(garbage.parse::<Request>(), Err(ProtocolError::Message(_))));
+    }
+
+    #[test]
+    fn a_long_failure_keeps_both_its_ends() {
+        for (before, filler) in [("", "x"), ("a", "é"), ("ab", "…"), ("abc", "🦀"), ("", "\u{1}")] {
+            let failure = StartFailure::new(FailureKind::Other, format!("{before}{}: because", filler.repeat(4000)));
+            assert!(failure.message.len() <= FAILURE_BYTES_MAX, "{}", failure.message.len());
+            assert!(failure.message.starts_with(before) && failure.message.ends_with(": because"));
+            assert!(serde_json::to_vec(&failure).unwrap().len() < 7 << 10);
+        }
+        assert_eq!(StartFailure::new(FailureKind::Other, "short").message, "short");
     }
 
     proptest! {

@@ -29,7 +29,7 @@ const CLIENTS_MAX: usize = 16;
 const STDIN_BYTES_MAX: usize = 128 << 10;
 /// Whoever made a container and has not started it must stay connected; a new one has this long to connect.
 const FIRST_CLIENT: Duration = Duration::from_secs(10);
-/// After the end, a client that takes nothing for this long is left behind.
+/// After the end of init, a client that takes nothing for this long is left behind: nobody else must wait for it for ever.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -271,8 +271,13 @@ impl<'a> Supervisor<'a> {
     /// Only the two waits that must not last for ever have a limit.
     fn timeout(&self) -> Option<Timespec> {
         let waits =
-            self.finished || (!self.had_client && matches!(self.phase, Phase::Created { .. } | Phase::Failed(_)));
+            self.ending() || (!self.had_client && matches!(self.phase, Phase::Created { .. } | Phase::Failed(_)));
         waits.then_some(Timespec { tv_sec: 1, tv_nsec: 0 })
+    }
+
+    /// Nothing new comes: what is left is to say what came.
+    fn ending(&self) -> bool {
+        self.finished || self.init.as_ref().is_some_and(|init| init.reaped)
     }
 
     fn handle(&mut self, source: Source, flags: PollFlags) {
@@ -330,10 +335,7 @@ impl<'a> Supervisor<'a> {
         self.accept();
         let record = self.record.clone().expect("both ends write it");
         self.tell_all(&Report::Exited { record });
-        for client in &mut self.clients {
-            client.progress = Instant::now();
-            client.flush();
-        }
+        self.clients.iter_mut().for_each(Client::flush);
     }
 
     /// A container that was made and not started belongs to whoever is connected.

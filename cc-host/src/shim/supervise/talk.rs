@@ -111,10 +111,10 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn bury_clients(&mut self) {
-        let finished = self.finished;
+        let ending = self.ending();
         let mut fed = false;
         self.clients.retain(|client| {
-            let stuck = finished && client.has_output() && client.progress.elapsed() > LAST_WORDS;
+            let stuck = ending && client.has_output() && client.progress.elapsed() > LAST_WORDS;
             let stays = !client.gone && !stuck;
             fed |= !stays && client.feeds_stdin;
             stays

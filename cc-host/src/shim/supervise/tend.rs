@@ -1,7 +1,7 @@
 //! The supervisor's side of init: starting, feeding, listening, signalling, reaping. Refuses to answer clients.
 
 use std::os::fd::AsFd;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -11,6 +11,8 @@ use crate::shim::log::Stream;
 use crate::shim::protocol::{CHUNK_BYTES_MAX, FailureKind, Kind, Report, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord};
 use crate::shim::sys;
+
+const ENDED_BEFORE: &str = "init ended before the program started; was its memory limit too small?";
 
 impl Supervisor<'_> {
     pub(super) fn go_if_ready(&mut self) {
@@ -27,23 +29,32 @@ impl Supervisor<'_> {
             (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
             (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
             (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
-            // It closed itself: by executing the program, or because init ended before.
-            (closed, phase) => {
-                if let Phase::Starting { executing: true } = phase {
-                    self.phase = Phase::Running;
-                    self.tell_all(&Report::Started);
-                } else if closed.is_ok() {
-                    self.fail(StartFailure::new(
-                        FailureKind::Other,
-                        "init ended before the program started; was its memory limit too small?",
-                    ));
-                }
-                if let Some(init) = &mut self.init {
-                    init.channel = None;
-                }
+            // It closed itself by executing the program.
+            (Ok(None), Phase::Starting { executing: true }) => {
+                self.phase = Phase::Running;
+                self.tell_all(&Report::Started);
+                self.close_channel();
+            }
+            (Ok(None), _) => {
+                self.fail(StartFailure::new(FailureKind::Other, ENDED_BEFORE));
+                self.close_channel();
+            }
+            (Ok(Some(_)), _) => {
+                self.fail(StartFailure::new(FailureKind::Other, "init said something out of order"));
+                self.close_channel();
+            }
+            (Err(error), _) => {
+                self.fail(StartFailure::new(FailureKind::Other, format!("cannot understand init: {error}")));
+                self.close_channel();
             }
         }
         self.go_if_ready();
+    }
+
+    fn close_channel(&mut self) {
+        if let Some(init) = &mut self.init {
+            init.channel = None;
+        }
     }
 
     /// The program will never run. Init, if there is one, has no other purpose.
@@ -118,11 +129,18 @@ impl Supervisor<'_> {
             return;
         };
         init.reaped = true;
+        // While it ran, a client could be as slow as it liked.
+        for client in &mut self.clients {
+            client.progress = Instant::now();
+        }
         let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
         let record = ExitRecord::from_wait_status(raw);
         // What init still had to say about the start comes first.
         while self.init.as_ref().is_some_and(|init| init.channel.is_some()) {
             self.hear_init();
+        }
+        if matches!(self.phase, Phase::Created { .. } | Phase::Starting { .. }) {
+            self.fail(StartFailure::new(FailureKind::Other, ENDED_BEFORE));
         }
         if matches!(self.phase, Phase::Running) {
             self.phase = Phase::Exited;
