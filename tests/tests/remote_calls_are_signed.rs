@@ -83,7 +83,9 @@ fn another_projects_container_does_not_exist() {
         let ran = remote.cc(&url, Some(&beta), call).fails(1, "no container");
         assert!(!ran.stdout.contains("secret"), "{call:?}: {}", ran.stdout);
     }
-    remote.cc(&url, Some(&beta), &["run", "--rm", "--pull", "never", "--image", &image, "true"]).fails(125, "no image");
+    remote
+        .cc(&url, Some(&beta), &["run", "--rm", "--pull", "never", "--image", &image, "true"])
+        .fails(125, "this project has none");
     let events = remote.cc(&url, Some(&beta), &["events", "--json"]).ok().stdout;
     assert!(!events.contains(&id), "{events}");
     assert_eq!(remote.cc(&url, Some(&alpha), &["ps", "-q"]).line(), id, "it still runs");

@@ -101,9 +101,18 @@ fn hostile_frames_are_dropped_with_a_reason_and_never_cross() {
     let wires = |id: &str| cc_tests::netns::Netns::of_pid(world.pid(id)).unwrap();
     let (victim_side, sender_side, peer_side) = (wires(&red), wires(&blue), wires(&blue2));
     let listen = |netns: cc_tests::netns::Netns| {
-        std::thread::spawn(move || {
-            netns.run(|| Wire::open("eth0").unwrap().hear(Instant::now() + Duration::from_secs(3)).unwrap()).unwrap()
-        })
+        let (open, opened) = std::sync::mpsc::channel();
+        let ear = std::thread::spawn(move || {
+            let hear = move || {
+                let wire = Wire::open("eth0").unwrap();
+                open.send(()).unwrap();
+                wire.hear(Instant::now() + Duration::from_secs(3)).unwrap()
+            };
+            netns.run(hear).unwrap()
+        });
+        // Nothing is sent before somebody listens.
+        opened.recv().unwrap();
+        ear
     };
     let (victim_ear, peer_ear) = (listen(victim_side), listen(peer_side));
     let good = ethernet(GATEWAY, own, 0x0800, &ipv4([10, 0, 0, 2], [10, 0, 0, 3], 17, &udp(9, 9, b"for the peer")));

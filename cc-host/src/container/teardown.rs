@@ -59,7 +59,9 @@ impl Containers {
         match self.update(&stopped).await {
             // Removed by force while it ended: there is no record to write to, and none is wanted.
             Ok(()) | Err(ContainerError::NotFound { .. }) => {}
-            Err(error) => tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended"),
+            Err(error) => {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot write how it ended")
+            }
         }
     }
 
@@ -124,14 +126,13 @@ impl Containers {
     /// Its writable layer, its logs and its record: nothing is left of it. The record stays while anything else does.
     pub(super) async fn erase(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
         let dir = self.state_dir(record);
-        tokio::task::spawn_blocking(move || remove_tree(&dir))
-            .await
-            .expect("removing files does not panic")
-            .map_err(|source| ContainerError::File {
+        tokio::task::spawn_blocking(move || remove_tree(&dir)).await.expect("removing files does not panic").map_err(
+            |source| ContainerError::File {
                 operation: "remove the writable layer",
                 name: record.name.to_string(),
                 source,
-            })?;
+            },
+        )?;
         self.forget(record).await
     }
 }
