@@ -15,7 +15,7 @@ use cc_host::image::{Auth, ImageError, ImageRecord, LayerProgress, LayerState, L
 /// Fails rather than skips: a pull that was never tried is not a pull that works.
 fn registry_binary() -> PathBuf {
     let found = std::env::var_os("CC_TEST_REGISTRY_BIN").map(PathBuf::from).into_iter();
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/docker-registry");
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/registry.root/usr/bin/docker-registry");
     let on_path = std::env::var_os("PATH")
         .into_iter()
         .flat_map(|p| std::env::split_paths(&p).map(|d| d.join("docker-registry")).collect::<Vec<_>>());

@@ -224,7 +224,10 @@ async fn a_late_reader_gets_everything_and_then_the_shim_leaves() {
 
 async fn left_within(dir: &Path, within: Duration) -> bool {
     let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || wait_for_shim_to_leave(&dir, within)).await.unwrap().unwrap()
+    tokio::task::spawn_blocking(move || wait_for_shim_to_leave(&dir, within))
+        .await
+        .expect("waiting does not panic")
+        .expect("the state can be read")
 }
 
 #[tokio::test]
