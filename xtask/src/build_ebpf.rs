@@ -10,11 +10,10 @@ use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 /// A compiler that can build for BPF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Toolchain {
+pub enum Toolchain {
     Debian,
     Nightly,
 }
@@ -28,7 +27,11 @@ pub fn run(workspace_root: &Path) -> Result<()> {
         return Ok(());
     }
     let linker = find_linker(workspace_root)?;
-    build(workspace_root, find_toolchain()?, &linker)?;
+    let toolchain = find_toolchain().context(
+        "no compiler for BPF was found: run `cargo xtask setup`, or `apt-get install rustc-web libstd-rust-web-dev-bpf`, \
+         or `rustup toolchain install nightly --component rust-src`",
+    )?;
+    build(workspace_root, toolchain, &linker)?;
     let built = workspace_root.join("target/ebpf/build").join(TARGET).join("release/cc-ebpf");
     // By rename, so that a build that is interrupted leaves no half of an object behind.
     let partial = object.with_extension("o.part");
@@ -38,10 +41,8 @@ pub fn run(workspace_root: &Path) -> Result<()> {
 
 fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path) -> Result<()> {
     let flags = format!("-C debuginfo=2 -C link-arg=--btf -C linker={}", linker.display());
-    let mut cargo = match toolchain {
-        Toolchain::Debian => Command::new(DEBIAN_CARGO),
-        Toolchain::Nightly => Command::new("cargo"),
-    };
+    // Any cargo does: it is the compiler that must know BPF.
+    let mut cargo = Command::new("cargo");
     // Cargo and rustup tell their children which toolchain runs: not this one.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -66,23 +67,29 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path) -> Result<(
     Ok(())
 }
 
-fn find_toolchain() -> Result<Toolchain> {
+/// The compiler to build with; setup asks the same, so that what it leaves here is what the build takes.
+pub fn find_toolchain() -> Option<Toolchain> {
     if is_debian_capable() {
-        return Ok(Toolchain::Debian);
+        return Some(Toolchain::Debian);
     }
-    if is_nightly_capable() {
-        return Ok(Toolchain::Nightly);
+    is_nightly_capable().then_some(Toolchain::Nightly)
+}
+
+impl Toolchain {
+    /// The major version of its LLVM, which the linker's must match.
+    pub fn llvm_major(self) -> Option<u32> {
+        let said = match self {
+            Toolchain::Debian => stdout(Command::new(DEBIAN_RUSTC).arg("-vV")),
+            Toolchain::Nightly => {
+                stdout(Command::new("rustc").args(["+nightly", "-vV"]).env_remove("RUSTUP_TOOLCHAIN"))
+            }
+        }?;
+        let version = said.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+        version.split('.').next()?.parse().ok()
     }
-    bail!(
-        "no compiler for BPF was found: run `cargo xtask setup`, or `apt-get install rustc-web libstd-rust-web-dev-bpf`, \
-         or `rustup toolchain install nightly --component rust-src`"
-    )
 }
 
 fn is_debian_capable() -> bool {
-    if !Path::new(DEBIAN_CARGO).exists() {
-        return false;
-    }
     let mut rustc = Command::new(DEBIAN_RUSTC);
     stdout(rustc.args(["--print", "target-libdir", "--target", TARGET])).is_some_and(|dir| {
         // The directory's name is printed whether or not it is there.

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build_ebpf;
 use crate::process::{ask, is_root, run as run_command, which};
 use crate::tools;
 
@@ -60,33 +61,28 @@ const TESTS: &[Package] = &[
     program("openssl", "openssl"),
 ];
 
-const EBPF_COMPILER: &[Package] =
-    &[file("rustc-web", "/usr/bin/rustc"), file("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none")];
-
-/// Two ways lead to eBPF: Debian's compiler with a core library for BPF, or a nightly with the standard library's sources.
-enum EbpfCompiler {
-    Debian,
-    Nightly,
-}
+/// One of the two ways to an eBPF compiler; the other is a nightly with the standard library's sources.
+const EBPF_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
 pub fn run(root: &Path, what_for: For) -> Result<()> {
     toolchain(what_for)?;
-    let compiler = ebpf_compiler();
     let mut wanted: Vec<&Package> = BUILD.iter().collect();
     if what_for == For::Tests {
         wanted.extend(TESTS);
     }
-    if compiler.is_none() {
-        wanted.extend(EBPF_COMPILER);
+    let mut missing: Vec<String> =
+        wanted.into_iter().filter(|package| !package.is_here()).map(|package| package.name.to_owned()).collect();
+    if build_ebpf::find_toolchain().is_none() {
+        missing.extend(EBPF_COMPILER.map(str::to_owned));
     }
-    install(wanted.iter().filter(|package| !package.is_here()).map(|package| package.name.to_owned()).collect())?;
+    install(missing)?;
 
-    let compiler = ebpf_compiler().context(
+    let compiler = build_ebpf::find_toolchain().context(
         "there is no compiler for eBPF: neither Debian's rustc-web with libstd-rust-web-dev-bpf, nor a nightly with rust-src \
          (rustup toolchain install nightly --component rust-src)",
     )?;
     if tools::find(root, "bpf-linker", tools::BPF_LINKER).is_none() {
-        let llvm = llvm_major(&compiler).context("the eBPF compiler does not say which LLVM it has")?;
+        let llvm = compiler.llvm_major().context("the eBPF compiler does not say which LLVM it has")?;
         if !Path::new(&format!("/usr/lib/llvm-{llvm}/include/llvm-c/Core.h")).is_file() {
             install(vec![format!("llvm-{llvm}-dev")])?;
         }
@@ -120,23 +116,6 @@ fn toolchain(what_for: For) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn ebpf_compiler() -> Option<EbpfCompiler> {
-    if EBPF_COMPILER.iter().all(Package::is_here) {
-        return Some(EbpfCompiler::Debian);
-    }
-    let sysroot = ask("rustc", &["+nightly", "--print", "sysroot"])?;
-    Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir().then_some(EbpfCompiler::Nightly)
-}
-
-fn llvm_major(compiler: &EbpfCompiler) -> Option<u32> {
-    let said = match compiler {
-        EbpfCompiler::Debian => ask("/usr/bin/rustc", &["-vV"]),
-        EbpfCompiler::Nightly => ask("rustc", &["+nightly", "-vV"]),
-    }?;
-    let version = said.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
-    version.split('.').next()?.parse().ok()
 }
 
 /// With apt and as root, installs; else says the one command that does.
