@@ -54,9 +54,16 @@ pub fn images_only(root: &Path) -> Result<()> {
     programs(root, Profile::Release, &["tests"], &["make-image"])
 }
 
+/// The compiler of protobuf is a dependency of one test alone, so that no build waits for it.
+pub fn proto(root: &Path) -> Result<()> {
+    let mut command = cargo(root);
+    command.args(["test", "-q", "-p", "cc-common", "--features", "api", "--test", "generated"]);
+    run_command(command.env("CC_GENERATE", "1"))
+}
+
 /// Makes the named image if it is not there yet, and says where its layout is.
-pub fn image(root: &Path, name: &str) -> Result<PathBuf> {
-    let made = output(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg(name))?;
+pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
+    let made = output(Command::new(built.bin_dir(root).join("make-image")).arg(name))?;
     Ok(PathBuf::from(made.trim()))
 }
 

@@ -32,11 +32,11 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn start(root: &Path, what: &str) -> Result<Host> {
+    pub fn start(root: &Path, built: Profile, what: &str) -> Result<Host> {
         let netns = Netns::make(what)?;
         let name = netns.name().to_owned();
         let dir = std::env::temp_dir().join(&name);
-        let mut host = Host { daemon: None, bin: Profile::Release.bin_dir(root), dir, name, netns };
+        let mut host = Host { daemon: None, bin: built.bin_dir(root), dir, name, netns };
         for part in ["state", "run", "bpf"] {
             let place = host.dir.join(part);
             std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;

@@ -56,6 +56,8 @@ enum Task {
     /// Compare with others on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Write the generated half of the API anew, after a change of cc-common/proto
+    Proto,
     /// Sizes of files, and their opening lines
     Tidy,
     /// The traffic tool of `bench net`; the same for every peer
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&root, &options),
         Task::Soak { which } => soak::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
+        Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),
         Task::Traffic(options) => bench::traffic::run(&options),
     };

@@ -38,6 +38,7 @@ pub fn run(root: &Path) -> Result<()> {
         "--others",
         "--exclude-standard",
         "*.rs",
+        ":!:*/generated/*",
     ]))?;
     let mut sizes = Vec::new();
     let mut failures = 0;

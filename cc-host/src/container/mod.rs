@@ -8,6 +8,7 @@ pub mod launch;
 mod leftover;
 pub mod logs;
 mod metrics;
+mod pace;
 mod record;
 mod remove_tree;
 mod room;

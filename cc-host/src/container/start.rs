@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::error::ContainerError;
 use super::launch::{OutputReceiver, Shim, StdinSender};
+use super::pace::Pace;
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
 use super::room::{Containers, Live};
 use crate::datapath::Endpoint;
@@ -57,8 +58,10 @@ impl Containers {
     ) -> Result<Started, ContainerError> {
         let command = command(&spec, image)?;
         self.not_closing(name)?;
+        let mut pace = Pace::new("start");
         let record = self.create(project, name, spec, image).await?;
-        match self.bring_up(&record, image, command, attach).await {
+        pace.step("create");
+        match self.bring_up(&record, image, command, attach, &mut pace).await {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.tear_down(&record).await;
@@ -74,19 +77,25 @@ impl Containers {
         image: &ImageRecord,
         command: Vec<String>,
         attach: bool,
+        pace: &mut Pace,
     ) -> Result<Started, ContainerError> {
         let cgroup = Arc::new(self.make_cgroup(record).await?);
+        pace.step("cgroup");
         let spec = self.shim_spec(record, image, command, &cgroup)?;
+        pace.step("files");
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         let (shim, pid) = Shim::spawn(&self.shim_binary(), &self.run_dir(record), &spec).await.map_err(launch)?;
-        let netns = self.connect_network(record, pid, &cgroup).await?;
+        pace.step("shim");
+        let netns = self.connect_network(record, pid, &cgroup, pace).await?;
         let stdio = if attach {
             let (stdin, output) = shim.attach(record.spec.stdin).await.map_err(launch)?;
             Some(Stdio { stdin, output })
         } else {
             None
         };
+        pace.step("attach");
         shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
+        pace.step("program");
         let record = ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
         let (tell, exit) = watch::channel(None);
         let live = Arc::new(Live { shim, cgroup, netns, exit: exit.clone() });
@@ -96,6 +105,7 @@ impl Containers {
             self.set_live(&record.id, None);
             return Err(error);
         }
+        pace.step("record");
         self.supervise(&record, live, tell);
         Ok(Started { record, stdio, exit })
     }
@@ -172,6 +182,7 @@ impl Containers {
         record: &ContainerRecord,
         pid: i32,
         cgroup: &Cgroup,
+        pace: &mut Pace,
     ) -> Result<Arc<OwnedFd>, ContainerError> {
         let failed = |operation| {
             let name = record.name.to_string();
@@ -190,13 +201,17 @@ impl Containers {
             return Ok(kept);
         };
         let mtu = self.mtu(record).await.map_err(failed("choose the MTU of"))?;
+        pace.step("mtu");
         let (host_name, alias) = (record.interface(), self.alias(record));
         let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
         let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
+        pace.step("veth");
         // Before the container's end is up: no packet ever passes undecided.
         self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await?;
+        pace.step("datapath");
         let address = EndpointAddress { address: vpc.ipv4, prefix_len: vpc.prefix_len, gateway: vpc.gateway };
         link::configure_endpoint(netns, address).await.map_err(failed("configure"))?;
+        pace.step("addresses");
         Ok(kept)
     }
 

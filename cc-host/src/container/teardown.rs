@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::ContainerError;
 use super::launch;
+use super::pace::Pace;
 use super::record::{ContainerRecord, Exit, State};
 use super::remove_tree::remove_tree;
 use super::room::Containers;
@@ -22,6 +23,7 @@ const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(60);
 impl Containers {
     /// Its program has ended: write how, take it down, and remove it if that was asked for.
     pub(super) async fn end(&self, record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
+        let mut pace = Pace::new("end");
         let stats = Arc::clone(cgroup);
         let oom_kills = tokio::task::spawn_blocking(move || stats.stats().oom_kills).await.unwrap_or(0);
         let oom_killed = oom_kills > 0 && ended.signal == Some(libc::SIGKILL);
@@ -31,20 +33,26 @@ impl Containers {
             _ => ended.note.unwrap_or_default(),
         };
         let exit = Exit { code: ended.code, signal: ended.signal, oom_killed, finished_ms: ended.finished_ms, reason };
+        pace.step("stats");
         // Before anything of it goes: a daemon that dies from here on still knows how it ended.
         self.settle(record, exit.clone()).await;
+        pace.step("record");
         self.disconnect(record).await;
+        pace.step("disconnect");
         let run_dir = self.run_dir(record);
         let left = tokio::task::spawn_blocking(move || launch::wait_for_shim_to_leave(&run_dir, LAST_OUTPUT_WITHIN));
         if !matches!(left.await, Ok(Ok(true))) {
             tracing::warn!(container = %record.id, "its shim did not end by itself");
         }
+        pace.step("shim");
         self.tear_down(record).await;
+        pace.step("teardown");
         if record.spec.auto_remove
             && let Err(error) = self.erase(record).await
         {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
         }
+        pace.step("erase");
         self.set_live(&record.id, None);
         exit
     }

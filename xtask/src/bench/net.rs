@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::report::{self, Figure};
 use super::rig::{self, Rig};
 use super::traffic::Test;
-use crate::build;
+use crate::build::{self, Profile};
 use crate::host::Host;
 use crate::interrupt;
 use crate::process::{Beside, output};
@@ -32,10 +32,10 @@ pub struct Options {
 
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     // Declared first, so that it goes last: the containers are its.
-    let host = if options.common.peers { None } else { Some(Host::start(root, "net")?) };
+    let host = if options.common.peers { None } else { Some(Host::start(root, Profile::Release, "net")?) };
     let mut rigs = Vec::new();
     if let Some(host) = &host {
-        let image = host.load(&build::image(root, "busybox")?)?;
+        let image = host.load(&build::image(root, Profile::Release, "busybox")?)?;
         rigs.push(rig::ours(host, &image)?);
     }
     rigs.push(rig::veth()?);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::peers::{self, CgroupV2Thread};
 use super::report::{self, Figure, OURS};
-use crate::build;
+use crate::build::{self, Profile};
 use crate::host::Host;
 use crate::interrupt;
 use crate::process::{output, shown};
@@ -35,8 +35,8 @@ struct Contender<'a> {
 }
 
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let layout = build::image(root, "busybox")?;
-    let host = if options.common.peers { None } else { Some(Host::start(root, "start")?) };
+    let layout = build::image(root, Profile::Release, "busybox")?;
+    let host = if options.common.peers { None } else { Some(Host::start(root, Profile::Release, "start")?) };
     let dir = peers::Dir::make()?;
     let mut contenders = Vec::new();
     if let Some(host) = &host {

@@ -1,12 +1,12 @@
 //! Resource limits of a cgroup, set through `cgroups-rs`, which knows both versions' file names. Refuses limits that could
 //! be evaded: memory that swaps out counts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use cgroups_rs::fs::MaxValue;
-use cgroups_rs::fs::cpu::CpuController;
-use cgroups_rs::fs::memory::MemController;
-use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::MaxValue;
+use cgroups_rs::cpu::CpuController;
+use cgroups_rs::memory::MemController;
+use cgroups_rs::pid::PidController;
 
 use super::CgroupError;
 use super::hierarchy::Hierarchies;
@@ -52,7 +52,7 @@ impl Controls for Kernel<'_> {
         // On v1 the second file limits the sum of memory and swap, on v2 swap alone. A kernel without swap has neither.
         let (swap_file, swap) = if v2 { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", bytes) };
         let has_swap = dir.join(swap_file).exists();
-        let controller = MemController::new(dir, PathBuf::new(), v2);
+        let controller = MemController::new(dir, v2);
         controller.set_limit(bytes).map_err(reason)?;
         if has_swap { controller.set_memswap_limit(swap).map_err(reason) } else { Ok(()) }
     }
@@ -60,12 +60,12 @@ impl Controls for Kernel<'_> {
     fn cpu(&self, shares: u32) -> Result<(), String> {
         let (dir, v2) = self.hierarchies.controller("cpu", self.dir);
         let value = if v2 { weight(shares) } else { u64::from(shares) };
-        CpuController::new(dir, PathBuf::new(), v2).set_shares(value).map_err(reason)
+        CpuController::new(dir, v2).set_shares(value).map_err(reason)
     }
 
     fn pids(&self, max: u32) -> Result<(), String> {
         let (dir, v2) = self.hierarchies.controller("pids", self.dir);
-        PidController::new(dir, PathBuf::new(), v2).set_pid_max(MaxValue::Value(i64::from(max))).map_err(reason)
+        PidController::new(dir, v2).set_pid_max(MaxValue::Value(i64::from(max))).map_err(reason)
     }
 }
 
@@ -75,7 +75,7 @@ fn weight(shares: u32) -> u64 {
     (u64::from(shares.clamp(2, 262_144)) * 100 / 1024).clamp(1, 10_000)
 }
 
-fn reason(error: cgroups_rs::fs::error::Error) -> String {
+fn reason(error: cgroups_rs::error::Error) -> String {
     use std::error::Error;
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
