@@ -25,12 +25,14 @@ pub const PROGRAMS: [&str; 4] =
 pub const PIN_LINKS_DIR: &str = "links";
 pub const PIN_PROGRAMS_DIR: &str = "programs";
 
-/// Suffixes of an endpoint's four pinned links.
-pub const LINK_FROM: &str = "from";
-pub const LINK_TO: &str = "to";
+/// Suffixes of an endpoint's pinned links.
 pub const LINK_CGROUP_INGRESS: &str = "cgin";
 pub const LINK_CGROUP_EGRESS: &str = "cgout";
-pub const LINKS: [&str; 4] = [LINK_FROM, LINK_TO, LINK_CGROUP_INGRESS, LINK_CGROUP_EGRESS];
+pub const LINKS: [&str; 2] = [LINK_CGROUP_INGRESS, LINK_CGROUP_EGRESS];
+
+/// Where our filters are on an interface: first, and under one handle, so that one replaces the other.
+pub const FILTER_PRIORITY: u16 = 1;
+pub const FILTER_HANDLE: u16 = 1;
 
 /// Leads the alias of every interface that we make.
 pub const OWNER_TAG: &str = "cc:";

@@ -54,8 +54,15 @@ fn maps_programs_and_links_have_their_names() {
         let shown = bpftool(&["prog", "show", "pinned"], &dir.join("programs").join(name));
         assert!(shown.contains(&format!("name {name} ")), "{name}: {shown}");
     }
-    let expected: Vec<_> = ["cgin", "cgout", "from", "to"].map(|suffix| format!("{}-{suffix}", a.tag)).into();
+    let expected: Vec<_> = ["cgin", "cgout"].map(|suffix| format!("{}-{suffix}", a.tag)).into();
     assert_eq!(world.pinned_links(), expected);
+    // Of this test's namespace: a child is born in its thread's.
+    let output = Command::new("bpftool").args(["net", "show"]).output().unwrap();
+    let attached = String::from_utf8(output.stdout).unwrap();
+    let interface = |direction: &str, program: &str| format!("clsact/{direction} {program}");
+    for line in [interface("ingress", "cc_from_ep"), interface("egress", "cc_to_ep")] {
+        assert!(attached.contains(&line), "{line}: {attached}");
+    }
 }
 
 #[test]

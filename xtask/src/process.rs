@@ -10,6 +10,14 @@ use anyhow::{Context as _, Result, bail};
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(root);
+    // What cargo told this program of itself is not for the crates below: some build scripts watch these variables, and
+    // would run again after every change between `cargo` and `cargo xtask`.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
     command
 }
 

@@ -122,6 +122,7 @@ impl Containers {
             });
         }
         while stops.join_next().await.is_some() {}
+        self.wait_for_leaving().await;
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Live {
     pub(super) cgroup: Arc<Cgroup>,
     /// Its network namespace, held open: a pid could be another's by now.
     pub(super) netns: Arc<OwnedFd>,
-    /// `Some` once it has ended and everything it held is gone.
+    /// `Some` once it has ended, its record says so, and none of its packets passes.
     pub(super) exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -51,6 +51,8 @@ pub struct Containers {
     pub(super) slots: Slots,
     /// Set when the daemon stops: from then on nothing starts.
     pub(super) closing: AtomicBool,
+    /// How many have ended and are not gone yet.
+    pub(super) leaving: watch::Sender<usize>,
     /// Held from the choice of an address to its record's being known here, and while VPCs are deleted: the records in memory
     /// are what both decide by.
     allocation: tokio::sync::Mutex<()>,
@@ -66,6 +68,7 @@ impl Containers {
             rooms,
             slots,
             closing: AtomicBool::new(false),
+            leaving: watch::Sender::new(0),
             allocation: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             records: Mutex::default(),

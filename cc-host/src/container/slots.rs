@@ -1,7 +1,8 @@
 //! Slots: a small number per container, from which its endpoint number and its range of ids follow. Given round robin, so that
-//! a freed one rests as long as possible. Refuses to persist: boot reads the slots back from the records.
+//! a freed one rests as long as possible. A slot may have several holders: the record, and what is still to be taken down. Refuses to
+//! persist: boot reads the slots back from the records.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug)]
@@ -12,7 +13,8 @@ pub(super) struct Slots {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    taken: BTreeSet<u32>,
+    /// With the number of holders, never 0.
+    taken: BTreeMap<u32, u32>,
     next: u32,
 }
 
@@ -24,24 +26,35 @@ impl Slots {
     /// At boot: this slot belongs to a record.
     pub(super) fn adopt(&self, slot: u32) {
         let mut state = self.lock();
-        state.taken.insert(slot);
+        state.taken.insert(slot, 1);
         state.next = state.next.max(slot + 1) % self.max;
     }
 
     /// `None` when all are taken.
     pub(super) fn take(&self) -> Option<u32> {
         let mut state = self.lock();
-        let slot = (state.next..self.max).chain(0..state.next).find(|slot| !state.taken.contains(slot))?;
-        state.taken.insert(slot);
+        let slot = (state.next..self.max).chain(0..state.next).find(|slot| !state.taken.contains_key(slot))?;
+        state.taken.insert(slot, 1);
         state.next = (slot + 1) % self.max;
         Some(slot)
     }
 
-    pub(super) fn release(&self, slot: u32) {
-        self.lock().taken.remove(&slot);
+    /// One more holder of a slot that is taken.
+    pub(super) fn share(&self, slot: u32) {
+        *self.lock().taken.entry(slot).or_insert(0) += 1;
     }
 
-    /// A panic while it was held left a set that is still true: every change is one insert or remove.
+    /// It is free when its last holder has let it go.
+    pub(super) fn release(&self, slot: u32) {
+        let mut state = self.lock();
+        let Some(holders) = state.taken.get_mut(&slot) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            state.taken.remove(&slot);
+        }
+    }
+
+    /// A panic while it was held left a map that is still true: every change is one step.
     fn lock(&self) -> std::sync::MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,6 +70,17 @@ mod tests {
         assert_eq!(slots.take(), Some(0));
         slots.release(0);
         assert_eq!((slots.take(), slots.take(), slots.take(), slots.take()), (Some(1), Some(2), Some(0), None));
+    }
+
+    #[test]
+    fn a_shared_slot_is_free_when_all_have_let_it_go() {
+        let slots = Slots::new(1);
+        assert_eq!(slots.take(), Some(0));
+        slots.share(0);
+        slots.release(0);
+        assert_eq!(slots.take(), None);
+        slots.release(0);
+        assert_eq!(slots.take(), Some(0));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Stdio {
 pub struct Started {
     pub record: ContainerRecord,
     pub stdio: Option<Stdio>,
-    /// Becomes `Some` once it has ended and what it held is gone.
+    /// Becomes `Some` once it has ended, its record says so, and none of its packets passes.
     pub exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -253,10 +253,7 @@ impl Containers {
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
             let ended = live.shim.wait().await;
-            let exit = room.end(&record, &live.cgroup, ended).await;
-            // Nobody waiting is fine: a detached container has no client.
-            let _ = tell.send(Some(exit.clone()));
-            room.tell_of_end(&record, &exit).await;
+            room.end(&record, &live.cgroup, ended, tell).await;
         });
     }
 

@@ -1,9 +1,13 @@
 //! Taking a container down: the same steps whether its program ended, its start failed, or a daemon died half way. Every step is
-//! idempotent and none stops the others. Refuses to give up silently: what could not be removed is logged, and boot tries again.
+//! idempotent and none stops the others. An end is told as soon as it is written down and no packet passes any more; what the
+//! kernel takes its time for, interfaces above all, follows. Refuses to give up silently: what could not be removed is logged,
+//! and boot tries again.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::error::ContainerError;
 use super::launch;
@@ -21,22 +25,33 @@ use crate::shim::record::ExitRecord;
 const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(60);
 
 impl Containers {
-    /// Its program has ended: write how, take it down, and remove it if that was asked for.
-    pub(super) async fn end(&self, record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
+    /// Its program has ended: write how, tell it, take it down, and remove it if that was asked for.
+    pub(super) async fn end(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        cgroup: &Arc<Cgroup>,
+        ended: ExitRecord,
+        tell: watch::Sender<Option<Exit>>,
+    ) {
         let mut pace = Pace::new("end");
-        let stats = Arc::clone(cgroup);
-        let oom_kills = tokio::task::spawn_blocking(move || stats.stats().oom_kills).await.unwrap_or(0);
-        let oom_killed = oom_kills > 0 && ended.signal == Some(libc::SIGKILL);
-        let reason = match (&record.spec.memory_bytes, oom_killed) {
-            (Some(limit), true) => format!("killed: it needed more than its memory limit of {limit} bytes"),
-            (None, true) => "killed: the host ran out of memory".to_owned(),
-            _ => ended.note.unwrap_or_default(),
-        };
-        let exit = Exit { code: ended.code, signal: ended.signal, oom_killed, finished_ms: ended.finished_ms, reason };
-        pace.step("stats");
-        // Before anything of it goes: a daemon that dies from here on still knows how it ended.
-        self.settle(record, exit.clone()).await;
+        let _leaving = Leaving::of(self, record.slot);
+        let exit = exit_of(record, cgroup, ended).await;
+        self.silence(record).await;
+        pace.step("silence");
+        // A daemon that dies before this still finds how it ended, written by the shim.
+        if record.spec.auto_remove {
+            if let Err(error) = self.forget(record).await {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove its record");
+            }
+        } else {
+            self.settle(record, exit.clone()).await;
+        }
         pace.step("record");
+        self.set_live(&record.id, None);
+        // Nobody waiting is fine: a detached container has no client.
+        let _ = tell.send(Some(exit.clone()));
+        self.tell_of_end(record, &exit).await;
+        pace.step("event");
         self.disconnect(record).await;
         pace.step("disconnect");
         let run_dir = self.run_dir(record);
@@ -46,15 +61,27 @@ impl Containers {
         }
         pace.step("shim");
         self.tear_down(record).await;
-        pace.step("teardown");
         if record.spec.auto_remove
-            && let Err(error) = self.erase(record).await
+            && let Err(error) = self.remove_state(record).await
         {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
         }
-        pace.step("erase");
-        self.set_live(&record.id, None);
-        exit
+        pace.step("remove");
+    }
+
+    /// No packet from or to it passes after this.
+    async fn silence(&self, record: &ContainerRecord) {
+        if record.vpc.is_none() {
+            return;
+        }
+        let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
+        match tokio::task::spawn_blocking(move || datapath.silence(slot)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(container = %record.id, error = error_chain(&error), "cannot end its traffic");
+            }
+            Err(_) => tracing::error!(container = %record.id, "ending its traffic panicked"),
+        }
     }
 
     /// The record after the end.
@@ -133,6 +160,11 @@ impl Containers {
 
     /// Its writable layer, its logs and its record: nothing is left of it. The record stays while anything else does.
     pub(super) async fn erase(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.remove_state(record).await?;
+        self.forget(record).await
+    }
+
+    async fn remove_state(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
         let dir = self.state_dir(record);
         tokio::task::spawn_blocking(move || remove_tree(&dir)).await.expect("removing files does not panic").map_err(
             |source| ContainerError::File {
@@ -140,9 +172,49 @@ impl Containers {
                 name: record.name.to_string(),
                 source,
             },
-        )?;
-        self.forget(record).await
+        )
     }
+
+    /// Until what has ended is gone.
+    pub(super) async fn wait_for_leaving(&self) {
+        // The sender lives as long as this room.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving == 0).await;
+    }
+}
+
+/// A container that has ended and is not gone: its slot is not given to another, and a daemon that stops waits for it.
+struct Leaving {
+    room: Arc<Containers>,
+    slot: u32,
+}
+
+impl Leaving {
+    fn of(room: &Arc<Containers>, slot: u32) -> Self {
+        room.slots.share(slot);
+        room.leaving.send_modify(|leaving| *leaving += 1);
+        Leaving { room: Arc::clone(room), slot }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.room.slots.release(self.slot);
+        self.room.leaving.send_modify(|leaving| *leaving -= 1);
+    }
+}
+
+async fn exit_of(record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
+    let killed = ended.signal == Some(libc::SIGKILL);
+    let oom_killed = killed && {
+        let cgroup = Arc::clone(cgroup);
+        tokio::task::spawn_blocking(move || cgroup.stats().oom_kills).await.unwrap_or(0) > 0
+    };
+    let reason = match (&record.spec.memory_bytes, oom_killed) {
+        (Some(limit), true) => format!("killed: it needed more than its memory limit of {limit} bytes"),
+        (None, true) => "killed: the host ran out of memory".to_owned(),
+        _ => ended.note.unwrap_or_default(),
+    };
+    Exit { code: ended.code, signal: ended.signal, oom_killed, finished_ms: ended.finished_ms, reason }
 }
 
 /// How a container that nobody watched is said to have ended.

@@ -37,6 +37,8 @@ pub enum DatapathError {
     Tag { tag: String },
     #[error("there is no interface {ifindex}")]
     NoInterface { ifindex: u32, source: nix::Error },
+    #[error("cannot prepare interface {interface} for programs")]
+    Qdisc { interface: String, source: aya::programs::tc::TcError },
     #[error("cannot attach program {program} to {to}")]
     Attach { program: &'static str, to: String, source: aya::programs::ProgramError },
     #[error("the link of program {program} cannot be pinned")]
@@ -66,7 +68,7 @@ impl From<DatapathError> for Fault {
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())
             }
-            E::Attach { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
+            E::Attach { .. } | E::Qdisc { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
                 (Code::Internal, "datapath.attach", "run `cc-host check`, and look at the daemon's log".to_owned())
             }
             _ => (Code::Internal, "datapath.failed", "run `cc-host check`, and look at the daemon's log".to_owned()),

@@ -1,11 +1,14 @@
-//! Attaches the programs of one endpoint and pins the links, by which they outlive the daemon and are found again. Refuses to
-//! keep a link in memory: the pin is the only reference, and removing it detaches.
+//! Attaches the programs of one endpoint. What hangs on a cgroup hangs by a pinned link: removing the pin detaches it. What hangs
+//! on an interface is a filter of its clsact qdisc, and goes with the interface. Refuses to keep either in memory.
+//!
+//! Filters and not TCX links: the kernel ends every attachment and removal of the latter with an RCU grace period under the
+//! RTNL lock, 15 ms each, so that no host could start or end more than some fifteen containers a second.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::{FdLink, LinkError, LinkOrder};
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcHandle};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, SchedClassifier, TcAttachType};
 use cc_common::names;
 use nix::net::if_::if_indextoname;
@@ -41,6 +44,32 @@ pub struct PinnedLinks {
     dir: PathBuf,
 }
 
+/// Both programs of the host-side interface, ahead of other filters.
+pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
+    let name = if_indextoname(ifindex).map_err(|source| DatapathError::NoInterface { ifindex, source })?;
+    let name = name.to_string_lossy();
+    tc::qdisc_add_clsact(&name)
+        .map_err(|source| DatapathError::Qdisc { interface: name.clone().into_owned(), source })?;
+    // First the one that keeps the host out.
+    filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
+    filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+}
+
+fn filter(
+    classifier: &mut SchedClassifier,
+    program: &'static str,
+    hook: TcAttachType,
+    interface: &str,
+) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Attach { program, to: format!("interface {interface}"), source };
+    let handle = TcHandle::new(0, names::FILTER_HANDLE);
+    let options = NlOptions { priority: names::FILTER_PRIORITY, handle, ..NlOptions::default() };
+    let id = classifier.attach_with_options(interface, hook, TcAttachOptions::Netlink(options)).map_err(failed)?;
+    // Dropping it would detach; it holds no descriptor, only the filter's number.
+    std::mem::forget(classifier.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
 impl PinnedLinks {
     pub fn new(dir: PathBuf) -> Self {
         PinnedLinks { dir }
@@ -48,31 +77,6 @@ impl PinnedLinks {
 
     fn path(&self, tag: Tag, suffix: &str) -> PathBuf {
         self.dir.join(format!("{tag}-{suffix}"))
-    }
-
-    /// Both programs of the host-side interface, ahead of whatever else may be attached to it.
-    pub fn attach_interface(&self, programs: &mut Programs, ifindex: u32, tag: Tag) -> Result<(), DatapathError> {
-        let name = if_indextoname(ifindex).map_err(|source| DatapathError::NoInterface { ifindex, source })?;
-        let name = name.to_string_lossy();
-        // First the one that keeps the host out.
-        let to = (names::PROGRAM_TO_ENDPOINT, names::LINK_TO, TcAttachType::Egress);
-        let from = (names::PROGRAM_FROM_ENDPOINT, names::LINK_FROM, TcAttachType::Ingress);
-        self.attach_tcx(&mut programs.to_endpoint, to, &name, tag)?;
-        self.attach_tcx(&mut programs.from_endpoint, from, &name, tag)
-    }
-
-    fn attach_tcx(
-        &self,
-        classifier: &mut SchedClassifier,
-        (program, suffix, hook): (&'static str, &'static str, TcAttachType),
-        interface: &str,
-        tag: Tag,
-    ) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::Attach { program, to: format!("interface {interface}"), source };
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = classifier.attach_with_options(interface, hook, first).map_err(failed)?;
-        let link = classifier.take_link(id).map_err(failed)?;
-        self.pin(program, link.try_into(), self.path(tag, suffix))
     }
 
     /// Both programs of the container's cgroup.

@@ -132,7 +132,16 @@ impl Datapath {
         attached
     }
 
-    /// Ends all traffic of the endpoint and removes every trace of it, counters included. Nothing there is fine.
+    /// Ends all traffic of the endpoint, at once; its counters stay until `detach`. Nothing there is fine.
+    pub fn silence(&self, endpoint_id: u32) -> Result<(), DatapathError> {
+        if endpoint_id >= ENDPOINTS_MAX {
+            return Ok(());
+        }
+        reconcile::remove_traffic(&mut self.inner().tables, endpoint_id).map(drop)
+    }
+
+    /// Ends all traffic of the endpoint and removes every trace of it, counters included, but what hangs on its interface:
+    /// delete that before. Nothing there is fine.
     pub fn detach(&self, endpoint_id: u32) -> Result<(), DatapathError> {
         if endpoint_id >= ENDPOINTS_MAX {
             return Ok(());
@@ -195,7 +204,7 @@ impl Inner {
             EndpointEntry { generation, ifindex, vni, group, ipv4: address, mac, pad: [0; 2], container, cgroup };
         self.tables.set_endpoint(id, entry)?;
         self.tables.add_socket(cgroup)?;
-        self.links.attach_interface(&mut self.programs, ifindex, tag)?;
+        links::attach_interface(&mut self.programs, ifindex)?;
         self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)?;
         let port = Port { generation, endpoint: id, vni, group, ipv4: address, mac, pad: [0; 2] };
         self.tables.set_port(ifindex, port)?;

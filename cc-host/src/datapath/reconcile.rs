@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use cc_common::limits::{ENDPOINT_UNKNOWN, ENDPOINTS_MAX};
 use cc_common::names;
+use cc_common::route::EndpointEntry;
 
 use super::error::DatapathError;
 use super::links::{PinnedLinks, Tag};
@@ -27,18 +28,26 @@ impl Reconciled {
     }
 }
 
-/// Takes everything of endpoint `id` apart, traffic to it first. Nothing there is fine.
-pub fn remove_endpoint(tables: &mut Tables, links: &PinnedLinks, id: u32) -> Result<Vec<String>, DatapathError> {
+/// From here on nobody reaches the endpoint, and what it sends is dropped as unknown. Returns what is known of it.
+pub fn remove_traffic(tables: &mut Tables, id: u32) -> Result<EndpointEntry, DatapathError> {
     let entry = tables.endpoint(id)?;
-    let mut gone = Vec::new();
     if entry.generation != 0 {
         tables.remove_route_of(id, &entry)?;
-        gone = links.detach(Tag::from_number(entry.container))?;
         // The interface's number may be another endpoint's by now.
         let key = cc_common::port::PortKey { ifindex: entry.ifindex };
         if tables.ports.get(&key, 0).is_ok_and(|port| port.endpoint == id) {
             tables.remove_port(entry.ifindex)?;
         }
+    }
+    Ok(entry)
+}
+
+/// Takes everything of endpoint `id` apart, traffic to it first. Nothing there is fine.
+pub fn remove_endpoint(tables: &mut Tables, links: &PinnedLinks, id: u32) -> Result<Vec<String>, DatapathError> {
+    let entry = remove_traffic(tables, id)?;
+    let mut gone = Vec::new();
+    if entry.generation != 0 {
+        gone = links.detach(Tag::from_number(entry.container))?;
         tables.remove_socket(entry.cgroup)?;
     }
     tables.remove_drops(id)?;

@@ -58,12 +58,17 @@ pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
     }
 }
 
-/// Puts the waiting init into its ids and cgroups.
-pub fn place(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
+/// Gives the waiting init its ids.
+pub fn map_ids(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
     let map = format!("0 {} {}\n", spec.id_base, spec.id_count);
     for name in ["uid_map", "gid_map"] {
         write_once(Path::new(&format!("/proc/{pid}/{name}")), &map).map_err(|e| failed(&format!("write {name}"), e))?;
     }
+    Ok(())
+}
+
+/// Puts the waiting init into the cgroups that it was not born in.
+pub fn enter_cgroups(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
     for procs in &spec.cgroup_procs {
         write_once(procs, &pid.to_string()).map_err(|e| failed(&format!("enter cgroup {}", procs.display()), e))?;
     }

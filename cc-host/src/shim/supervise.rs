@@ -176,8 +176,7 @@ impl<'a> Supervisor<'a> {
 
     /// Takes charge of a cloned init and gives it what it waits for.
     fn adopt(&mut self, launched: Launched) {
-        let placed = launch::place(self.spec, launched.pid);
-        // Whoever waits for the pid can go on from here: the namespaces belong to their ids.
+        let mapped = launch::map_ids(self.spec, launched.pid);
         self.init = Some(Init {
             pid: launched.pid,
             pidfd: launched.pidfd,
@@ -186,10 +185,12 @@ impl<'a> Supervisor<'a> {
             outputs: [None, None],
             reaped: false,
         });
-        let furnished = placed.and_then(|()| {
+        let furnished = mapped.and_then(|()| {
+            // Whoever waits for the pid can go on from here, and make the network while this goes on: the namespaces belong
+            // to their ids. The first write to a v1 cgroup takes the kernel 10 ms.
             self.accept();
-            let init = self.init.as_ref().expect("it was set just above");
-            launch::furnish(self.spec, init.pid, &launched.channel)
+            launch::enter_cgroups(self.spec, launched.pid)?;
+            launch::furnish(self.spec, launched.pid, &launched.channel)
         });
         if let Some(init) = &mut self.init {
             init.channel = Some(launched.channel);
