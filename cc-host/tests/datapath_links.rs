@@ -3,7 +3,8 @@
 
 mod datapath_support;
 
-use cc_host::kernel::link::{Links, loopback_up};
+use cc_host::kernel::link::loopback_up;
+use cc_host::kernel::uplink;
 use datapath_support::{GATEWAY, World, new_netns};
 use std::net::Ipv4Addr;
 
@@ -27,12 +28,9 @@ fn the_uplink_is_found_by_name_or_by_the_default_route() {
     let mut world = World::new();
     world.network(1);
     let a = world.container(0, 1, 2);
-    let mtu = |name: Option<&str>| world.block_on(async { Links::open().unwrap().uplink_mtu(name).await.unwrap() });
+    let mtu = |name| uplink::mtu(name).unwrap();
     assert_eq!((mtu(None), mtu(Some("lo")), mtu(Some("no-such"))), (None, Some(65536), None));
-    let inside = a.inside(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-        runtime.block_on(async { Links::open().unwrap().uplink_mtu(None).await.unwrap() })
-    });
+    let inside = a.inside(|| uplink::mtu(None).unwrap());
     assert_eq!(inside, Some(1450));
 }
 

@@ -18,8 +18,8 @@ use crate::datapath::Endpoint;
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
-use crate::kernel::link::{self, EndpointAddress, LinkError, Veth};
-use crate::kernel::netns;
+use crate::kernel::link::{self, EndpointAddress, Veth};
+use crate::kernel::{netns, uplink};
 use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
@@ -200,8 +200,7 @@ impl Containers {
             link::loopback_up(netns).await.map_err(failed("bring up"))?;
             return Ok(kept);
         };
-        let mtu = self.mtu(record).await.map_err(failed("choose the MTU of"))?;
-        pace.step("mtu");
+        let mtu = self.mtu(record);
         let (host_name, alias) = (record.interface(), self.alias(record));
         let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
         let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
@@ -238,14 +237,18 @@ impl Containers {
             .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })
     }
 
-    async fn mtu(&self, record: &ContainerRecord) -> Result<u16, LinkError> {
+    /// What the uplink leaves to an overlay's payload, unless it was said.
+    fn mtu(&self, record: &ContainerRecord) -> u16 {
         let config = &self.rooms.config;
         if let Some(mtu) = record.spec.mtu.or(config.mtu) {
-            return Ok(mtu);
+            return mtu;
         }
-        let uplink = self.rooms.links.uplink_mtu(config.uplink.as_deref()).await?;
+        let uplink = uplink::mtu(config.uplink.as_deref()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell the uplink's MTU");
+            None
+        });
         let below = |mtu: u32| u16::try_from(mtu.saturating_sub(OVERLAY_HEADER_BYTES)).ok();
-        Ok(uplink.and_then(below).unwrap_or(MTU_DEFAULT))
+        uplink.and_then(below).unwrap_or(MTU_DEFAULT)
     }
 
     /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.
@@ -253,7 +256,10 @@ impl Containers {
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
             let ended = live.shim.wait().await;
-            room.end(&record, &live.cgroup, ended, tell).await;
+            let cgroup = Arc::clone(&live.cgroup);
+            // With it goes the last hold on the network namespace, but for tunnels that are still open.
+            drop(live);
+            room.end(&record, &cgroup, ended, tell).await;
         });
     }
 

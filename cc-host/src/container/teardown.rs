@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -23,6 +23,10 @@ use crate::shim::record::ExitRecord;
 
 /// For the shim to hand its last output to slow readers; it drops by itself one that takes nothing any more.
 const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(60);
+
+/// A network namespace is gone a few tens of milliseconds after its last process, unless a tunnel holds it.
+const INTERFACE_GOES_WITHIN: Duration = Duration::from_secs(1);
+const INTERFACE_LOOK: Duration = Duration::from_millis(20);
 
 impl Containers {
     /// Its program has ended: write how, tell it, take it down, and remove it if that was asked for.
@@ -52,8 +56,8 @@ impl Containers {
         let _ = tell.send(Some(exit.clone()));
         self.tell_of_end(record, &exit).await;
         pace.step("event");
-        self.disconnect(record).await;
-        pace.step("disconnect");
+        self.interface_goes(record).await;
+        pace.step("interface");
         let run_dir = self.run_dir(record);
         let left = tokio::task::spawn_blocking(move || launch::wait_for_shim_to_leave(&run_dir, LAST_OUTPUT_WITHIN));
         if !matches!(left.await, Ok(Ok(true))) {
@@ -67,6 +71,20 @@ impl Containers {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
         }
         pace.step("remove");
+    }
+
+    /// The kernel removes the interface with its network namespace, those of many containers at once, without keeping anybody
+    /// waiting. To remove it by hand is for what that does not reach.
+    async fn interface_goes(&self, record: &ContainerRecord) {
+        if record.vpc.is_none() {
+            return;
+        }
+        let began = Instant::now();
+        while nix::net::if_::if_nametoindex(record.interface().as_str()).is_ok()
+            && began.elapsed() < INTERFACE_GOES_WITHIN
+        {
+            tokio::time::sleep(INTERFACE_LOOK).await;
+        }
     }
 
     /// No packet from or to it passes after this.

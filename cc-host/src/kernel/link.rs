@@ -10,7 +10,6 @@ use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::sync::Mutex;
 use tonic::Code;
@@ -20,7 +19,6 @@ use super::netns::{NetnsError, in_netns};
 /// The name of a container's interface, inside.
 pub const CONTAINER_INTERFACE: &str = "eth0";
 const LOOPBACK_INDEX: u32 = 1;
-const TABLE_MAIN: u8 = 254;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -103,10 +101,18 @@ pub struct Links {
 }
 
 impl Links {
-    /// Needs a tokio runtime, which drives the socket from then on.
+    /// Needs a tokio runtime only where its calls are waited for: the socket has a thread of its own, which ends with the last
+    /// clone. A request keeps the thread that sends it until the kernel is done, for as long as others hold the RTNL lock.
     pub fn open() -> Result<Self, LinkError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| LinkError::Socket { source })?;
-        tokio::spawn(connection);
+        let failed = |source| LinkError::Runtime { source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let (connection, handle) = {
+            let _within = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| LinkError::Socket { source })?;
+            (connection, handle)
+        };
+        let serve = move || runtime.block_on(connection);
+        std::thread::Builder::new().name("cc-links".to_owned()).spawn(serve).map_err(failed)?;
         Ok(Links { handle, listing: Arc::default() })
     }
 
@@ -167,37 +173,6 @@ impl Links {
         }
     }
 
-    /// MTU of the named interface, or of the one with the default route; `None` when there is no such interface.
-    pub async fn uplink_mtu(&self, name: Option<&str>) -> Result<Option<u32>, LinkError> {
-        let index = match name {
-            Some(name) => if_nametoindex(name).ok(),
-            None => self.default_route_interface().await?,
-        };
-        let Some(index) = index else { return Ok(None) };
-        let mtu = |link: &LinkMessage| {
-            link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
-        };
-        Ok(self.all().await?.iter().find(|link| link.header.index == index).and_then(mtu))
-    }
-
-    async fn default_route_interface(&self) -> Result<Option<u32>, LinkError> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let _one = self.listing.lock().await;
-        let routes: Vec<_> = self
-            .handle
-            .route()
-            .get(query)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError::List { source })?;
-        let default =
-            routes.iter().find(|route| route.header.destination_prefix_length == 0 && route.header.table == TABLE_MAIN);
-        Ok(default.and_then(|route| {
-            route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
-        }))
-    }
-
     async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
         let _one = self.listing.lock().await;
         self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
@@ -241,7 +216,14 @@ where
                 .enable_io()
                 .build()
                 .map_err(|source| LinkError::Runtime { source })?;
-            runtime.block_on(async move { work(Links::open()?.handle).await })
+            runtime.block_on(async move {
+                let (connection, handle, _) =
+                    rtnetlink::new_connection().map_err(|source| LinkError::Socket { source })?;
+                let driven = tokio::spawn(connection);
+                let done = work(handle).await;
+                driven.abort();
+                done
+            })
         })
         .map_err(|source| LinkError::Netns { source })?
     };

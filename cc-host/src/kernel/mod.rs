@@ -5,3 +5,4 @@ pub mod cgroup;
 pub mod check;
 pub mod link;
 pub mod netns;
+pub mod uplink;
