@@ -152,13 +152,24 @@ impl Containers {
         }
     }
 
-    /// The record and what hangs on its name; its slot is free afterwards.
+    /// The record and what hangs on its name; it holds its slot no more.
     pub(super) async fn forget(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.forget_with(record, true).await
+    }
+
+    /// As `forget`, for one that goes by itself: should power loss bring its record back, the next boot takes it away again.
+    pub(super) async fn forget_ended(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.forget_with(record, false).await
+    }
+
+    async fn forget_with(&self, record: &ContainerRecord, synced: bool) -> Result<(), ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
         let ops = vec![Op::Delete { key: record.key() }, Op::Delete { key: record.name_key() }];
         // Once: by the second time the name may be another's.
         let known = vec![Compare::Present(record.key())];
-        let _: Txn = self.rooms.store.txn(known, ops).await.map_err(failed)?;
+        let store = &self.rooms.store;
+        let done = if synced { store.txn(known, ops).await } else { store.txn_unsynced(known, ops).await };
+        let _: Txn = done.map_err(failed)?;
         let known = self.with_records(|records| records.remove(&record.id));
         // Only the one who took the record away gives the slot back: it may be another's by now.
         if known.is_some() {
@@ -182,7 +193,9 @@ impl Containers {
             ops.push(op);
             compares.push(compare);
         }
-        let committed = matches!(self.rooms.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. });
+        // Nobody is told of the container before its record says that it runs.
+        let done = self.rooms.store.txn_unsynced(compares, ops).await.map_err(failed)?;
+        let committed = matches!(done, Txn::Committed { .. });
         if committed {
             self.remember(record);
         }

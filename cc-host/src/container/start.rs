@@ -168,7 +168,7 @@ impl Containers {
             },
             binds,
             cgroup_v2: cgroup.v2_dir(),
-            cgroup_procs: cgroup.procs_files(),
+            cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
             // The daemon's own is high; a program that loops over all its descriptors would suffer from it.

@@ -44,7 +44,7 @@ impl Containers {
         pace.step("silence");
         // A daemon that dies before this still finds how it ended, written by the shim.
         if record.spec.auto_remove {
-            if let Err(error) = self.forget(record).await {
+            if let Err(error) = self.forget_ended(record).await {
                 tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove its record");
             }
         } else {

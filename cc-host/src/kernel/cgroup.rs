@@ -161,9 +161,13 @@ impl Cgroup {
         self.hierarchies.unified.mount.join(&self.dir)
     }
 
-    /// Where init has to be written into besides; empty on pure v2.
-    pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir).join("cgroup.procs")).collect()
+    /// Where init has to write itself into besides; empty on pure v2.
+    pub fn tasks_files(&self) -> Vec<PathBuf> {
+        self.legacy_files("tasks")
+    }
+
+    fn legacy_files(&self, name: &str) -> Vec<PathBuf> {
+        self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir).join(name)).collect()
     }
 
     pub fn stats(&self) -> Stats {
@@ -178,7 +182,7 @@ impl Cgroup {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(CgroupError::Directory { operation: "kill", dir: self.v2_dir(), source }),
         }
-        for procs in self.procs_files() {
+        for procs in self.legacy_files("cgroup.procs") {
             kill_listed(&procs);
         }
         Ok(())

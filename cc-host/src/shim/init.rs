@@ -28,10 +28,11 @@ pub struct Stdio {
 }
 
 /// Never returns: the program runs, or the reason went through the channel.
-pub fn run(spec: &Spec, stdio: Stdio, channel: Channel) -> ! {
+pub fn run(spec: &Spec, stdio: Stdio, cgroups: Vec<OwnedFd>, channel: Channel) -> ! {
     let has_stdin = stdio.stdin.is_some();
+    let entered = enter_cgroups(cgroups);
     let Ok(channel) = keep_only(stdio, channel) else { sys::exit_now(125) };
-    let outcome = std::panic::catch_unwind(|| start(spec, has_stdin, &channel));
+    let outcome = std::panic::catch_unwind(|| entered.and_then(|()| start(spec, has_stdin, &channel)));
     let failure = match outcome {
         Ok(Err(failure)) => failure,
         Ok(Ok(never)) => match never {},
@@ -41,6 +42,15 @@ pub fn run(spec: &Spec, stdio: Stdio, channel: Channel) -> ! {
     // If nobody listens, nobody needs to know.
     let _ = channel.send(&FromInit::Failed(failure), &[]);
     sys::exit_now(code)
+}
+
+/// Those that it was not born in. A thread that moves itself alone is let through at once; for any other move, `cgroup.procs`
+/// above all, the kernel first waits until no process forks or exits anywhere: 10 ms, with the cgroups locked.
+fn enter_cgroups(tasks: Vec<OwnedFd>) -> Result<(), StartFailure> {
+    for file in tasks {
+        rustix::io::write(&file, b"0").map_err(|e| other("enter a cgroup", e))?;
+    }
+    Ok(())
 }
 
 /// Every descriptor of the shim but these four is closed before anything of the image is looked at.
@@ -108,7 +118,7 @@ struct Mounts {
     binds: Vec<OwnedFd>,
 }
 
-/// Waits until the shim has written the id maps and the cgroups, and has the mounts.
+/// Waits until the shim has written the id maps, and has the mounts.
 fn expect_mounts(channel: &Channel, spec: &Spec) -> Result<Mounts, StartFailure> {
     let Some((ToInit::Mounts, mut fds)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
     if fds.len() != 1 + DEVICES.len() + spec.binds.len() {

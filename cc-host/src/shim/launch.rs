@@ -42,10 +42,16 @@ pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
     let (stderr_read, stderr_write) = pipe(spec)?;
     let cgroup = rustix::fs::open(&spec.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| failed(&format!("open cgroup {}", spec.cgroup_v2.display()), e.into()))?;
+    // Opened here: the kernel asks whether whoever opened the file may move a task, not whoever writes to it.
+    let mut cgroups = Vec::with_capacity(spec.cgroup_tasks.len());
+    for tasks in &spec.cgroup_tasks {
+        let opened = rustix::fs::open(tasks, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        cgroups.push(opened.map_err(|e| failed(&format!("open {}", tasks.display()), e.into()))?);
+    }
     let stdio = Stdio { stdin: stdin_read, stdout: stdout_write, stderr: stderr_write };
     // SAFETY: the shim starts no thread, ever.
     match unsafe { sys::clone3(NAMESPACES as u64, cgroup.as_fd()) } {
-        Ok(sys::Side::Child) => init::run(spec, stdio, init_channel),
+        Ok(sys::Side::Child) => init::run(spec, stdio, cgroups, init_channel),
         Ok(sys::Side::Parent(cloned)) => Ok(Launched {
             pid: cloned.pid,
             pidfd: cloned.pidfd,
@@ -63,14 +69,6 @@ pub fn map_ids(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
     let map = format!("0 {} {}\n", spec.id_base, spec.id_count);
     for name in ["uid_map", "gid_map"] {
         write_once(Path::new(&format!("/proc/{pid}/{name}")), &map).map_err(|e| failed(&format!("write {name}"), e))?;
-    }
-    Ok(())
-}
-
-/// Puts the waiting init into the cgroups that it was not born in.
-pub fn enter_cgroups(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
-    for procs in &spec.cgroup_procs {
-        write_once(procs, &pid.to_string()).map_err(|e| failed(&format!("enter cgroup {}", procs.display()), e))?;
     }
     Ok(())
 }

@@ -36,8 +36,8 @@ pub struct Spec {
     pub binds: Vec<Bind>,
     /// The container's directory in the v2 hierarchy: init is born in it.
     pub cgroup_v2: PathBuf,
-    /// `cgroup.procs` files of v1 hierarchies; empty where all controllers are on v2.
-    pub cgroup_procs: Vec<PathBuf>,
+    /// `tasks` files of v1 hierarchies; empty where all controllers are on v2.
+    pub cgroup_tasks: Vec<PathBuf>,
     /// Keep a pipe for standard input; otherwise it is the container's /dev/null.
     pub stdin: bool,
     pub log: Option<LogSpec>,
@@ -200,7 +200,7 @@ mod tests {
             rootfs: Rootfs { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), volatile: true },
             binds: vec![],
             cgroup_v2: "/c".into(),
-            cgroup_procs: vec![],
+            cgroup_tasks: vec![],
             stdin: false,
             log: None,
             rlimits: vec![],

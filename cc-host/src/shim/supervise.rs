@@ -186,10 +186,8 @@ impl<'a> Supervisor<'a> {
             reaped: false,
         });
         let furnished = mapped.and_then(|()| {
-            // Whoever waits for the pid can go on from here, and make the network while this goes on: the namespaces belong
-            // to their ids. The first write to a v1 cgroup takes the kernel 10 ms.
+            // Whoever waits for the pid can go on from here, and make the network meanwhile: the namespaces belong to their ids.
             self.accept();
-            launch::enter_cgroups(self.spec, launched.pid)?;
             launch::furnish(self.spec, launched.pid, &launched.channel)
         });
         if let Some(init) = &mut self.init {

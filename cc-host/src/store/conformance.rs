@@ -51,6 +51,11 @@ async fn reads_and_revisions(store: &dyn Store) {
     assert_eq!(store.get("a").await.unwrap().unwrap().created, 4, "a new life has a new start");
     let (kvs, revision) = store.range("").await.unwrap();
     assert_eq!((kvs.len(), revision), (2, 4));
+    // As any other to whoever reads.
+    assert_eq!(store.txn_unsynced(vec![], vec![put("u", "1")]).await.unwrap(), Txn::Committed { revision: 5 });
+    assert_eq!(store.get("u").await.unwrap().unwrap().value, b"1");
+    let taken = vec![Compare::Absent("u".to_owned())];
+    assert_eq!(store.txn_unsynced(taken, vec![delete("u")]).await.unwrap(), Txn::Conflict);
 }
 
 async fn prefixes_are_exact(store: &dyn Store) {

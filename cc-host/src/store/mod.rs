@@ -104,6 +104,9 @@ pub trait Store: Send + Sync {
     async fn range(&self, prefix: &str) -> Result<(Vec<Kv>, u64), StoreError>;
     /// All of `ops` if all of `compares` hold, else nothing.
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Txn, StoreError>;
+    /// As `txn`, for what nobody is told of: SIGKILL does not undo it, but power loss may, until a later `txn` is acknowledged.
+    /// Of several, power loss undoes the last ones.
+    async fn txn_unsynced(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Txn, StoreError>;
     /// Every change at a revision ≥ `from` to keys that start with `prefix`, in order, without gaps.
     async fn watch(&self, prefix: &str, from: u64) -> Result<BoxStream<'static, Event>, StoreError>;
     async fn lease_grant(&self, ttl_ms: u64) -> Result<LeaseId, StoreError>;

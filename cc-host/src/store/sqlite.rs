@@ -110,6 +110,11 @@ impl Store for SqliteStore {
         self.call(move |db| db.txn(&compares, &ops, now_ms())).await
     }
 
+    async fn txn_unsynced(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Txn, StoreError> {
+        check_limits(&compares, &ops)?;
+        self.call(move |db| db.unsynced(|db| db.txn(&compares, &ops, now_ms()))).await
+    }
+
     async fn watch(&self, prefix: &str, from: u64) -> Result<BoxStream<'static, Event>, StoreError> {
         let watch = Watch { store: self.clone(), prefix: prefix.to_owned(), next: from.max(1), ended: false };
         Ok(stream::unfold(watch, Watch::step).flat_map(stream::iter).boxed())

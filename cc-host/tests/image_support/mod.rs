@@ -52,6 +52,10 @@ impl Store for Memory {
         }
         Ok(Txn::Committed { revision })
     }
+    async fn txn_unsynced(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Txn, StoreError> {
+        self.txn(compares, ops).await
+    }
+
     async fn watch(&self, _: &str, _: u64) -> Result<BoxStream<'static, Event>, StoreError> {
         Err(StoreError::Closed)
     }

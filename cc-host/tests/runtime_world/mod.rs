@@ -93,7 +93,7 @@ impl World {
             },
             binds: vec![],
             cgroup_v2: cgroup.v2_dir(),
-            cgroup_procs: cgroup.procs_files(),
+            cgroup_tasks: cgroup.tasks_files(),
             stdin: false,
             log: Some(LogSpec::new(home.join("0.log"))),
             rlimits: vec![],

@@ -152,7 +152,7 @@ impl Supervisor<'_> {
     pub(super) fn write_exit(&mut self, mut record: ExitRecord) {
         record.log_dropped = self.log.as_ref().map_or(0, |log| log.dropped);
         // The directory may be gone, which means that nobody wants to know.
-        let _ = record::write(self.dir, EXIT_FILE, &record, true);
+        let _ = record::write(self.dir, EXIT_FILE, &record, false);
         self.record = Some(record);
     }
 }

@@ -120,6 +120,18 @@ impl Db {
         Ok(Txn::Committed { revision })
     }
 
+    /// Commits go to the file, but not yet to the disk: the next one that is synced takes them along, as they are before it in
+    /// the same write-ahead log.
+    pub(super) fn unsynced<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed("unsynced"))?;
+        let done = work(self);
+        self.connection.pragma_update(None, "synchronous", "FULL").map_err(failed("synced"))?;
+        done
+    }
+
     pub(super) fn changes(&mut self, prefix: &str, from: u64) -> Result<Changes, StoreError> {
         let txn = self.connection.transaction().map_err(failed("watch"))?;
         let read = || -> rusqlite::Result<Changes> {
