@@ -12,13 +12,13 @@ mod rewrite;
 use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 
-/// TCX ingress of the host-side interface: what a container sends.
+/// Clsact ingress of the host-side interface: what a container sends.
 #[classifier]
 pub fn cc_from_ep(ctx: TcContext) -> i32 {
     hooks::from_endpoint::run(&ctx)
 }
 
-/// TCX egress of the host-side interface: what the host would send to a container.
+/// Clsact egress of the host-side interface: what the host would send to a container.
 #[classifier]
 pub fn cc_to_ep(ctx: TcContext) -> i32 {
     hooks::to_endpoint::run(&ctx)

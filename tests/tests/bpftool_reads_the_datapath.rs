@@ -74,3 +74,19 @@ fn metrics_count_what_was_sent() {
     });
     assert_eq!(world.drops(&server, "no_route") - before, 5);
 }
+
+#[test]
+fn a_container_without_a_vpc_has_its_sockets_counted() {
+    let world = World::new();
+    let script = "nc -l -p 7000 >/dev/null & sleep 0.5; head -c 100000 /dev/zero | nc -w 2 127.0.0.1 7000; sleep 600";
+    let id = world.run("busybox", &[], &["sh", "-c", script]);
+    let counted = || {
+        let metrics = world.cc(&["metrics", &id, "--json"]).json()[0].clone();
+        let of = |key: &str| metrics[key]["bytes"].as_u64().unwrap();
+        assert_eq!(of("received"), 0, "there is no interface: {metrics}");
+        (of("socket_received") > 100_000 && of("socket_sent") > 100_000).then_some(())
+    };
+    cc_tests::eventually("what went over the loopback is counted", std::time::Duration::from_secs(10), counted);
+    world.cc(&["rm", "-f", &id]).ok();
+    world.assert_clean();
+}

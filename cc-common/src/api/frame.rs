@@ -1,7 +1,15 @@
 //! The first gRPC frame of a body: where it ends, and its hash. Both ends of a signed request read it: the client to sign
-//! it, the daemon to compare. Refuses frames beyond the contract's size.
+//! it, the daemon to compare; then it streams by, with the rest of the body. Refuses frames beyond the contract's size.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt as _;
 use sha2::{Digest, Sha256};
+use tonic::Status;
+use tonic::body::Body;
 
 /// Largest message of the contract, as both ends enforce it.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -16,8 +24,59 @@ pub enum FrameError {
     Cut,
 }
 
+/// Why a body has no first frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FirstFrameError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("its body broke off")]
+    Broken(#[source] Status),
+}
+
+/// Waits for the first frame; gives its hash, and a body that still starts with it. At most that frame, and what came in one
+/// piece with its end, is held in memory.
+pub async fn first_frame(mut body: Body) -> Result<([u8; 32], Body), FirstFrameError> {
+    let mut received = BytesMut::new();
+    let mut ended = body.is_end_stream();
+    loop {
+        if let Some(hash) = first_frame_hash(&received, ended)? {
+            let first = Some(received.freeze()).filter(|first| !first.is_empty());
+            return Ok((hash, Body::new(Resumed { first, rest: body })));
+        }
+        match body.frame().await {
+            Some(frame) => {
+                let frame = frame.map_err(FirstFrameError::Broken)?;
+                received.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+            }
+            None => ended = true,
+        }
+    }
+}
+
+/// What was read already, then the rest as it comes.
+struct Resumed {
+    first: Option<Bytes>,
+    rest: Body,
+}
+
+impl http_body::Body for Resumed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
 /// How many bytes the first frame takes, its header included; `None` while the header is not complete.
-pub fn first_frame_bytes(received: &[u8]) -> Result<Option<usize>, FrameError> {
+fn first_frame_bytes(received: &[u8]) -> Result<Option<usize>, FrameError> {
     let Some(header) = received.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let message_bytes = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
     if message_bytes > MESSAGE_BYTES_MAX {
@@ -28,7 +87,7 @@ pub fn first_frame_bytes(received: &[u8]) -> Result<Option<usize>, FrameError> {
 
 /// The hash of the first frame once `received` holds all of it, `None` before. A body that `ended` without a byte has a
 /// hash too: that of nothing.
-pub fn first_frame_hash(received: &[u8], ended: bool) -> Result<Option<[u8; 32]>, FrameError> {
+fn first_frame_hash(received: &[u8], ended: bool) -> Result<Option<[u8; 32]>, FrameError> {
     match first_frame_bytes(received)? {
         Some(bytes) if received.len() >= bytes => Ok(Some(Sha256::digest(&received[..bytes]).into())),
         _ if ended && received.is_empty() => Ok(Some(Sha256::digest([]).into())),

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::transport::server::Connected;
 
+use super::seats::{Seat, Seats};
 use crate::auth::Peer;
 
 /// A handshake that takes longer is not worth its memory.
@@ -41,6 +42,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Connection {
     peer: Peer,
     stream: Box<dyn Stream>,
+    /// Only strangers are counted.
+    _seat: Option<Seat>,
 }
 
 impl Connected for Connection {
@@ -99,7 +102,7 @@ pub async fn accept_unix(listener: UnixListener, accepted: mpsc::Sender<io::Resu
 
 fn local(stream: UnixStream) -> io::Result<Connection> {
     let uid = stream.peer_cred()?.uid();
-    Ok(Connection { peer: Peer::Local { uid }, stream: Box::new(stream) })
+    Ok(Connection { peer: Peer::Local { uid }, stream: Box::new(stream), _seat: None })
 }
 
 /// Accepts and shakes hands until the receiver of `accepted` is gone. A slow handshake keeps nobody waiting but itself.
@@ -110,6 +113,7 @@ pub async fn accept_tls(
 ) {
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let seats = Seats::default();
     loop {
         let (stream, address) = tokio::select! {
             () = accepted.closed() => return,
@@ -117,6 +121,10 @@ pub async fn accept_tls(
                 Ok(connection) => connection,
                 Err(error) => { pause("the TLS port", &error).await; continue }
             },
+        };
+        let Some(seat) = seats.take(address.ip()) else {
+            tracing::debug!(%address, "closed a connection: there are too many");
+            continue;
         };
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
@@ -126,7 +134,8 @@ pub async fn accept_tls(
             let _best_effort = stream.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let connection = Connection { peer: Peer::Remote { address }, stream: Box::new(stream) };
+                    let peer = Peer::Remote { address };
+                    let connection = Connection { peer, stream: Box::new(stream), _seat: Some(seat) };
                     // Nobody there means that the daemon is stopping.
                     let _stopping = accepted.send(Ok(connection)).await;
                 }

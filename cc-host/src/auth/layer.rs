@@ -10,26 +10,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, Request, Response};
 use subtle::ConstantTimeEq as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use cc_common::api::fault::Fault;
-use cc_common::api::frame::first_frame_hash;
+use cc_common::api::frame::first_frame;
 use cc_common::api::signing::{SignedClaim, SigningError, WINDOW_MS};
 
 use super::nonces::{Nonce, Nonces};
 use super::refusals::{Log, Refusals, Source};
 use super::{Caller, Peer, Role, keys};
-use crate::ids::{Name, default_project, now_ms};
+use crate::ids::{Name, Project, default_project, now_ms};
 use crate::store::Store;
 
-/// On the local socket root says with it which project it means.
+/// On the local socket root says with it which project it means. A key has one project; whoever names another is mistaken.
 const HEADER_PROJECT: &str = "cc-project";
 /// How long a verified caller may take to send its first message.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(15);
@@ -180,6 +177,13 @@ impl Gate {
                 return Err(refusal(Code::ResourceExhausted, "auth.key_busy", why).next("call less often"));
             }
         }
+        if let Some(named) = named_project(request.headers())?
+            && named != key.project
+        {
+            let why = format!("it names the project {named}, and its key belongs to {}", key.project);
+            return Err(refusal(Code::PermissionDenied, "auth.project", &why)
+                .next("leave --cc-project and CC_PROJECT out, or use a key of that project"));
+        }
         let expected = claim.message;
         let body = std::mem::replace(request.body_mut(), Body::empty());
         *request.body_mut() = check_first_message(body, &expected).await?;
@@ -210,65 +214,33 @@ fn local(uid: u32, mut request: Request<Body>) -> Result<Request<Body>, Fault> {
         return Err(refusal(Code::PermissionDenied, "auth.not_root", &why)
             .next("run the command as root, or use the TLS endpoint with an access key"));
     }
-    let project = match request.headers().get(HEADER_PROJECT) {
-        None => default_project(),
-        Some(value) => value.to_str().ok().and_then(|text| Name::parse(text).ok()).ok_or_else(|| {
-            refusal(Code::InvalidArgument, "auth.bad_project", "the project's name is not valid")
-                .next("use a-z, 0-9 and '-', at most 63 characters")
-        })?,
-    };
+    let project = named_project(request.headers())?.unwrap_or_else(default_project);
     request.extensions_mut().insert(Caller { project, role: Role::Admin, local: true });
     Ok(request)
 }
 
+fn named_project(headers: &HeaderMap) -> Result<Option<Project>, Fault> {
+    let Some(value) = headers.get(HEADER_PROJECT) else { return Ok(None) };
+    let name = value.to_str().ok().and_then(|text| Name::parse(text).ok());
+    name.map(Some).ok_or_else(|| {
+        refusal(Code::InvalidArgument, "auth.bad_project", "the project's name is not valid")
+            .next("use a-z, 0-9 and '-', at most 63 characters")
+    })
+}
+
 /// Waits for the first message, compares it, and returns a body that starts with what was read.
-async fn check_first_message(mut body: Body, expected: &[u8; 32]) -> Result<Body, Fault> {
+async fn check_first_message(body: Body, expected: &[u8; 32]) -> Result<Body, Fault> {
     let differs = |why: &str| {
         refusal(Code::Unauthenticated, "auth.bad_message", why).next("something on the way changes requests: find it")
     };
-    let mut received = BytesMut::new();
-    let read = async {
-        let mut ended = body.is_end_stream();
-        loop {
-            if let Some(hash) = first_frame_hash(&received, ended).map_err(|e| differs(&e.to_string()))? {
-                return Ok(hash);
-            }
-            match body.frame().await {
-                Some(Ok(frame)) => received.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
-                Some(Err(_)) => return Err(differs("its body broke off")),
-                None => ended = true,
-            }
-        }
-    };
-    let hash = tokio::time::timeout(FIRST_MESSAGE_MAX, read).await.unwrap_or_else(|_| {
-        Err(refusal(Code::DeadlineExceeded, "auth.no_message", "its first message did not come"))
-    })?;
+    let read = tokio::time::timeout(FIRST_MESSAGE_MAX, first_frame(body)).await;
+    let read =
+        read.map_err(|_| refusal(Code::DeadlineExceeded, "auth.no_message", "its first message did not come"))?;
+    let (hash, body) = read.map_err(|error| differs(&error.to_string()))?;
     if !bool::from(hash.ct_eq(expected)) {
         return Err(differs("its first message is not the one that was signed"));
     }
-    Ok(Body::new(Replayed { first: Some(received.freeze()).filter(|first| !first.is_empty()), rest: body }))
-}
-
-/// What was read already, then the rest as it comes.
-struct Replayed {
-    first: Option<Bytes>,
-    rest: Body,
-}
-
-impl http_body::Body for Replayed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
+    Ok(body)
 }
 
 fn refusal(kind: Code, code: &str, why: &str) -> Fault {

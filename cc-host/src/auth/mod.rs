@@ -16,6 +16,7 @@ use cc_common::api::fault::Fault;
 use crate::ids::Project;
 
 pub use layer::{AuthConfig, AuthLayer};
+pub(crate) use refusals::network_of;
 
 /// Ordered: each may do all that the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -23,14 +23,19 @@ impl From<Peer> for Source {
     fn from(peer: Peer) -> Source {
         match peer {
             Peer::Local { uid } => Source::Uid(uid),
-            Peer::Remote { address } => Source::Address(match address.ip().to_canonical() {
-                IpAddr::V6(ip) => {
-                    let [a, b, c, d, ..] = ip.segments();
-                    IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-                }
-                v4 => v4,
-            }),
+            Peer::Remote { address } => Source::Address(network_of(address.ip())),
         }
+    }
+}
+
+/// One machine has a whole IPv6 /64 to choose from.
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -272,6 +272,20 @@ async fn a_wrong_role_is_refused() {
 }
 
 #[tokio::test]
+async fn a_call_that_names_another_project_is_refused() {
+    let world = World::new().await;
+    let key = world.key(Role::Operator).await;
+    let named = |project: &'static str| {
+        let mut headers = world.signed(&key, INFO, &[]);
+        headers.insert("cc-project", HeaderValue::from_static(project));
+        headers
+    };
+    assert_eq!(world.info(named("blue")).await, Ok("blue".to_owned()), "the key's own may be named");
+    assert_eq!(world.info(named("green")).await, Err("auth.project".to_owned()));
+    assert_eq!(world.info(named("No!")).await, Err("auth.bad_project".to_owned()));
+}
+
+#[tokio::test]
 async fn refusals_are_rate_limited_per_source() {
     let world = World::start(tempfile::tempdir().unwrap(), 3, now_ms).await;
     let key = world.key(Role::Viewer).await;

@@ -20,17 +20,14 @@ impl Containers {
         let name = record.name.to_string();
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
         let (cgroup, datapath) = (Arc::clone(&live.cgroup), Arc::clone(&self.rooms.datapath));
-        let endpoint = record.vpc.is_some().then_some(record.slot);
+        let endpoint = record.slot;
         tokio::task::spawn_blocking(move || {
             let resources = cgroup.stats();
-            let traffic = match endpoint {
-                Some(id) => datapath.counters(id).map_err(|source| ContainerError::Datapath {
-                    operation: "read the counters of",
-                    name,
-                    source,
-                })?,
-                None => EndpointCounters::default(),
-            };
+            let traffic = datapath.counters(endpoint).map_err(|source| ContainerError::Datapath {
+                operation: "read the counters of",
+                name,
+                source,
+            })?;
             Ok(ContainerMetrics { resources, traffic })
         })
         .await

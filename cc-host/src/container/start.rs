@@ -14,7 +14,7 @@ use super::launch::{OutputReceiver, Shim, StdinSender};
 use super::pace::Pace;
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
 use super::room::{Containers, Live};
-use crate::datapath::Endpoint;
+use crate::datapath::{Datapath, DatapathError, Endpoint};
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
@@ -198,6 +198,7 @@ impl Containers {
         let kept = Arc::new(netns.try_clone().map_err(file)?);
         let Some(vpc) = &record.vpc else {
             link::loopback_up(netns).await.map_err(failed("bring up"))?;
+            self.attach_sockets(record, cgroup.v2_dir()).await?;
             return Ok(kept);
         };
         let mtu = self.mtu(record);
@@ -212,6 +213,11 @@ impl Containers {
         link::configure_endpoint(netns, address).await.map_err(failed("configure"))?;
         pace.step("addresses");
         Ok(kept)
+    }
+
+    async fn attach_sockets(&self, record: &ContainerRecord, cgroup: PathBuf) -> Result<(), ContainerError> {
+        let (slot, tag) = (record.slot, record.id.clone());
+        self.with_datapath(record, move |datapath| datapath.attach_sockets(slot, tag.as_str(), &cgroup)).await
     }
 
     async fn attach_datapath(
@@ -230,8 +236,17 @@ impl Containers {
             mac: vpc.mac,
             ipv4: vpc.ipv4,
         };
-        let (datapath, tag) = (Arc::clone(&self.rooms.datapath), record.id.clone());
-        tokio::task::spawn_blocking(move || datapath.attach(&endpoint, tag.as_str(), &cgroup))
+        let tag = record.id.clone();
+        self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
+    }
+
+    async fn with_datapath(
+        &self,
+        record: &ContainerRecord,
+        attach: impl FnOnce(&Datapath) -> Result<(), DatapathError> + Send + 'static,
+    ) -> Result<(), ContainerError> {
+        let datapath = Arc::clone(&self.rooms.datapath);
+        tokio::task::spawn_blocking(move || attach(&datapath))
             .await
             .expect("a datapath call does not panic")
             .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })

@@ -89,9 +89,6 @@ impl Containers {
 
     /// No packet from or to it passes after this.
     async fn silence(&self, record: &ContainerRecord) {
-        if record.vpc.is_none() {
-            return;
-        }
         let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
         match tokio::task::spawn_blocking(move || datapath.silence(slot)).await {
             Ok(Ok(())) => {}
@@ -153,10 +150,9 @@ impl Containers {
 
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.
     async fn disconnect(&self, record: &ContainerRecord) {
-        if record.vpc.is_none() {
-            return;
-        }
-        if let Err(error) = self.delete_interface(&record.interface()).await {
+        if record.vpc.is_some()
+            && let Err(error) = self.delete_interface(&record.interface()).await
+        {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot delete the interface");
         }
         let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);

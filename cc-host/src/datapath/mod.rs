@@ -113,21 +113,43 @@ impl Datapath {
     /// Attaches the programs to the endpoint's interface and to the container's cgroup on the v2 tree, and lets traffic
     /// flow. `tag` is the container's id. Bring the container's end of the interface up only after this.
     pub fn attach(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
-        if endpoint.id >= ENDPOINTS_MAX {
-            return Err(DatapathError::EndpointOutOfRange { id: endpoint.id });
+        self.attach_with(endpoint.id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
+            inner.attach(endpoint, tag, cgroup_v2_dir, cgroup)
+        })
+    }
+
+    /// For a container without an interface: its sockets' traffic over its loopback is counted, under an endpoint number of
+    /// its own.
+    pub fn attach_sockets(&self, id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+        self.attach_with(id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
+            let generation = inner.next_generation();
+            let entry = EndpointEntry { generation, container: tag.number(), cgroup, ..EndpointEntry::default() };
+            inner.attach_sockets(id, entry, tag, cgroup_v2_dir)
+        })
+    }
+
+    fn attach_with(
+        &self,
+        id: u32,
+        tag: &str,
+        cgroup_v2_dir: &Path,
+        attach: impl FnOnce(&mut Inner, Tag, u64) -> Result<(), DatapathError>,
+    ) -> Result<(), DatapathError> {
+        if id >= ENDPOINTS_MAX {
+            return Err(DatapathError::EndpointOutOfRange { id });
         }
         let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
         let metadata = std::fs::metadata(cgroup_v2_dir)
             .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
         let mut inner = self.inner();
-        if inner.tables.endpoint(endpoint.id)?.generation != 0 {
-            return Err(DatapathError::EndpointInUse { id: endpoint.id });
+        if inner.tables.endpoint(id)?.generation != 0 {
+            return Err(DatapathError::EndpointInUse { id });
         }
-        let attached = inner.attach(endpoint, tag, cgroup_v2_dir, metadata.ino());
+        let attached = attach(&mut inner, tag, metadata.ino());
         if attached.is_err()
-            && let Err(error) = inner.detach(endpoint.id)
+            && let Err(error) = inner.detach(id)
         {
-            tracing::warn!(endpoint = endpoint.id, %error, "a failed attach left something behind");
+            tracing::warn!(endpoint = id, %error, "a failed attach left something behind");
         }
         attached
     }
@@ -197,18 +219,29 @@ impl Inner {
         let &Endpoint { id, vni, group, ifindex, mac, ipv4 } = endpoint;
         let generation = self.next_generation();
         let (mac, address) = (MacAddr(mac), Be32(ipv4.octets()));
-        self.tables.zero_counters(id)?;
-        self.tables.remove_drops(id)?;
         let container = tag.number();
         let entry =
             EndpointEntry { generation, ifindex, vni, group, ipv4: address, mac, pad: [0; 2], container, cgroup };
-        self.tables.set_endpoint(id, entry)?;
-        self.tables.add_socket(cgroup)?;
+        self.attach_sockets(id, entry, tag, cgroup_dir)?;
         links::attach_interface(&mut self.programs, ifindex)?;
-        self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)?;
         let port = Port { generation, endpoint: id, vni, group, ipv4: address, mac, pad: [0; 2] };
         self.tables.set_port(ifindex, port)?;
         self.tables.set_route(vni, ipv4, Route::local(id, generation))
+    }
+
+    /// The endpoint's row, its counters from zero, and the programs on its cgroup.
+    fn attach_sockets(
+        &mut self,
+        id: u32,
+        entry: EndpointEntry,
+        tag: Tag,
+        cgroup_dir: &Path,
+    ) -> Result<(), DatapathError> {
+        self.tables.zero_counters(id)?;
+        self.tables.remove_drops(id)?;
+        self.tables.set_endpoint(id, entry)?;
+        self.tables.add_socket(entry.cgroup)?;
+        self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)
     }
 
     fn detach(&mut self, id: u32) -> Result<(), DatapathError> {

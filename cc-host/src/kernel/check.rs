@@ -68,10 +68,10 @@ pub fn all(config: &Config) -> Vec<Check> {
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
         required(
-            "tcx",
-            (parse_release(&release).is_some_and(|version| version >= (6, 6)), format!("by version: {release}")),
+            "clsact",
+            clsact(),
             "without it: no program sees a container's packets",
-            "boot Linux 6.6 or newer",
+            "use a kernel with CONFIG_NET_CLS_ACT, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF",
         ),
         optional(
             "bpf jit",
@@ -253,6 +253,19 @@ fn veth() -> (bool, String) {
         (true, "not listed; assumed".to_owned())
     } else {
         (false, "neither built in nor a module".to_owned())
+    }
+}
+
+/// Tried, in a network namespace that ends with its thread.
+fn clsact() -> (bool, String) {
+    let attempt = || -> Result<(), String> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| error.to_string())?;
+        aya::programs::tc::qdisc_add_clsact("lo").map_err(|error| error.to_string())
+    };
+    match std::thread::spawn(attempt).join() {
+        Ok(Ok(())) => (true, "tried".to_owned()),
+        Ok(Err(error)) => (false, error),
+        Err(_) => (false, "the attempt panicked".to_owned()),
     }
 }
 

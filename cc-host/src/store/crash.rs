@@ -2,6 +2,7 @@
 //! simulate: the process and the signal are real.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Op, SqliteStore, Store};
@@ -9,12 +10,9 @@ use super::{Op, SqliteStore, Store};
 const PATH_VARIABLE: &str = "CC_STORE_CRASH_PATH";
 const ROUNDS: u32 = 8;
 
-/// Not a test of its own: the child's part, which writes one number after the other and acknowledges each.
-#[tokio::test]
-#[ignore = "run by every_acknowledged_write_survives_sigkill"]
-async fn crash_child() {
-    let Some(path) = std::env::var_os(PATH_VARIABLE) else { return };
-    let store = SqliteStore::open(path.as_ref()).unwrap();
+/// The child's part, in this same program: writes one number after the other and acknowledges each, until it is killed.
+async fn write(path: &Path) {
+    let store = SqliteStore::open(path).unwrap();
     let first = store.range("n/").await.unwrap().0.len();
     for i in first.. {
         let op = Op::Put { key: format!("n/{i:08}"), value: i.to_string().into_bytes(), lease: None };
@@ -26,6 +24,9 @@ async fn crash_child() {
 
 #[tokio::test]
 async fn every_acknowledged_write_survives_sigkill() {
+    if let Some(path) = std::env::var_os(PATH_VARIABLE) {
+        return write(Path::new(&path)).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let seed: u64 = rand::random();
@@ -33,7 +34,7 @@ async fn every_acknowledged_write_survives_sigkill() {
     let mut last = None;
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "store::crash::crash_child", "--nocapture"])
+            .args(["--exact", "store::crash::every_acknowledged_write_survives_sigkill", "--nocapture"])
             .env(PATH_VARIABLE, &path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

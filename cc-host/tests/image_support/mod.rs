@@ -1,6 +1,8 @@
 //! What the image tests share: a store in memory, tars written by hand, images in an archive. Refuses to touch the network.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod registry;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

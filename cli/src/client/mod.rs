@@ -31,7 +31,7 @@ pub struct ConnectOptions {
     pub endpoint: String,
     pub token: Option<String>,
     pub secret: Option<Zeroizing<String>>,
-    /// For root on the local socket; elsewhere the key says it.
+    /// Root on the local socket chooses; a key has one project, and a call for another is refused.
     pub project: Option<String>,
 }
 
@@ -65,22 +65,19 @@ pub async fn connect(options: &ConnectOptions) -> Result<Connection, Fault> {
 }
 
 async fn try_connect(options: &ConnectOptions, endpoint: &str) -> Result<Connection, ConnectError> {
-    match Endpoint::parse(endpoint)? {
-        Endpoint::Unix(path) => {
-            let project = options.project.as_deref().filter(|project| !project.is_empty());
-            let project = project.map(|project| {
-                let value = http::HeaderValue::from_str(project);
-                value.map_err(|_| ConnectError::BadProject(project.to_owned()))
-            });
-            Ok(Connection::local(connect_unix(path).await?, project.transpose()?))
-        }
+    let endpoint = Endpoint::parse(endpoint)?;
+    let project = options.project.as_deref().filter(|project| !project.is_empty());
+    let bad = |project: &str| ConnectError::BadProject(project.to_owned());
+    let project = project.map(|project| http::HeaderValue::from_str(project).map_err(|_| bad(project))).transpose()?;
+    match endpoint {
+        Endpoint::Unix(path) => Ok(Connection::local(connect_unix(path).await?, project)),
         Endpoint::Tls { host, port, pin } => {
             let (Some(token), Some(secret)) = (&options.token, &options.secret) else {
                 return Err(ConnectError::NoKey);
             };
             let key = KeyId::parse(token).map_err(ConnectError::BadToken)?;
             let secret = SecretKey::parse(secret).map_err(ConnectError::BadSecret)?;
-            Ok(Connection::signed(connect_tls(host, port, pin).await?, key, secret, pin))
+            Ok(Connection::signed(connect_tls(host, port, pin).await?, key, secret, pin, project))
         }
     }
 }
