@@ -34,7 +34,7 @@ pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: Dro
     if add(&key, packets, bytes) {
         return;
     }
-    if CC_DROPS.insert(&key, &DropCount { packets, bytes }, BPF_NOEXIST.into()).is_ok() {
+    if CC_DROPS.insert(key, DropCount { packets, bytes }, BPF_NOEXIST.into()).is_ok() {
         return;
     }
     // Full, or another CPU was first: then it is there now.

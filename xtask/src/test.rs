@@ -91,12 +91,23 @@ pub fn seed() -> u64 {
 fn lints(root: &Path, report: &mut Report) {
     report.step("fmt", run_command(cargo(root).args(["fmt", "--all", "--check"])));
     report.step("tidy", tidy::run(root));
+    report.step("fmt of the kernel programs", run_command(kernel_programs(root).args(["fmt", "--check"])));
+    // For the host: their compiler has no clippy, and only what is linked must be for BPF.
+    let clippy = ["clippy", "--quiet", "--", "-D", "warnings"];
+    report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(clippy)));
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     report.step("clippy", run_command(cargo(root).args(clippy)));
     match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),
     }
+}
+
+/// Cargo in their own workspace.
+fn kernel_programs(root: &Path) -> Command {
+    let mut command = cargo(&root.join("cc-ebpf"));
+    command.env("CARGO_TARGET_DIR", root.join("target/ebpf/lint"));
+    command
 }
 
 /// The advisories' database is on a git host: where that cannot be reached, it is said and not counted.

@@ -30,5 +30,5 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 fn counters(ctx: &SkBuffContext) -> Option<*mut Counters> {
     // SAFETY: the context is valid; a level deeper than the socket's cgroup gives 0, which is no row's key.
     let cgroup = unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, CC_CGROUP_LEVEL.load() as i32) };
-    CC_SOCKETS.get_ptr_mut(&SocketKey { cgroup })
+    CC_SOCKETS.get_ptr_mut(SocketKey { cgroup })
 }

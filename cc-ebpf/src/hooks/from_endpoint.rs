@@ -58,7 +58,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Refusal> {
     // SAFETY: the row is removed after the links of its interface, and copied here at once.
-    let Some(&port) = (unsafe { CC_PORTS.get(&PortKey { ifindex }) }) else {
+    let Some(&port) = (unsafe { CC_PORTS.get(PortKey { ifindex }) }) else {
         return Err(Refusal {
             endpoint: ENDPOINT_UNKNOWN,
             direction: Direction::Egress,

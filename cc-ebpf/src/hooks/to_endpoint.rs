@@ -20,7 +20,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     }
     let reason = DropReason::NotFromDatapath;
     // SAFETY: the row is removed after the links of its interface, and only one integer is read of it.
-    let endpoint = match unsafe { CC_PORTS.get(&PortKey { ifindex: parse::ifindex(ctx) }) } {
+    let endpoint = match unsafe { CC_PORTS.get(PortKey { ifindex: parse::ifindex(ctx) }) } {
         Some(port) => port.endpoint,
         None => ENDPOINT_UNKNOWN,
     };
