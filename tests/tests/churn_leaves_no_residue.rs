@@ -29,6 +29,7 @@ fn two_hundred_containers_leave_nothing() {
             }
         });
     }
+    println!("soak: {} containers", count());
     world.assert_clean();
     // The kernel frees network namespaces on its own time.
     cc_tests::eventually("network namespaces are gone", std::time::Duration::from_secs(20), || {

@@ -58,6 +58,7 @@ fn fifty_kills_at_random_moments_leave_nothing() {
         world.remove_all();
         world.assert_clean();
     }
+    println!("soak: {} kills", kills());
 }
 
 #[test]
