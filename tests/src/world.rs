@@ -208,6 +208,23 @@ impl World {
         netns.run(f).expect("the code inside ends")
     }
 
+    /// Until something inside the container accepts TCP connections on `port`.
+    pub fn wait_for_listener(&self, id: &str, port: u16) {
+        let pid = self.pid(id);
+        let listens = |family: &str| {
+            let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/{family}")).unwrap_or_default();
+            // Local address, remote address, and 0A for "listens".
+            let mut fields = sockets.lines().map(|line| line.split_ascii_whitespace().skip(1));
+            fields.any(|mut of| {
+                let local = of.next().is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+                local && of.nth(1) == Some("0A")
+            })
+        };
+        eventually(&format!("{id} listens on port {port}"), Duration::from_secs(10), || {
+            (listens("tcp") || listens("tcp6")).then_some(())
+        });
+    }
+
     /// Packets that were dropped for `reason`, in either direction, as `cc metrics` counts them.
     pub fn drops(&self, id: &str, reason: &str) -> u64 {
         let metrics = self.cc(&["metrics", id, "--json"]).json();

@@ -49,10 +49,11 @@ fn metrics_count_what_was_sent() {
     world.vpc("blue", "10.0.0.0/24");
     let server =
         world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 -e sh -c 'cat | wc -c'; sleep 600"]);
+    world.wait_for_listener(&server, 7000);
     let sent = world.run_rm(
         "busybox",
         &["--vpc", "blue"],
-        &["sh", "-c", "sleep 0.5; head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"],
+        &["sh", "-c", "head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"],
     );
     assert_eq!(sent.stdout.trim(), "1000000", "the other side has it all: {}", sent.stderr);
     let metrics = world.cc(&["metrics", &server, "--json"]).json()[0].clone();
@@ -78,7 +79,10 @@ fn metrics_count_what_was_sent() {
 #[test]
 fn a_container_without_a_vpc_has_its_sockets_counted() {
     let world = World::new();
-    let script = "nc -l -p 7000 >/dev/null & sleep 0.5; head -c 100000 /dev/zero | nc -w 2 127.0.0.1 7000; sleep 600";
+    // The listener's own input stays open: at its end it would close its half, and the sender's nc ends with that, sent or not.
+    let script = "sleep 600 | nc -l -p 7000 >/dev/null &
+        until grep -q ':1B58 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done
+        head -c 100000 /dev/zero | nc -w 2 127.0.0.1 7000; sleep 600";
     let id = world.run("busybox", &[], &["sh", "-c", script]);
     let counted = || {
         let metrics = world.cc(&["metrics", &id, "--json"]).json()[0].clone();
