@@ -41,7 +41,7 @@ pub fn question(port: &Port, arp: &ArpPacket) -> Result<Be32, DropReason> {
 #[inline(always)]
 pub fn answerable(route: Option<&Route>) -> Result<(), DropReason> {
     match route.map(Route::hop) {
-        Some(Some(Hop::Local { .. } | Hop::Gateway)) => Ok(()),
+        Some(Some(Hop::Local { .. } | Hop::Gateway { .. })) => Ok(()),
         _ => Err(DropReason::ArpUnknownTarget),
     }
 }
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn only_the_living_are_answered_for() {
         assert_eq!(answerable(None), Err(DropReason::ArpUnknownTarget));
-        assert_eq!(answerable(Some(&Route::gateway())), Ok(()));
-        assert_eq!(answerable(Some(&Route::local(1, 2))), Ok(()));
-        assert_eq!(answerable(Some(&Route { kind: 99, ..Route::gateway() })), Err(DropReason::ArpUnknownTarget));
+        assert_eq!(answerable(Some(&Route::gateway(9))), Ok(()));
+        assert_eq!(answerable(Some(&Route::local(1))), Ok(()));
+        assert_eq!(answerable(Some(&Route { kind: 99, ..Route::gateway(9) })), Err(DropReason::ArpUnknownTarget));
     }
 
     proptest! {

@@ -1,8 +1,11 @@
 //! Every limit of the datapath, with its arithmetic. What happens at a limit is said beside it. Refuses to hold a number
 //! that is not a limit.
 
-/// Endpoints on one host. Attaching one more is refused by `attach`.
-pub const ENDPOINTS_MAX: u32 = 4096;
+/// Containers on one host: the lower half of the endpoints.
+pub const CONTAINERS_MAX: u32 = 4096;
+
+/// Endpoints on one host: the containers', and above them the resolvers' of VPCs. Attaching one more is refused by `attach`.
+pub const ENDPOINTS_MAX: u32 = 2 * CONTAINERS_MAX;
 
 /// The endpoint that drops of an unknown interface are counted under.
 pub const ENDPOINT_UNKNOWN: u32 = u32::MAX;
@@ -10,19 +13,73 @@ pub const ENDPOINT_UNKNOWN: u32 = u32::MAX;
 /// VNIs are 24 bits on the wire; 0 is nobody's.
 pub const VNI_MAX: u32 = (1 << 24) - 1;
 
-/// One port per endpoint. 4,096 × (4 + 32) bytes and the table's overhead: about 0.5 MiB.
+/// One port per endpoint. 8,192 × (4 + 48) bytes and the table's overhead of 48: about 0.8 MiB.
 pub const PORTS_MAX: u32 = ENDPOINTS_MAX;
 
-/// One /32 per endpoint and one per gateway; a host cannot have more networks with endpoints than endpoints.
-/// 8,192 × (12 + 16) bytes and 40 of a node's: about 0.6 MiB when full, allocated as used.
-pub const ROUTES_MAX: u32 = 2 * ENDPOINTS_MAX;
+/// Two per endpoint, and of each of as many VPCs as containers: gateway, own range and everything else, in both families.
+/// 32,768 × (20 + 8 + 40 of a node's) bytes: 3 MiB when full, allocated as used. Full: the write fails, and with it what asked.
+pub const ROUTES_MAX: u32 = 8 * CONTAINERS_MAX;
 
-/// Rows per endpoint of a table with room for every endpoint to show this many reasons. 4,096 × 8 × (8 + 16 per CPU): 0.8 MiB
+/// Rows per endpoint of a table with room for every endpoint to show this many reasons. 8,192 × 8 × (8 + 16 per CPU): 1.6 MiB
 /// per CPU when full, allocated as used. A drop that finds no room is counted under the reason `uncounted`.
 pub const DROPS_MAX: u32 = 8 * ENDPOINTS_MAX;
 
 /// One row per container's cgroup, made by `attach`, which fails when there is none left: the programs never add one.
-pub const SOCKETS_MAX: u32 = ENDPOINTS_MAX;
+pub const SOCKETS_MAX: u32 = CONTAINERS_MAX;
+
+/// Different sets of groups that endpoints of one host are in, and so rule sets: never more than containers; 0 is none.
+/// Twice as many numbers, so that a set can be made before the one that it replaces is gone. 8,192 × 24 bytes.
+pub const RULE_SETS_MAX: u32 = 2 * CONTAINERS_MAX;
+
+/// Rows of all rule sets, two generations of each at the moment of a change. A rule of one protocol and one port takes a row per
+/// class of peers that it names. 2^20 × (16 + 8 + 40): 64 MiB when full, allocated as used. Full: the change is refused whole.
+pub const RULES_MAX: u32 = 1 << 20;
+
+/// Prefixes of all lists and rules of a host, in two generations at the moment of a change: 2 × 2^20 and some.
+/// 2^22 × (8 + 8 + 40 → 64) bytes, twice as many nodes as prefixes at worst: 130 MiB for a million, allocated as used.
+/// Full: the change is refused whole.
+pub const PREFIXES_MAX: u32 = 1 << 22;
+
+/// Flows that nobody can take from an endpoint.
+pub const FLOWS_GUARANTEED: u32 = 64;
+/// What all endpoints share beyond that, first come first served.
+pub const FLOWS_POOL: u32 = 1 << 19;
+/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 168 bytes and its place in the table 16: 260 MiB when full, allocated as used
+/// but for the places (16 MiB). An endpoint beyond its own share is refused when the pool is empty, and counted
+/// (`flow_table_full`).
+pub const FLOWS_MAX: u32 = ENDPOINTS_MAX * FLOWS_GUARANTEED + FLOWS_POOL;
+/// An endpoint that has so many is refused the next one, counted (`flow_quota`). A quarter of the pool: 30,000 connections a
+/// second, remembered for 3 s after their end, fit.
+pub const FLOWS_PER_ENDPOINT: u32 = 1 << 17;
+/// Of these, not established: a flood of SYNs is its sender's alone (`half_open_quota`).
+pub const HALF_OPEN_PER_ENDPOINT: u32 = 1 << 12;
+
+/// Translated conversations as the outside sees them; each belongs to a flow, so flows end first in practice. 2^18 × (44 + 48 + 48)
+/// bytes: 37 MiB when full, allocated as used, and 4 MiB of places. Full: the conversation is refused (`nat_exhausted`).
+pub const NAT_MAX: u32 = 1 << 18;
+/// Ports are leased to endpoints in blocks.
+pub const NAT_BLOCK_PORTS: u32 = 64;
+/// 65,536 ports in blocks.
+pub const NAT_BLOCKS_MAX: u32 = 65_536 / NAT_BLOCK_PORTS;
+/// Blocks that one endpoint may hold for itself; beyond them it shares. 1,024 conversations with one and the same remote port.
+pub const NAT_BLOCKS_PER_ENDPOINT: u32 = 16;
+/// Ports that are tried before a conversation is refused (`nat_exhausted`).
+pub const NAT_TRIES_MAX: u32 = 64;
+
+/// Published ports of a host: every port of one address.
+pub const FORWARDS_MAX: u32 = 1 << 16;
+
+/// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
+/// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.
+pub const FRAGMENTS_MAX: u32 = 1 << 13;
+
+/// Prefixes of the guard's deny list, in two generations: as `PREFIXES_MAX`.
+pub const GUARD_MAX: u32 = PREFIXES_MAX;
+
+/// Bytes of the ring of records; a power of two and of pages. At 96 bytes each it holds 2,700.
+pub const EVENTS_BYTES: u32 = 1 << 18;
+/// Records that one endpoint may cause in a second; the rest is counted as suppressed.
+pub const EVENTS_PER_SECOND: u32 = 50;
 
 /// Longest name the kernel keeps of a map or a program, without the terminating zero.
 pub const NAME_LEN_MAX: usize = 15;

@@ -4,7 +4,7 @@
 use crate::limits::NAME_LEN_MAX;
 
 /// Version of the pinned maps' layout. Changed whenever a shared struct or a map's meaning changes: pins go to `v<ABI>`.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 pub const MAP_PORTS: &str = "CC_PORTS";
 pub const MAP_ROUTES: &str = "CC_ROUTES";
@@ -12,14 +12,38 @@ pub const MAP_ENDPOINTS: &str = "CC_ENDPOINTS";
 pub const MAP_COUNTERS: &str = "CC_COUNTERS";
 pub const MAP_DROPS: &str = "CC_DROPS";
 pub const MAP_SOCKETS: &str = "CC_SOCKETS";
-pub const MAPS: [&str; 6] = [MAP_PORTS, MAP_ROUTES, MAP_ENDPOINTS, MAP_COUNTERS, MAP_DROPS, MAP_SOCKETS];
+pub const MAP_SETTINGS: &str = "CC_SETTINGS";
+pub const MAP_RULE_SETS: &str = "CC_RULESETS";
+pub const MAP_RULES: &str = "CC_RULES";
+pub const MAP_PREFIXES_V4: &str = "CC_PREFIX4";
+pub const MAP_PREFIXES_V6: &str = "CC_PREFIX6";
+pub const MAP_FLOWS: &str = "CC_FLOWS";
+pub const MAP_QUOTAS: &str = "CC_QUOTAS";
+pub const MAP_FRAGMENTS: &str = "CC_FRAGMENTS";
+pub const MAPS: [&str; 14] = [
+    MAP_PORTS,
+    MAP_ROUTES,
+    MAP_ENDPOINTS,
+    MAP_COUNTERS,
+    MAP_DROPS,
+    MAP_SOCKETS,
+    MAP_SETTINGS,
+    MAP_RULE_SETS,
+    MAP_RULES,
+    MAP_PREFIXES_V4,
+    MAP_PREFIXES_V6,
+    MAP_FLOWS,
+    MAP_QUOTAS,
+    MAP_FRAGMENTS,
+];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";
 pub const PROGRAM_TO_ENDPOINT: &str = "cc_to_ep";
 pub const PROGRAM_CGROUP_INGRESS: &str = "cc_cg_in";
 pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
-pub const PROGRAMS: [&str; 4] =
-    [PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT, PROGRAM_CGROUP_INGRESS, PROGRAM_CGROUP_EGRESS];
+pub const PROGRAM_SWEEP: &str = "cc_sweep";
+pub const PROGRAMS: [&str; 5] =
+    [PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT, PROGRAM_CGROUP_INGRESS, PROGRAM_CGROUP_EGRESS, PROGRAM_SWEEP];
 
 /// Pinned below the bpffs directory's `v<ABI>`.
 pub const PIN_LINKS_DIR: &str = "links";

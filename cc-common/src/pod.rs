@@ -2,8 +2,13 @@
 #![expect(unsafe_code, reason = "Pod is an unsafe trait: it says that a struct's bytes are the struct")]
 
 use crate::counters::{Counters, DropCount, DropKey, SocketKey};
+use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
+use crate::flow::{Flow, FlowKey, NatEntry};
+use crate::fragment::{FragmentEntry, FragmentKey};
 use crate::port::{Port, PortKey};
+use crate::quota::Quota;
 use crate::route::{EndpointEntry, Route, RouteKey};
+use crate::settings::Settings;
 
 macro_rules! pod {
     ($($name:ident)+) => {
@@ -15,4 +20,8 @@ macro_rules! pod {
     };
 }
 
-pod! { PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount }
+pod! {
+    PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
+    RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
+    Quota Settings
+}

@@ -1,7 +1,8 @@
 //! A port: the host-side interface of one endpoint, and what its frames may claim to be. Refuses to know where they go.
 
 use crate::net::{
-    Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, GATEWAY_MAC, MacAddr,
+    Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, GATEWAY_MAC, Ip,
+    MacAddr,
 };
 use crate::verdict::DropReason;
 
@@ -19,18 +20,22 @@ pub struct Port {
     pub generation: u64,
     pub endpoint: u32,
     pub vni: u32,
-    pub group: u32,
+    /// Number of its rule set in `CC_RULESETS`, and of its set of groups.
+    pub rule_set: u32,
     pub ipv4: Be32,
+    /// Unspecified in a network without IPv6.
+    pub ipv6: Ip,
     pub mac: MacAddr,
     pub pad: [u8; 2],
 }
-const _: () = assert!(size_of::<Port>() == 32 && align_of::<Port>() == 8);
+const _: () = assert!(size_of::<Port>() == 48 && align_of::<Port>() == 8);
 
 /// What a frame that its port may send carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
     Arp,
     Ipv4,
+    Ipv6,
 }
 
 /// Judges the frame's header. `tagged` is whether the interface took a VLAN tag off it.
@@ -44,14 +49,16 @@ pub fn admit(port: &Port, frame: &Ethernet, tagged: bool) -> Result<Payload, Dro
         return Err(DropReason::SpoofedMac);
     }
     match ethertype {
+        ETHERTYPE_IPV4 if frame.destination == GATEWAY_MAC => Ok(Payload::Ipv4),
         // A request is broadcast, a repeated one goes to the address we answered with.
         ETHERTYPE_ARP if frame.destination.is_broadcast() || frame.destination == GATEWAY_MAC => Ok(Payload::Arp),
-        ETHERTYPE_IPV4 if frame.destination == GATEWAY_MAC => Ok(Payload::Ipv4),
         // Before the destination: every IPv6 stack multicasts on its own accord, and one reason is enough for it.
-        ETHERTYPE_IPV6 => Err(DropReason::Ipv6),
+        ETHERTYPE_IPV6 if port.ipv6.is_unspecified() => Err(DropReason::Ipv6),
+        // Neighbour discovery is multicast: what is not that is told apart later.
+        ETHERTYPE_IPV6 if frame.destination == GATEWAY_MAC || frame.destination.is_multicast() => Ok(Payload::Ipv6),
         ETHERTYPE_ARP | ETHERTYPE_IPV4 if frame.destination.is_broadcast() => Err(DropReason::Broadcast),
         ETHERTYPE_ARP | ETHERTYPE_IPV4 if frame.destination.is_multicast() => Err(DropReason::Multicast),
-        ETHERTYPE_ARP | ETHERTYPE_IPV4 => Err(DropReason::WrongDestinationMac),
+        ETHERTYPE_ARP | ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Err(DropReason::WrongDestinationMac),
         _ => Err(DropReason::Ethertype),
     }
 }
@@ -66,8 +73,9 @@ pub(crate) mod tests {
         generation: 7,
         endpoint: 3,
         vni: 42,
-        group: 5,
+        rule_set: 5,
         ipv4: Be32([10, 0, 0, 2]),
+        ipv6: Ip { octets: [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2] },
         mac: MacAddr([2, 0, 0, 0, 0, 9]),
         pad: [0; 2],
     };
@@ -89,8 +97,9 @@ pub(crate) mod tests {
             (multicast, ETHERTYPE_IPV4, Err(DropReason::Multicast)),
             (multicast, ETHERTYPE_ARP, Err(DropReason::Multicast)),
             (other, ETHERTYPE_IPV4, Err(DropReason::WrongDestinationMac)),
-            (GATEWAY_MAC, ETHERTYPE_IPV6, Err(DropReason::Ipv6)),
-            (multicast, ETHERTYPE_IPV6, Err(DropReason::Ipv6)),
+            (GATEWAY_MAC, ETHERTYPE_IPV6, Ok(Payload::Ipv6)),
+            (multicast, ETHERTYPE_IPV6, Ok(Payload::Ipv6)),
+            (other, ETHERTYPE_IPV6, Err(DropReason::WrongDestinationMac)),
             (GATEWAY_MAC, ETHERTYPE_VLAN, Err(DropReason::Vlan)),
             (GATEWAY_MAC, ETHERTYPE_QINQ, Err(DropReason::Vlan)),
             (GATEWAY_MAC, 0x88cc, Err(DropReason::Ethertype)),
@@ -98,6 +107,8 @@ pub(crate) mod tests {
             assert_eq!(admit(&PORT, &frame(destination, ethertype), false), expected, "{destination:?} {ethertype:#x}");
         }
         assert_eq!(admit(&PORT, &frame(GATEWAY_MAC, ETHERTYPE_IPV4), true), Err(DropReason::Vlan));
+        let without = Port { ipv6: Ip::UNSPECIFIED, ..PORT };
+        assert_eq!(admit(&without, &frame(multicast, ETHERTYPE_IPV6), false), Err(DropReason::Ipv6));
     }
 
     proptest! {

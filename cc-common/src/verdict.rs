@@ -11,12 +11,27 @@ pub enum Verdict {
     Deliver {
         ifindex: u32,
     },
+    /// The same by the interface's queue, which shapes it.
+    Queue {
+        ifindex: u32,
+    },
     /// Back to where it came from, rewritten into an answer.
     Answer,
+    /// Out of this uplink, to whichever neighbour the host's routes name.
+    Out {
+        ifindex: u32,
+    },
+    /// To the host itself, as if it had come in by this interface.
+    Host {
+        ifindex: u32,
+    },
     Drop(DropReason),
 }
 
 impl Verdict {
+    /// As `code` gives it, where only the reason's number is known.
+    pub const DROP_CODE: u32 = 4;
+
     /// The number in `skb->cb[0]`; 0 means that no hook of ours ran.
     #[inline(always)]
     pub const fn code(self) -> u32 {
@@ -24,7 +39,10 @@ impl Verdict {
             Verdict::Pass => 1,
             Verdict::Deliver { .. } => 2,
             Verdict::Answer => 3,
-            Verdict::Drop(_) => 4,
+            Verdict::Drop(_) => Verdict::DROP_CODE,
+            Verdict::Queue { .. } => 5,
+            Verdict::Out { .. } => 6,
+            Verdict::Host { .. } => 7,
         }
     }
 }
@@ -94,6 +112,7 @@ drop_reasons! {
     Ipv4Header = 10, "ipv4_header";
     /// A total length below the header's or beyond the frame's end.
     Ipv4Length = 11, "ipv4_length";
+    /// IPv6 from an endpoint of a network that has none.
     Ipv6 = 12, "ipv6";
     /// A type that is neither IPv4, IPv6 nor ARP.
     Ethertype = 13, "ethertype";
@@ -113,6 +132,56 @@ drop_reasons! {
     NotFromDatapath = 21, "not_from_datapath";
     /// The packet could not be rewritten.
     Rewrite = 22, "rewrite";
+    /// The packet's IPv6 source address is not the port's.
+    SpoofedIpv6 = 24, "spoofed_ipv6";
+    /// A neighbour solicitation whose source is not the port.
+    SpoofedNd = 25, "spoofed_nd";
+    /// Neighbour discovery that came from beyond a router, or asks for a group.
+    NdMalformed = 26, "nd_malformed";
+    /// The endpoint announcing itself, or looking for routers: legitimate, and nobody needs to hear it.
+    NdAnnouncement = 27, "nd_announcement";
+    /// A solicitation for an address that nobody in this VPC has.
+    NdUnknownTarget = 28, "nd_unknown_target";
+    /// Not version 6.
+    Ipv6Header = 29, "ipv6_header";
+    /// A payload length beyond the frame's end.
+    Ipv6Length = 30, "ipv6_length";
+    /// A routing header, or more extension headers than an honest packet has.
+    Ipv6Extension = 31, "ipv6_extension";
+    /// The sender's own rules do not allow it.
+    FirewallEgress = 32, "firewall_egress";
+    /// The destination is the host's own or link-local, and no rule names it.
+    ClosedDestination = 33, "closed_destination";
+    /// The endpoint has as many flows as it may have.
+    FlowQuota = 34, "flow_quota";
+    /// It has as many flows that nobody has answered as it may have.
+    HalfOpenQuota = 35, "half_open_quota";
+    /// What all endpoints share beyond their own parts is used up.
+    FlowTableFull = 36, "flow_table_full";
+    /// Its flow was being forgotten at this very moment.
+    FlowClosing = 37, "flow_closing";
+    /// A reset that its receiver does not await.
+    TcpReset = 38, "tcp_reset_out_of_window";
+    /// An ICMP error that quotes no packet of a flow.
+    IcmpUnrelated = 39, "icmp_unrelated";
+    /// A later fragment whose first one was not seen, where ports decide.
+    FragmentUnknown = 40, "fragment_unknown";
+    /// The VPC has no way out.
+    NoInternet = 41, "no_internet";
+    /// The host has no route there.
+    NoWayOut = 42, "no_way_out";
+    /// No port was left to translate to.
+    NatExhausted = 43, "nat_exhausted";
+    /// A protocol that has no ports to tell conversations apart by.
+    NatProtocol = 44, "nat_protocol";
+    /// Its time to live ended here.
+    TtlExceeded = 45, "ttl_exceeded";
+    /// Larger than the way out takes; the sender was told.
+    TooBig = 46, "too_big";
+    /// The guard's list of denied sources has it.
+    GuardDenied = 47, "guard_denied";
+    /// On the uplink: no sound packet.
+    GuardMalformed = 48, "guard_malformed";
     /// Not a reason by itself: drops that `CC_DROPS` had no room for, whatever their reason.
     Uncounted = 23, "uncounted";
 }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
 use cc_common::counters::{DropCount, DropKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::verdict::{Direction, DropReason};
@@ -27,10 +28,12 @@ pub fn received(endpoint: u32, packets: u64, bytes: u64) {
 
 /// Not inlined: every reason leads here, and one copy keeps the verifier's work small.
 #[inline(never)]
-pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: DropReason) {
+pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: u16) {
+    // The level is constant once loaded: with logs off, the verifier removes this.
+    debug!(ctx, "dropped: endpoint {} direction {} reason {}", endpoint, direction as u16, reason);
     let packets = parse::packets(ctx);
     let bytes = u64::from(ctx.len());
-    let key = DropKey { endpoint, direction: direction as u16, reason: reason as u16 };
+    let key = DropKey { endpoint, direction: direction as u16, reason };
     if add(&key, packets, bytes) {
         return;
     }

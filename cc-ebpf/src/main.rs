@@ -2,12 +2,19 @@
 //! decide anything here.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod admit;
+mod atomic;
+mod conntrack;
 mod counters;
+mod firewall;
 mod hooks;
+mod icmp;
 mod maps;
 mod parse;
 mod rewrite;
+mod work;
 
 use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
@@ -22,6 +29,12 @@ pub fn cc_from_ep(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn cc_to_ep(ctx: TcContext) -> i32 {
     hooks::to_endpoint::run(&ctx)
+}
+
+/// On no packet: the daemon runs it to forget flows.
+#[classifier]
+pub fn cc_sweep(ctx: TcContext) -> i32 {
+    hooks::sweep::run(&ctx)
 }
 
 /// What the sockets of a container's cgroup receive.

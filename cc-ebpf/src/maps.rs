@@ -3,12 +3,22 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
-use cc_common::limits::{DROPS_MAX, ENDPOINTS_MAX, PORTS_MAX, ROUTES_MAX, SOCKETS_MAX};
+use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
+use cc_common::flow::{Flow, FlowKey};
+use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::limits::{
+    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
+    SOCKETS_MAX,
+};
 use cc_common::port::{Port, PortKey};
+use cc_common::quota::Quota;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
+use cc_common::settings::Settings;
+
+use crate::work::Work;
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -29,6 +39,36 @@ pub static CC_DROPS: PerCpuHashMap<DropKey, DropCount, { DROPS_MAX as usize }, N
 
 #[btf_map]
 pub static CC_SOCKETS: PerCpuHashMap<SocketKey, Counters, { SOCKETS_MAX as usize }, NO_PREALLOC> = PerCpuHashMap::new();
+
+#[btf_map]
+pub static CC_SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub static CC_RULESETS: Array<RuleSet, { RULE_SETS_MAX as usize }> = Array::new();
+
+#[btf_map]
+pub static CC_RULES: LpmTrie<RuleKey, RuleEntry, { RULES_MAX as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static CC_PREFIX4: LpmTrie<Prefix4Key, PrefixEntry, { PREFIXES_MAX as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static CC_PREFIX6: LpmTrie<Prefix6Key, PrefixEntry, { PREFIXES_MAX as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static CC_FLOWS: HashMap<FlowKey, Flow, { FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// One row per endpoint, and after the last what the pool has given.
+#[btf_map]
+pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
+
+#[btf_map]
+pub static CC_FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+
+/// What a program knows of the packet it works on: too large for its stack. Not pinned; nobody reads it but the run that
+/// wrote it, and classifiers do not interrupt each other on one CPU.
+#[btf_map]
+pub static CC_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 /// Depth of a container's cgroup below the root of the v2 tree; the loader sets it.
 #[unsafe(no_mangle)]

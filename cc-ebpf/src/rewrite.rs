@@ -1,17 +1,23 @@
 //! Turns an admitted packet into what leaves us: the destination's frame, an ARP reply, an echo reply; and records what was
 //! decided where a test can read it. Refuses to decide where it goes.
 
-use aya_ebpf::helpers::bpf_skb_change_type;
+use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_change_type};
 use aya_ebpf::programs::TcContext;
 use cc_common::arp::OPERATION_REPLY;
-use cc_common::net::{ArpPacket, Be16, Be32, Ethernet, GATEWAY_MAC, MacAddr};
+use cc_common::nd::{self, Neighbor, TargetLinkLayer};
+use cc_common::net::{ArpPacket, Be16, Be32, Ethernet, GATEWAY_MAC, Ip, Ipv6Header, MacAddr, PROTOCOL_ICMPV6};
 use cc_common::port::Port;
 use cc_common::verdict::{DropReason, Verdict};
+
+use crate::parse::Parsed;
 
 const PACKET_HOST: u32 = 0;
 pub const ETHERNET_BYTES: usize = size_of::<Ethernet>();
 const IPV4_SOURCE: usize = ETHERNET_BYTES + 12;
+const IPV6_SOURCE: usize = ETHERNET_BYTES + 8;
 const ICMP_CHECKSUM: usize = 2;
+const ECHO_REPLY_V4: u8 = 0;
+const ECHO_REPLY_V6: u8 = 129;
 
 #[repr(C)]
 struct Addresses {
@@ -61,30 +67,125 @@ pub fn arp_reply(ctx: &TcContext, asker: MacAddr, question: &ArpPacket, address:
     ctx.store(0, &frame, 0).map_err(|_| DropReason::Rewrite)
 }
 
-/// Swaps the addresses and turns the request at `icmp` into a reply. The IPv4 checksum is a sum and does not change.
+/// Swaps the addresses and turns the echo request into a reply. The addresses' share of every checksum is a sum and does not
+/// change by a swap.
 #[inline(always)]
-pub fn echo_reply(ctx: &TcContext, port: &Port, gateway: Be32, icmp: usize) -> Result<(), DropReason> {
+pub fn echo_reply(ctx: &TcContext, port: &Port, parsed: &Parsed) -> Result<(), DropReason> {
     let failed = |_| DropReason::Rewrite;
+    let packet = &parsed.packet;
     ctx.store(0, &Addresses { destination: port.mac, source: GATEWAY_MAC }, 0).map_err(failed)?;
-    ctx.store(IPV4_SOURCE, &[gateway, port.ipv4], 0).map_err(failed)?;
-    // Type and code 8, 0 become 0, 0.
-    ctx.store(icmp, &0u8, 0).map_err(failed)?;
-    let request = u64::from(u16::from_ne_bytes([8, 0]));
-    ctx.l4_csum_replace(icmp + ICMP_CHECKSUM, request, 0, 2).map_err(failed)
+    let reply = if packet.destination.is_v4() {
+        ctx.store(IPV4_SOURCE, &[packet.destination.last(), packet.source.last()], 0).map_err(failed)?;
+        ECHO_REPLY_V4
+    } else {
+        ctx.store(IPV6_SOURCE, &[packet.destination.octets, packet.source.octets], 0).map_err(failed)?;
+        ECHO_REPLY_V6
+    };
+    let icmp = parsed.transport as usize;
+    ctx.store(icmp, &reply, 0).map_err(failed)?;
+    let from = u64::from(u16::from_ne_bytes([packet.icmp[0], 0]));
+    ctx.l4_csum_replace(icmp + ICMP_CHECKSUM, from, u64::from(u16::from_ne_bytes([reply, 0])), 2).map_err(failed)
+}
+
+#[repr(C)]
+struct NdFrame {
+    ethernet: Ethernet,
+    ipv6: Ipv6Header,
+    neighbor: Neighbor,
+    option: TargetLinkLayer,
+}
+const ND_FRAME_BYTES: u32 = size_of::<NdFrame>() as u32;
+const ND_PAYLOAD_BYTES: u16 = (size_of::<Neighbor>() + size_of::<TargetLinkLayer>()) as u16;
+
+/// "`target` is at the gateway's." A solicitation without an option is shorter than the answer: the frame becomes as long as that.
+#[inline(always)]
+pub fn nd_reply(ctx: &TcContext, port: &Port, target: &Ip, flags: u8) -> Result<(), DropReason> {
+    // SAFETY: the context is valid; the helper refuses a length that it cannot make.
+    if ctx.len() != ND_FRAME_BYTES && unsafe { bpf_skb_change_tail(ctx.skb.skb, ND_FRAME_BYTES, 0) } != 0 {
+        return Err(DropReason::Rewrite);
+    }
+    let mut frame = NdFrame {
+        ethernet: Ethernet {
+            destination: port.mac,
+            source: GATEWAY_MAC,
+            ethertype: Be16::new(cc_common::net::ETHERTYPE_IPV6),
+        },
+        ipv6: Ipv6Header {
+            version_class_label: Be32([0x60, 0, 0, 0]),
+            payload_len: Be16::new(ND_PAYLOAD_BYTES),
+            next_header: PROTOCOL_ICMPV6,
+            hop_limit: nd::HOP_LIMIT,
+            source: target.octets,
+            destination: port.ipv6.octets,
+        },
+        neighbor: Neighbor {
+            kind: nd::NEIGHBOR_ADVERTISEMENT,
+            code: 0,
+            checksum: [0; 2],
+            flags: [flags, 0, 0, 0],
+            target: target.octets,
+        },
+        option: TargetLinkLayer { kind: nd::OPTION_TARGET_LINK_LAYER, length: 1, mac: GATEWAY_MAC },
+    };
+    frame.neighbor.checksum = nd_checksum(&frame.ipv6, &frame.neighbor, &frame.option);
+    ctx.store(0, &frame, 0).map_err(|_| DropReason::Rewrite)
+}
+
+/// Over the pseudo-header and the message (RFC 4443).
+#[inline(always)]
+fn nd_checksum(ipv6: &Ipv6Header, neighbor: &Neighbor, option: &TargetLinkLayer) -> [u8; 2] {
+    let [.., next] = [0, 0, 0, ipv6.next_header];
+    let pseudo: [[u8; 2]; 2] = [ipv6.payload_len.0, [0, next]];
+    let mut sum = 0u32;
+    let mut add = |high: u8, low: u8| sum += u32::from(u16::from_be_bytes([high, low]));
+    for [high, low] in pseudo {
+        add(high, low);
+    }
+    let mut at = 0;
+    while at < 16 {
+        add(ipv6.source[at], ipv6.source[at + 1]);
+        add(ipv6.destination[at], ipv6.destination[at + 1]);
+        add(neighbor.target[at], neighbor.target[at + 1]);
+        at += 2;
+    }
+    add(neighbor.kind, neighbor.code);
+    add(neighbor.flags[0], neighbor.flags[1]);
+    add(option.kind, option.length);
+    let mac = option.mac.0;
+    add(mac[0], mac[1]);
+    add(mac[2], mac[3]);
+    add(mac[4], mac[5]);
+    // Forty-odd words make less than two carries.
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
 }
 
 /// Leaves verdict, target and reason in the packet's control block, where BPF_PROG_TEST_RUN shows them.
 #[inline(always)]
 pub fn record(ctx: &TcContext, verdict: Verdict) {
-    let (target, reason) = match verdict {
-        Verdict::Deliver { ifindex } => (ifindex, 0),
-        Verdict::Drop(reason) => (0, reason as u32),
-        Verdict::Pass | Verdict::Answer => (0, 0),
+    let target = match verdict {
+        Verdict::Deliver { ifindex }
+        | Verdict::Queue { ifindex }
+        | Verdict::Out { ifindex }
+        | Verdict::Host { ifindex } => ifindex,
+        Verdict::Pass | Verdict::Answer | Verdict::Drop(_) => 0,
     };
+    note(ctx, [verdict.code(), target, 0]);
+}
+
+/// A drop, by the number of its reason.
+#[inline(always)]
+pub fn record_drop(ctx: &TcContext, reason: u16) {
+    note(ctx, [Verdict::DROP_CODE, 0, u32::from(reason)]);
+}
+
+#[inline(always)]
+fn note(ctx: &TcContext, words: [u32; 3]) {
     // SAFETY: the context is valid for as long as the program runs, and its five words of control block are ours to write.
     unsafe {
-        (*ctx.skb.skb).cb[0] = verdict.code();
-        (*ctx.skb.skb).cb[1] = target;
-        (*ctx.skb.skb).cb[2] = reason;
+        (*ctx.skb.skb).cb[0] = words[0];
+        (*ctx.skb.skb).cb[1] = words[1];
+        (*ctx.skb.skb).cb[2] = words[2];
     }
 }

@@ -20,17 +20,24 @@ fn maps_show_named_fields() {
     let mut world = World::new();
     world.network(1);
     let a = world.container(0, 1, 2);
-    // Something to see in the table of drops.
+    // Something to see in the tables of drops and of flows.
     assert!(!a.pings(std::net::Ipv4Addr::new(10, 0, 0, 77)));
     assert!(a.pings(GATEWAY));
+    let b = world.container(1, 1, 3);
+    assert!(a.pings(b.endpoint.ipv4));
     let dir = world.datapath().pin_dir();
     for (map, fields) in [
-        ("CC_PORTS", &["ifindex", "endpoint", "generation", "vni", "group", "ipv4", "mac"][..]),
-        ("CC_ROUTES", &["prefix_len", "vni", "ipv4", "kind", "endpoint", "generation"]),
-        ("CC_ENDPOINTS", &["ifindex", "vni", "group", "ipv4", "mac", "generation", "container", "cgroup"]),
+        ("CC_PORTS", &["ifindex", "endpoint", "generation", "vni", "rule_set", "ipv4", "ipv6", "mac"][..]),
+        ("CC_ROUTES", &["prefix_len", "vni", "address", "kind", "endpoint"]),
+        ("CC_ENDPOINTS", &["ifindex", "vni", "rule_set", "ipv4", "mac", "generation", "container", "cgroup"]),
         ("CC_COUNTERS", &["received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
         ("CC_DROPS", &["endpoint", "direction", "reason", "packets", "bytes"]),
         ("CC_SOCKETS", &["cgroup", "received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
+        ("CC_SETTINGS", &["tcp_established_ns", "flows_per_endpoint", "nat_port_first"]),
+        ("CC_RULESETS", &["generation", "version", "prefix_table"]),
+        ("CC_RULES", &["generation", "class", "direction", "protocol", "port", "rule", "priority", "action"]),
+        ("CC_FLOWS", &["addresses", "ports", "protocol", "endpoints", "initiator", "life", "last_seen_ns"]),
+        ("CC_QUOTAS", &["flows", "half_open", "nat_blocks"]),
     ] {
         let dump = bpftool(&["map", "dump", "pinned"], &dir.join(map));
         for field in fields {

@@ -3,115 +3,14 @@
 
 mod datapath_support;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use cc_common::names::{MARK_OURS, PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT};
 use cc_common::net::GATEWAY_MAC;
 use cc_common::verdict::{DropReason, Verdict};
+use datapath_support::packets::{
+    BROADCAST, ELSEWHERE, OWN, OWN_MAC, PEER, PEER_MAC, STRANGER, TC_REDIRECT, TC_SHOT, TC_UNSPEC, arp, echo, ethernet,
+    ipv4_header, run, udp, with_destination_mac,
+};
 use datapath_support::{Container, GATEWAY, World};
-
-/// Offsets in `struct __sk_buff`.
-const CTX_BYTES: usize = 192;
-const CTX_MARK: usize = 8;
-const CTX_IFINDEX: usize = 40;
-const CTX_CB: usize = 48;
-
-const TC_SHOT: u32 = 2;
-const TC_REDIRECT: u32 = 7;
-const TC_UNSPEC: u32 = u32::MAX;
-
-const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
-const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
-const BROADCAST: [u8; 6] = [0xff; 6];
-const OWN: [u8; 4] = [10, 0, 0, 2];
-const PEER: [u8; 4] = [10, 0, 0, 3];
-/// In the same VPC and another group.
-const STRANGER: [u8; 4] = [10, 0, 0, 5];
-/// Only in the other VPC.
-const ELSEWHERE: [u8; 4] = [10, 0, 0, 9];
-
-struct Outcome {
-    action: u32,
-    verdict: u32,
-    target: u32,
-    reason: u32,
-    data: Vec<u8>,
-}
-
-/// `None` when the kernel itself refuses to run the packet: it takes no frame shorter than its own header.
-fn run(world: &World, program: &str, ifindex: u32, mark: u32, packet: &[u8]) -> Option<Outcome> {
-    let path = world.datapath().pin_dir().join("programs").join(program);
-    let program = SchedClassifier::from_pin(path).unwrap();
-    let mut ctx = [0u8; CTX_BYTES];
-    ctx[CTX_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
-    ctx[CTX_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
-    let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len() + 256]);
-    let result = program
-        .test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut data),
-            ctx_in: Some(&ctx),
-            ctx_out: Some(&mut ctx_out),
-            ..TestRunOptions::new()
-        })
-        .ok()?;
-    data.truncate(result.data_size_out as usize);
-    let word = |i: usize| u32::from_ne_bytes(ctx_out[CTX_CB + 4 * i..][..4].try_into().unwrap());
-    Some(Outcome { action: result.return_value, verdict: word(0), target: word(1), reason: word(2), data })
-}
-
-fn ethernet(destination: [u8; 6], source: [u8; 6], ethertype: u16) -> Vec<u8> {
-    [&destination[..], &source, &ethertype.to_be_bytes()].concat()
-}
-
-fn ipv4_header(words: u8, total_len: u16, source: [u8; 4], destination: [u8; 4], protocol: u8) -> Vec<u8> {
-    let mut header = vec![0x40 | words, 0];
-    header.extend(total_len.to_be_bytes());
-    header.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
-    header.extend(source);
-    header.extend(destination);
-    header.resize(usize::from(words.max(5)) * 4, 1);
-    header
-}
-
-/// UDP with 12 bytes of payload to `destination`.
-fn udp(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
-    let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
-    packet.extend(ipv4_header(5, 40, source, destination, 17));
-    packet.extend([0u8; 20]);
-    packet
-}
-
-fn with_destination_mac(destination: [u8; 6], mut packet: Vec<u8>) -> Vec<u8> {
-    packet[..6].copy_from_slice(&destination);
-    packet
-}
-
-fn arp(operation: u16, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let mut packet = ethernet(BROADCAST, OWN_MAC, 0x0806);
-    packet.extend([0, 1, 8, 0, 6, 4]);
-    packet.extend(operation.to_be_bytes());
-    packet.extend(sender_mac);
-    packet.extend(sender);
-    packet.extend([0; 6]);
-    packet.extend(target);
-    packet
-}
-
-fn echo(header_words: u8, kind: u8) -> Vec<u8> {
-    let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
-    packet.extend(ipv4_header(header_words, u16::from(header_words) * 4 + 16, OWN, GATEWAY.octets(), 1));
-    let icmp = packet.len();
-    packet.extend([kind, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8]);
-    let sum = checksum(&packet[icmp..]);
-    packet[icmp + 2..icmp + 4].copy_from_slice(&sum.to_be_bytes());
-    packet
-}
-
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum = words.sum::<u32>();
-    !((sum & 0xffff) + (sum >> 16)) as u16
-}
 
 fn scene(world: &mut World) -> (Container, Container, Container) {
     world.network(1);
@@ -165,7 +64,7 @@ fn what_is_dropped_and_why() {
     let table: Vec<(&str, R, Vec<u8>)> = vec![
         ("802.1Q", R::Vlan, typed(0x8100)),
         ("802.1ad", R::Vlan, typed(0x88a8)),
-        ("IPv6", R::Ipv6, typed(0x86dd)),
+        ("nonsense in an IPv6 frame", R::Ipv6Header, typed(0x86dd)),
         ("LLDP", R::Ethertype, typed(0x88cc)),
         ("an 802.3 length", R::Ethertype, typed(0x0040)),
         (
@@ -241,7 +140,8 @@ fn what_is_delivered_is_rewritten_and_counted_on_both_sides() {
     let mut world = World::new();
     let (own, peer, _) = scene(&mut world);
     let mut options = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
-    options.extend(ipv4_header(15, 60, OWN, PEER, 17));
+    options.extend(ipv4_header(15, 68, OWN, PEER, 17));
+    options.extend([0; 8]);
     let mut fragment = udp(OWN, PEER);
     fragment[14 + 6..14 + 8].copy_from_slice(&[0x20, 0x10]);
     let padded = [udp(OWN, PEER), vec![0; 30]].concat();

@@ -59,6 +59,10 @@ pub struct Globals {
 pub enum Command {
     /// Private subnets
     Vpc(cmd::vpc::VpcArgs),
+    /// Security groups and their rules
+    Group(cmd::group::GroupArgs),
+    /// Named sets of CIDRs for rules
+    Prefixes(cmd::prefixes::PrefixesArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
     /// List containers

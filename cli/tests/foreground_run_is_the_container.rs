@@ -77,6 +77,9 @@ impl ContainerService for Fake {
     async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<ContainerIds>, Status> {
         none()
     }
+    async fn set_groups(&self, _: Request<SetGroupsRequest>) -> Result<Response<Container>, Status> {
+        none()
+    }
     async fn wait(&self, _: Request<ContainerIds>) -> Result<Response<Self::WaitStream>, Status> {
         none()
     }

@@ -98,6 +98,11 @@ impl World {
         self.path("config.toml")
     }
 
+    /// Where this version's maps, programs and links are pinned.
+    pub fn pins(&self) -> PathBuf {
+        self.path("bpf/v2")
+    }
+
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
@@ -250,7 +255,7 @@ impl World {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers", "bpf/v1/links"] {
+        for dir in ["state/containers", "run/containers", "bpf/v2/links"] {
             left.extend(below(&self.path(dir)).iter().map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {

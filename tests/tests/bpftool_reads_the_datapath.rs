@@ -16,7 +16,7 @@ fn maps_programs_and_links_are_named() {
     world.vpc("blue", "10.0.0.0/24");
     let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
     world.run_rm("busybox", &["--vpc", "blue"], &["ping", "-c", "1", "-W", "2", "10.0.0.2"]).ok();
-    let pin = |name: &str| world.path("bpf/v1").join(name).display().to_string();
+    let pin = |name: &str| world.pins().join(name).display().to_string();
     let find = |name: &str| {
         let direct = pin(name);
         let nested = pin(&format!("maps/{name}"));
@@ -25,13 +25,15 @@ fn maps_programs_and_links_are_named() {
     for (map, field) in [
         ("CC_PORTS", "\"ipv4\""),
         ("CC_ROUTES", "\"vni\""),
+        ("CC_FLOWS", "\"last_seen_ns\""),
+        ("CC_RULES", "\"priority\""),
         ("CC_ENDPOINTS", "\"ifindex\""),
         ("CC_COUNTERS", "\"received_packets\""),
     ] {
         let dump = bpftool(&["map", "dump", "pinned", &find(map)]);
         assert!(dump.contains(field), "{map} has no field {field}: {}", dump.chars().take(400).collect::<String>());
     }
-    let links: Vec<String> = std::fs::read_dir(world.path("bpf/v1/links"))
+    let links: Vec<String> = std::fs::read_dir(world.pins().join("links"))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with(&id))
@@ -50,11 +52,8 @@ fn metrics_count_what_was_sent() {
     let server =
         world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 -e sh -c 'cat | wc -c'; sleep 600"]);
     world.wait_for_listener(&server, 7000);
-    let sent = world.run_rm(
-        "busybox",
-        &["--vpc", "blue"],
-        &["sh", "-c", "head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"],
-    );
+    let sent =
+        world.run_rm("busybox", &["--vpc", "blue"], &["sh", "-c", "head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"]);
     assert_eq!(sent.stdout.trim(), "1000000", "the other side has it all: {}", sent.stderr);
     let metrics = world.cc(&["metrics", &server, "--json"]).json()[0].clone();
     let bytes = |key: &str| metrics[key]["bytes"].as_u64().unwrap();
@@ -65,15 +64,15 @@ fn metrics_count_what_was_sent() {
     assert!(packets("received") >= 700, "{metrics}");
     assert!(packets("sent") > 0 && bytes("socket_sent") > 0, "{metrics}");
     assert!(metrics["memory_bytes"].as_u64().unwrap() > 0 && metrics["pids"].as_u64().unwrap() >= 1, "{metrics}");
-    let before = world.drops(&server, "no_route");
-    // An address nobody has: the packet is dropped, counted, and the reason is told.
+    let before = world.drops(&server, "no_internet");
+    // Beyond the VPC: the packet is dropped, counted, and the reason is told.
     world.in_container(&server, || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         for _ in 0..5 {
             let _ = socket.send_to(b"x", "192.0.2.1:9");
         }
     });
-    assert_eq!(world.drops(&server, "no_route") - before, 5);
+    assert_eq!(world.drops(&server, "no_internet") - before, 5);
 }
 
 #[test]

@@ -2,4 +2,5 @@
 
 pub mod cgroup;
 pub mod from_endpoint;
+pub mod sweep;
 pub mod to_endpoint;

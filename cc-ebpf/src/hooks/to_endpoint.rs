@@ -3,7 +3,6 @@
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
-use aya_log_ebpf::debug;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names::MARK_OURS;
 use cc_common::port::PortKey;
@@ -24,8 +23,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         Some(port) => port.endpoint,
         None => ENDPOINT_UNKNOWN,
     };
-    counters::dropped(ctx, endpoint, Direction::Ingress, reason);
-    debug!(ctx, "dropped: endpoint {} is sent to past the datapath", endpoint);
-    rewrite::record(ctx, Verdict::Drop(reason));
+    counters::dropped(ctx, endpoint, Direction::Ingress, reason as u16);
+    rewrite::record_drop(ctx, reason as u16);
     TC_ACT_SHOT
 }

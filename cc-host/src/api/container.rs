@@ -25,6 +25,10 @@ pub struct ContainerApi {
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ContainerApi {
+    fn view(&self, record: &ContainerRecord) -> v1::Container {
+        v1::Container { groups: self.containers.group_names(record), ..container_view(record) }
+    }
+
     /// All of `ids`, or the first that is not found: nothing is done to any before all are known.
     fn find_all(&self, caller: &Caller, ids: &[String]) -> Result<Vec<ContainerRecord>, Status> {
         let found = ids.iter().map(|id| self.containers.find(&caller.project, id));
@@ -70,14 +74,14 @@ impl ContainerService for ContainerApi {
         let mut records = self.containers.list(&caller.project);
         records.retain(|r| all || r.state.name() == "running");
         records.sort_by_key(|r| r.created_ms);
-        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(container_view).collect() }))
+        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(|r| self.view(r)).collect() }))
     }
 
     async fn get(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::ListContainersResponse>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Viewer)?;
         let records = self.find_all(&caller, &request.into_inner().ids)?;
-        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(container_view).collect() }))
+        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(|r| self.view(r)).collect() }))
     }
 
     async fn metrics(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::MetricsResponse>, Status> {
@@ -136,6 +140,15 @@ impl ContainerService for ContainerApi {
         let records = self.find_all(&caller, &wanted)?;
         on_all(&records, |r| async move { self.containers.remove(&r, force).await }).await?;
         Ok(ids(&records))
+    }
+
+    async fn set_groups(&self, request: Request<v1::SetGroupsRequest>) -> Result<Response<v1::Container>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let v1::SetGroupsRequest { id, attach, detach } = request.into_inner();
+        let record = self.containers.find(&caller.project, &id).map_err(Fault::from)?;
+        let record = self.containers.set_groups(&record, &attach, &detach).await.map_err(Fault::from)?;
+        Ok(Response::new(self.view(&record)))
     }
 
     async fn wait(&self, request: Request<v1::ContainerIds>) -> Result<Response<Self::WaitStream>, Status> {

@@ -37,7 +37,8 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         return Err(bad("--mtu", spec.mtu, "an MTU goes from 576 to 65535"));
     }
     let labels = spec.labels.iter().flat_map(|(key, value)| [key, value]);
-    let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]).chain(labels);
+    let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]);
+    let strings = strings.chain(&spec.groups).chain(labels);
     if strings.clone().map(|s| s.len() + 1).sum::<usize>() > STRINGS_BYTES_MAX {
         return Err(bad("--env", "", "arguments, variables and labels together exceed 128 KiB"));
     }
@@ -68,6 +69,7 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         hostname: non_empty(spec.hostname),
         labels: spec.labels.into_iter().collect(),
         command: spec.command,
+        groups: spec.groups,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
@@ -92,6 +94,7 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         hostname: spec.hostname.clone().unwrap_or_default(),
         labels: spec.labels.clone().into_iter().collect(),
         command: spec.command.clone(),
+        groups: spec.groups.clone(),
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
@@ -138,6 +141,8 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         endpoint: record.slot,
         interface: vpc.map(|_| record.interface()).unwrap_or_default(),
         project: record.project.to_string(),
+        // Their names are the firewall's to know.
+        groups: Vec::new(),
     }
 }
 

@@ -3,9 +3,11 @@
 
 mod container;
 mod convert;
+mod firewall;
 pub mod host;
 mod image;
 pub mod listen;
+mod rules;
 mod run;
 mod seats;
 pub mod server;
@@ -14,5 +16,6 @@ mod tunnel;
 mod vpc;
 
 pub use container::ContainerApi;
+pub use firewall::FirewallApi;
 pub use image::ImageApi;
 pub use vpc::VpcApi;

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::error::ContainerError;
 use super::record::{Attachment, ContainerRecord, RunSpec, State};
 use super::room::Containers;
+use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
 use crate::image::ImageRecord;
 use crate::store::{Compare, Op};
@@ -73,6 +74,10 @@ impl Containers {
                 return Err(ContainerError::NameTaken { name: record.name.to_string(), id: other.id.to_string() });
             }
             let change = match record.spec.vpc.clone() {
+                None if !record.spec.groups.is_empty() => {
+                    let (field, value) = ("--group", record.spec.groups.join(" "));
+                    return Err(ContainerError::BadField { field, value, why: "groups need a network: name a --vpc" });
+                }
                 None => None,
                 Some(wanted) => {
                     let (vpc, revision) = self.rooms.vpcs.find(&record.project, &wanted).await?;
@@ -102,6 +107,7 @@ impl Containers {
         mut vpc: VpcRecord,
         revision: u64,
     ) -> Result<(Op, Compare), ContainerError> {
+        let groups = self.rooms.firewall.resolve(&record.project, &record.spec.groups, &vpc.id)?;
         let taken: BTreeSet<Ipv4Addr> = self.with_records(|records| {
             let attached = records.values().filter_map(|r| r.vpc.as_ref()).filter(|a| a.vpc == vpc.id);
             attached.map(|a| a.ipv4).collect()
@@ -119,6 +125,7 @@ impl Containers {
             prefix_len: vpc.cidr.prefix_len(),
             gateway: vpc.cidr.gateway(),
             mac: ipam::mac_of(ipv4),
+            membership: Membership { groups, rule_set: 0 },
         });
         vpc.last_address = Some(ipv4);
         let value = serde_json::to_vec(&vpc).expect("a record of strings and numbers is JSON");

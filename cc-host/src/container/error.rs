@@ -16,6 +16,8 @@ use crate::vpc::VpcError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
+    #[error("the firewall refused")]
+    Firewall(#[from] crate::firewall::FirewallError),
     #[error("cannot run container {name:?}")]
     BadName { name: String, source: NameError },
     #[error("cannot run a container: {field} {value:?} is not valid")]
@@ -71,6 +73,7 @@ impl From<ContainerError> for Fault {
         let fault = |kind, code, why: String, next: &str| Fault::new(kind, code, what.clone(), why).next(next);
         match error {
             E::Vpc(inner) => inner.into(),
+            E::Firewall(inner) => inner.into(),
             E::Image(inner) => inner.into(),
             E::BadName { source, .. } => fault(
                 Code::InvalidArgument,

@@ -4,6 +4,7 @@ mod boot;
 mod create;
 mod error;
 mod files;
+mod groups;
 pub mod launch;
 mod leftover;
 pub mod logs;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 
 /// What the user asked for, parsed at the door.
@@ -22,6 +23,9 @@ pub struct RunSpec {
     pub labels: BTreeMap<String, String>,
     pub command: Vec<String>,
     pub mtu: Option<u16>,
+    /// Names or ids of its groups; none means the VPC's default group.
+    #[serde(default)]
+    pub groups: Vec<String>,
     pub auto_remove: bool,
     pub stdin: bool,
 }
@@ -36,6 +40,8 @@ pub struct Attachment {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: [u8; 6],
+    /// Its groups, and the number of their rule set: 0 until it starts.
+    pub membership: Membership,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use super::slots::Slots;
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
+use crate::firewall::{Firewall, Joined};
 use crate::ids::{ContainerId, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
@@ -29,6 +30,7 @@ pub struct Rooms {
     pub datapath: Arc<Datapath>,
     pub images: Images,
     pub vpcs: Arc<Vpcs>,
+    pub firewall: Arc<Firewall>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
     pub events: Events,
@@ -42,6 +44,8 @@ pub(super) struct Live {
     pub(super) cgroup: Arc<Cgroup>,
     /// Its network namespace, held open: a pid could be another's by now.
     pub(super) netns: Arc<OwnedFd>,
+    /// Its place in its groups; changed when they are.
+    pub(super) joined: Mutex<Option<Joined>>,
     /// `Some` once it has ended, its record says so, and none of its packets passes.
     pub(super) exit: watch::Receiver<Option<Exit>>,
 }

@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -86,7 +86,15 @@ impl Containers {
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         let (shim, pid) = Shim::spawn(&self.shim_binary(), &self.run_dir(record), &spec).await.map_err(launch)?;
         pace.step("shim");
-        let netns = self.connect_network(record, pid, &cgroup, pace).await?;
+        let joined = match &record.vpc {
+            Some(vpc) => Some(self.rooms.firewall.join(&vpc.membership.groups).await?),
+            None => None,
+        };
+        let mut record = record.clone();
+        if let (Some(vpc), Some(joined)) = (&mut record.vpc, &joined) {
+            vpc.membership = joined.membership().clone();
+        }
+        let netns = self.connect_network(&record, pid, &cgroup, pace).await?;
         let stdio = if attach {
             let (stdin, output) = shim.attach(record.spec.stdin).await.map_err(launch)?;
             Some(Stdio { stdin, output })
@@ -96,9 +104,10 @@ impl Containers {
         pace.step("attach");
         shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
         pace.step("program");
-        let record = ContainerRecord { state: State::Running { pid, since_ms: now_ms() }, ..record.clone() };
+        record.state = State::Running { pid, since_ms: now_ms() };
         let (tell, exit) = watch::channel(None);
-        let live = Arc::new(Live { shim, cgroup, netns, exit: exit.clone() });
+        let joined = Mutex::new(joined);
+        let live = Arc::new(Live { shim, cgroup, netns, joined, exit: exit.clone() });
         // Live before it is said to run, so that whoever reads that can stop it.
         self.set_live(&record.id, Some(Arc::clone(&live)));
         if let Err(error) = self.update(&record).await.and_then(|()| self.not_closing(record.name.as_str())) {
@@ -230,11 +239,12 @@ impl Containers {
         let endpoint = Endpoint {
             id: record.slot,
             vni: vpc.vni,
-            // The VPC's default group, until groups have names of their own.
-            group: vpc.vni,
+            rule_set: vpc.membership.rule_set,
             ifindex,
             mac: vpc.mac,
             ipv4: vpc.ipv4,
+            ipv6: None,
+            queued: false,
         };
         let tag = record.id.clone();
         self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await

@@ -7,19 +7,23 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::container_service_server::ContainerServiceServer;
+use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
+use cc_common::settings::Settings;
+use ipnet::IpNet;
 use tonic::Code;
 use tonic::service::Routes;
 
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, ImageApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
 use crate::datapath::{Datapath, DatapathConfig, forward_log};
 use crate::error_chain;
+use crate::firewall::Firewall;
 use crate::ids::Project;
 use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
@@ -29,10 +33,13 @@ use crate::vpc::Vpcs;
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// A flow goes at the second sweep after its time, and the shortest time is two seconds.
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The rooms that the services call.
 pub(super) struct House {
     vpcs: Arc<Vpcs>,
+    firewall: Arc<Firewall>,
     containers: Arc<Containers>,
     images: Images,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
@@ -53,33 +60,42 @@ impl House {
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
-        let vpcs = Arc::new(Vpcs::new(Arc::clone(&store), Arc::clone(&datapath)));
+        let lists = config.state_dir.join("prefixes");
+        let firewall = Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed_ranges()).await?;
+        let firewall = Arc::new(firewall);
+        let vpcs = Arc::new(Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall)));
         let containers = Containers::new(Rooms {
             config: Arc::new(config.clone()),
             store,
             datapath: Arc::clone(&datapath),
             images: images.clone(),
             vpcs: Arc::clone(&vpcs),
+            firewall: Arc::clone(&firewall),
             cgroups: Arc::new(cgroups),
             links,
             events,
             host_id: host_id.to_owned(),
         });
         containers.reconcile().await?;
+        firewall.boot([]).await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
-        tokio::task::spawn_blocking(move || datapath.reconcile_networks(&known))
+        let networks = Arc::clone(&datapath);
+        tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
-        Ok(House { vpcs, containers, images, _locks: locks })
+        tokio::spawn(sweep(Arc::clone(&datapath)));
+        Ok(House { vpcs, firewall, containers, images, _locks: locks })
     }
 
     pub(super) fn add_services(&self, routes: Routes) -> Routes {
         let (vpcs, containers, images) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers), self.images.clone());
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
+        let firewall = FirewallApi { firewall: Arc::clone(&self.firewall), containers: Arc::clone(&self.containers) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
         let image = ImageApi { images, containers };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -95,7 +111,7 @@ impl House {
 }
 
 async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapath>, Fault> {
-    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level };
+    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT };
     let opened = tokio::task::spawn_blocking(move || Datapath::open(&wanted)).await;
     let datapath = Arc::new(opened.expect("opening the datapath does not panic")?);
     if let Some(logger) = datapath.take_logger() {
@@ -106,6 +122,27 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
         });
     }
     Ok(datapath)
+}
+
+/// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.
+async fn sweep(datapath: Arc<Datapath>) {
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let datapath = Arc::clone(&datapath);
+        match tokio::task::spawn_blocking(move || datapath.sweep_flows()).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(forgotten)) => tracing::debug!(forgotten, "swept flows"),
+            Ok(Err(error)) => tracing::error!(error = error_chain(&error), "cannot sweep flows"),
+            Err(_) => tracing::error!("sweeping flows panicked"),
+        }
+    }
+}
+
+/// What containers reach only by a rule that names it: loopback, link-local and metadata addresses.
+fn closed_ranges() -> Vec<IpNet> {
+    ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"].map(|text| text.parse().expect("a CIDR")).into()
 }
 
 fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cc_common::api::fault::Fault;
-use cc_common::limits::ENDPOINTS_MAX;
+use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use tonic::Code;
 
 use crate::kernel::bpffs::BpffsError;
@@ -29,6 +29,12 @@ pub enum DatapathError {
     MapShape { path: PathBuf, found: String, expected: String },
     #[error("cannot {operation} map {name}")]
     Map { operation: &'static str, name: &'static str, source: aya::maps::MapError },
+    #[error("cannot {operation} rows of map {name}")]
+    Rows { operation: &'static str, name: &'static str, source: std::io::Error },
+    #[error("cannot run program {name}")]
+    Run { name: &'static str, source: aya::programs::ProgramError },
+    #[error("rule set {number} is not below {RULE_SETS_MAX}")]
+    RuleSetOutOfRange { number: u32 },
     #[error("endpoint {id} is not below {ENDPOINTS_MAX}")]
     EndpointOutOfRange { id: u32 },
     #[error("endpoint {id} is in use")]
@@ -68,6 +74,11 @@ impl From<DatapathError> for Fault {
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())
             }
+            E::Rows { .. } => (
+                Code::ResourceExhausted,
+                "datapath.rules",
+                "use fewer rules, or fewer and shorter prefix lists".to_owned(),
+            ),
             E::Attach { .. } | E::Qdisc { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
                 (Code::Internal, "datapath.attach", "run `cc-host check`, and look at the daemon's log".to_owned())
             }

@@ -1,31 +1,36 @@
 //! The datapath: the only room that knows map and program names. It loads the object, pins it, and says what each endpoint
 //! may send and receive. Refuses to know containers: it knows endpoints.
 
+mod batch;
 mod counters;
 mod error;
 mod links;
 mod log;
 mod object;
 mod reconcile;
+mod rules;
+mod sweep;
 mod tables;
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cc_common::limits::ENDPOINTS_MAX;
+use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use cc_common::names::PIN_LINKS_DIR;
-use cc_common::net::{Be32, MacAddr};
+use cc_common::net::{Be32, Ip, MacAddr};
 use cc_common::port::Port;
-use cc_common::route::{EndpointEntry, Route};
+use cc_common::route::{ENDPOINT_QUEUED, EndpointEntry, NO_ENDPOINT, Route};
+use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
 pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
+pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
 use links::{PinnedLinks, Tag};
 use object::Programs;
@@ -38,19 +43,43 @@ pub struct Endpoint {
     pub id: u32,
     /// The VPC's 24-bit network identifier.
     pub vni: u32,
-    /// Security group; members of the same group reach each other.
-    pub group: u32,
+    /// Number of its rule set; also what it is to others' rules that name groups.
+    pub rule_set: u32,
     /// The host-side veth.
     pub ifindex: u32,
     pub mac: [u8; 6],
     pub ipv4: Ipv4Addr,
+    pub ipv6: Option<Ipv6Addr>,
+    /// What it receives goes through its interface's queue, which shapes it.
+    pub queued: bool,
 }
 
 /// What the datapath needs to know of a VPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     pub vni: u32,
-    pub gateway: Ipv4Addr,
+    pub ipv4: Range<Ipv4Addr>,
+    pub ipv6: Option<Range<Ipv6Addr>>,
+    /// Whether it reaches anything but itself.
+    pub internet: bool,
+    /// The endpoint of its resolver, which the gateway's address leads to.
+    pub resolver: Option<u32>,
+}
+
+/// A network's addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range<A> {
+    pub network: A,
+    pub prefix_len: u8,
+    pub gateway: A,
+}
+
+/// An address as the maps have it.
+pub fn ip(address: IpAddr) -> Ip {
+    match address {
+        IpAddr::V4(v4) => Ip::v4(Be32(v4.octets())),
+        IpAddr::V6(v6) => Ip { octets: v6.octets() },
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +87,7 @@ pub struct DatapathConfig {
     pub bpffs_dir: PathBuf,
     /// Depth of a container's cgroup below the v2 root, for counting per container; the root itself is 0.
     pub cgroup_level: u32,
+    pub settings: Settings,
 }
 
 /// The loaded programs and their maps. Every method blocks for microseconds to milliseconds: from async code, call it under
@@ -80,10 +110,11 @@ impl Datapath {
     /// `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
-        let tables = Tables::take(&mut ebpf)?;
+        let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
-        let mut last_generation = 0;
+        tables.set_settings(config.settings)?;
+        let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
@@ -96,18 +127,89 @@ impl Datapath {
         self.inner().pin_dir.clone()
     }
 
-    /// Makes the gateway answer. Repeating it is fine.
+    /// Makes the gateway answer, and gives every other address of the network its way. Repeating it is fine.
     pub fn add_network(&self, network: &Network) -> Result<(), DatapathError> {
-        self.inner().tables.set_route(network.vni, network.gateway, Route::gateway())
+        let mut inner = self.inner();
+        let Network { vni, ipv4, ipv6, internet, resolver } = *network;
+        let families = [
+            Some((ip(ipv4.network.into()), ipv4.prefix_len, ip(ipv4.gateway.into()), ip(Ipv4Addr::UNSPECIFIED.into()))),
+            ipv6.map(|range| {
+                let everything = ip(Ipv6Addr::UNSPECIFIED.into());
+                (ip(range.network.into()), range.prefix_len, ip(range.gateway.into()), everything)
+            }),
+        ];
+        let beyond = if internet { Route::internet() } else { Route::no_internet() };
+        for (network, prefix_len, gateway, everything) in families.into_iter().flatten() {
+            inner.tables.set_range(vni, everything, 0, beyond)?;
+            inner.tables.set_range(vni, network, prefix_len, Route::nobody())?;
+            inner.tables.set_route(vni, gateway, Route::gateway(resolver.unwrap_or(NO_ENDPOINT)))?;
+        }
+        Ok(())
     }
 
     /// The network's endpoints are removed by themselves, before.
     pub fn remove_network(&self, vni: u32) -> Result<(), DatapathError> {
-        let mut inner = self.inner();
-        for (_, key) in inner.tables.networks()?.into_iter().filter(|(found, _)| *found == vni) {
-            inner.tables.remove_route(&key)?;
+        self.inner().tables.remove_network(vni)
+    }
+
+    /// Puts a rule set in force, whole: no packet sees a part of it, and flows are judged by it from their next packet on.
+    pub fn load_rules(
+        &self,
+        number: u32,
+        compiled: &CompiledRules,
+        prefixes: PrefixTable,
+    ) -> Result<(), DatapathError> {
+        if number == 0 || number >= RULE_SETS_MAX {
+            return Err(DatapathError::RuleSetOutOfRange { number });
         }
-        Ok(())
+        let mut inner = self.inner();
+        let generation = inner.next_generation();
+        inner.tables.rules.load(number, generation, compiled, prefixes)
+    }
+
+    /// From here on, the rule set denies everything. One that is not loaded is fine.
+    pub fn unload_rules(&self, number: u32) -> Result<(), DatapathError> {
+        self.inner().tables.rules.unload(number)
+    }
+
+    /// Loads a table of prefixes, for rule sets that are loaded afterwards to refer to.
+    pub fn load_prefixes(&self, compiled: &CompiledPrefixes) -> Result<PrefixTable, DatapathError> {
+        self.inner().tables.rules.load_prefixes(compiled)
+    }
+
+    /// No rule set refers to it any more.
+    pub fn unload_prefixes(&self, table: PrefixTable) {
+        self.inner().tables.rules.unload_prefixes(table);
+    }
+
+    /// At boot, once every rule set is loaded: removes what an earlier daemon loaded. Returns how many rows went.
+    pub fn remove_stray_rules(&self) -> Result<usize, DatapathError> {
+        self.inner().tables.rules.remove_strays()
+    }
+
+    /// The endpoint is in other groups from here on. Its flows are judged anew.
+    pub fn set_rule_set(&self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {
+        if endpoint_id >= ENDPOINTS_MAX {
+            return Err(DatapathError::EndpointOutOfRange { id: endpoint_id });
+        }
+        let tables = &mut self.inner().tables;
+        let entry = tables.endpoint(endpoint_id)?;
+        if entry.generation == 0 {
+            return Ok(());
+        }
+        // What others' rules say of it first: it is reached by the new ones before it reaches out by them.
+        tables.set_endpoint(endpoint_id, EndpointEntry { rule_set, ..entry })?;
+        let key = cc_common::port::PortKey { ifindex: entry.ifindex };
+        match tables.ports.get(&key, 0) {
+            Ok(port) if port.endpoint == endpoint_id => tables.set_port(entry.ifindex, Port { rule_set, ..port }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets flows that have had their time; a flow goes at the second sweep after its last packet's. Returns how many went.
+    pub fn sweep_flows(&self) -> Result<u32, DatapathError> {
+        let inner = self.inner();
+        sweep::sweep(&inner.programs.sweep)
     }
 
     /// Attaches the programs to the endpoint's interface and to the container's cgroup on the v2 tree, and lets traffic
@@ -187,15 +289,15 @@ impl Datapath {
     /// Removes every map entry and pinned link of endpoints that are not in `live`.
     pub fn reconcile(&self, live: &HashSet<u32>) -> Result<Reconciled, DatapathError> {
         let inner = &mut *self.inner();
-        reconcile::sweep(&mut inner.tables, &inner.links, live)
+        reconcile::remove_strays(&mut inner.tables, &inner.links, &inner.programs.sweep, live)
     }
 
     /// Removes every network that is not in `live`; returns their VNIs.
     pub fn reconcile_networks(&self, live: &HashSet<u32>) -> Result<Vec<u32>, DatapathError> {
         let mut inner = self.inner();
         let mut gone = Vec::new();
-        for (vni, key) in inner.tables.networks()?.into_iter().filter(|(vni, _)| !live.contains(vni)) {
-            inner.tables.remove_route(&key)?;
+        for vni in inner.tables.networks()?.into_iter().filter(|vni| !live.contains(vni)) {
+            inner.tables.remove_network(vni)?;
             gone.push(vni);
         }
         Ok(gone)
@@ -216,17 +318,28 @@ impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
-        let &Endpoint { id, vni, group, ifindex, mac, ipv4 } = endpoint;
+        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, queued } = endpoint;
         let generation = self.next_generation();
-        let (mac, address) = (MacAddr(mac), Be32(ipv4.octets()));
-        let container = tag.number();
-        let entry =
-            EndpointEntry { generation, ifindex, vni, group, ipv4: address, mac, pad: [0; 2], container, cgroup };
+        let entry = EndpointEntry {
+            generation,
+            container: tag.number(),
+            cgroup,
+            ifindex,
+            vni,
+            rule_set,
+            flags: if queued { ENDPOINT_QUEUED } else { 0 },
+            ipv4: Be32(ipv4.octets()),
+            ipv6: ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into())),
+            mac: MacAddr(mac),
+            pad: [0; 6],
+        };
         self.attach_sockets(id, entry, tag, cgroup_dir)?;
         links::attach_interface(&mut self.programs, ifindex)?;
-        let port = Port { generation, endpoint: id, vni, group, ipv4: address, mac, pad: [0; 2] };
+        let EndpointEntry { ipv4: address, ipv6: address_v6, mac, .. } = entry;
+        let port = Port { generation, endpoint: id, vni, rule_set, ipv4: address, ipv6: address_v6, mac, pad: [0; 2] };
         self.tables.set_port(ifindex, port)?;
-        self.tables.set_route(vni, ipv4, Route::local(id, generation))
+        self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
+        ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
     }
 
     /// The endpoint's row, its counters from zero, and the programs on its cgroup.
@@ -245,7 +358,7 @@ impl Inner {
     }
 
     fn detach(&mut self, id: u32) -> Result<(), DatapathError> {
-        reconcile::remove_endpoint(&mut self.tables, &self.links, id).map(drop)
+        reconcile::remove_endpoint(&mut self.tables, &self.links, &self.programs.sweep, id).map(drop)
     }
 
     /// Never reused on this host, as long as its clock does not go back between two daemons with no endpoint alive.

@@ -8,10 +8,18 @@ use aya::programs::{CgroupSkb, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
-use cc_common::limits::{DROPS_MAX, ENDPOINTS_MAX, PORTS_MAX, ROUTES_MAX, SOCKETS_MAX};
+use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
+use cc_common::flow::{Flow, FlowKey};
+use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::limits::{
+    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
+    SOCKETS_MAX,
+};
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::port::{Port, PortKey};
+use cc_common::quota::Quota;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
+use cc_common::settings::Settings;
 
 use super::DatapathConfig;
 use super::error::DatapathError;
@@ -37,10 +45,12 @@ pub struct Programs {
     pub to_endpoint: SchedClassifier,
     pub cgroup_ingress: CgroupSkb,
     pub cgroup_egress: CgroupSkb,
+    /// On no interface: it is run by hand.
+    pub sweep: SchedClassifier,
 }
 
 /// Key bytes, value bytes and rows of every map, as this build has them.
-fn shapes() -> [(&'static str, [u32; 3]); 6] {
+fn shapes() -> [(&'static str, [u32; 3]); 14] {
     fn shape<K, V>(rows: u32) -> [u32; 3] {
         [size_of::<K>() as u32, size_of::<V>() as u32, rows]
     }
@@ -52,6 +62,14 @@ fn shapes() -> [(&'static str, [u32; 3]); 6] {
         (names::MAP_COUNTERS, shape::<u32, Counters>(ENDPOINTS_MAX)),
         (names::MAP_DROPS, shape::<DropKey, DropCount>(DROPS_MAX)),
         (names::MAP_SOCKETS, shape::<SocketKey, Counters>(SOCKETS_MAX)),
+        (names::MAP_SETTINGS, shape::<u32, Settings>(1)),
+        (names::MAP_RULE_SETS, shape::<u32, RuleSet>(RULE_SETS_MAX)),
+        (names::MAP_RULES, shape::<(u32, RuleKey), RuleEntry>(RULES_MAX)),
+        (names::MAP_PREFIXES_V4, shape::<(u32, Prefix4Key), PrefixEntry>(PREFIXES_MAX)),
+        (names::MAP_PREFIXES_V6, shape::<(u32, Prefix6Key), PrefixEntry>(PREFIXES_MAX)),
+        (names::MAP_FLOWS, shape::<FlowKey, Flow>(FLOWS_MAX)),
+        (names::MAP_QUOTAS, shape::<u32, Quota>(ENDPOINTS_MAX + 1)),
+        (names::MAP_FRAGMENTS, shape::<FragmentKey, FragmentEntry>(FRAGMENTS_MAX)),
     ]
 }
 
@@ -106,6 +124,7 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathErro
 
 fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
     Ok(Programs {
+        sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
         from_endpoint: classifier(ebpf, dir, names::PROGRAM_FROM_ENDPOINT)?,
         to_endpoint: classifier(ebpf, dir, names::PROGRAM_TO_ENDPOINT)?,
         cgroup_ingress: cgroup(ebpf, dir, names::PROGRAM_CGROUP_INGRESS, aya::programs::CgroupSkbAttachType::Ingress)?,

@@ -3,12 +3,14 @@
 
 use std::collections::HashSet;
 
+use aya::programs::SchedClassifier;
 use cc_common::limits::{ENDPOINT_UNKNOWN, ENDPOINTS_MAX};
 use cc_common::names;
 use cc_common::route::EndpointEntry;
 
 use super::error::DatapathError;
 use super::links::{PinnedLinks, Tag};
+use super::sweep;
 use super::tables::Tables;
 
 /// What was found and removed.
@@ -32,7 +34,7 @@ impl Reconciled {
 pub fn remove_traffic(tables: &mut Tables, id: u32) -> Result<EndpointEntry, DatapathError> {
     let entry = tables.endpoint(id)?;
     if entry.generation != 0 {
-        tables.remove_route_of(id, &entry)?;
+        tables.remove_routes_of(id, &entry)?;
         // The interface's number may be another endpoint's by now.
         let key = cc_common::port::PortKey { ifindex: entry.ifindex };
         if tables.ports.get(&key, 0).is_ok_and(|port| port.endpoint == id) {
@@ -43,7 +45,12 @@ pub fn remove_traffic(tables: &mut Tables, id: u32) -> Result<EndpointEntry, Dat
 }
 
 /// Takes everything of endpoint `id` apart, traffic to it first. Nothing there is fine.
-pub fn remove_endpoint(tables: &mut Tables, links: &PinnedLinks, id: u32) -> Result<Vec<String>, DatapathError> {
+pub fn remove_endpoint(
+    tables: &mut Tables,
+    links: &PinnedLinks,
+    sweep: &SchedClassifier,
+    id: u32,
+) -> Result<Vec<String>, DatapathError> {
     let entry = remove_traffic(tables, id)?;
     let mut gone = Vec::new();
     if entry.generation != 0 {
@@ -52,13 +59,20 @@ pub fn remove_endpoint(tables: &mut Tables, links: &PinnedLinks, id: u32) -> Res
     }
     tables.remove_drops(id)?;
     tables.zero_counters(id)?;
-    // Last: until here, the entry says what is left to do.
+    // Last but one: until here, the entry says what is left to do.
     tables.set_endpoint(id, Default::default())?;
+    // Its flows are orphans from here on, and close no books any more.
+    sweep::retire(sweep, id)?;
     Ok(gone)
 }
 
 /// Removes every trace of endpoints that are not in `live`.
-pub fn sweep(tables: &mut Tables, links: &PinnedLinks, live: &HashSet<u32>) -> Result<Reconciled, DatapathError> {
+pub fn remove_strays(
+    tables: &mut Tables,
+    links: &PinnedLinks,
+    sweep: &SchedClassifier,
+    live: &HashSet<u32>,
+) -> Result<Reconciled, DatapathError> {
     let mut done = Reconciled::default();
     let (mut tags, mut cgroups) = (HashSet::new(), HashSet::new());
     for id in 0..ENDPOINTS_MAX {
@@ -70,7 +84,7 @@ pub fn sweep(tables: &mut Tables, links: &PinnedLinks, live: &HashSet<u32>) -> R
             tags.insert(entry.container);
             cgroups.insert(entry.cgroup);
         } else {
-            done.links.extend(remove_endpoint(tables, links, id)?);
+            done.links.extend(remove_endpoint(tables, links, sweep, id)?);
             done.endpoints.push(id);
         }
     }

@@ -1,7 +1,7 @@
 //! The maps, typed. Everything that is written to one is written here. Refuses to decide the order of writes: that is what
 //! keeps packets decided, and it is one room's business (`mod.rs`).
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
@@ -9,13 +9,15 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuH
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
-use cc_common::net::Be32;
+use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
-use cc_common::route::{EndpointEntry, HOST_PREFIX_BITS, KIND_GATEWAY, Route, RouteKey};
+use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, Route, RouteKey, prefix_bits};
+use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
 use super::error::DatapathError;
 use super::object::take_map;
+use super::rules::Rules;
 
 pub struct Tables {
     pub ports: HashMap<MapData, PortKey, Port>,
@@ -24,6 +26,8 @@ pub struct Tables {
     pub counters: PerCpuArray<MapData, Counters>,
     pub drops: PerCpuHashMap<MapData, DropKey, DropCount>,
     pub sockets: PerCpuHashMap<MapData, SocketKey, Counters>,
+    pub rules: Rules,
+    settings: Array<MapData, Settings>,
     cpus: usize,
 }
 
@@ -47,8 +51,13 @@ fn is_absent(error: &MapError) -> bool {
     }
 }
 
-fn route_key(vni: u32, address: Ipv4Addr) -> Key<RouteKey> {
-    Key::new(HOST_PREFIX_BITS, RouteKey::new(vni, Be32(address.octets())))
+/// An address of a network, or a range of them.
+fn route_key(vni: u32, address: Ip, prefix_len: u8) -> Key<RouteKey> {
+    Key::new(prefix_bits(&address, prefix_len), RouteKey::new(vni, address))
+}
+
+fn host_key(vni: u32, address: Ip) -> Key<RouteKey> {
+    route_key(vni, address, if address.is_v4() { 32 } else { 128 })
 }
 
 impl Tables {
@@ -66,6 +75,8 @@ impl Tables {
             counters: typed!(PerCpuArray, names::MAP_COUNTERS),
             drops: typed!(PerCpuHashMap, names::MAP_DROPS),
             sockets: typed!(PerCpuHashMap, names::MAP_SOCKETS),
+            rules: Rules::take(ebpf)?,
+            settings: typed!(Array, names::MAP_SETTINGS),
             cpus,
         };
         // The rows that a full table of drops counts into: there from the start, or there would be no room for them either.
@@ -95,21 +106,31 @@ impl Tables {
         removed(self.ports.remove(&PortKey { ifindex }), names::MAP_PORTS)
     }
 
-    pub fn set_route(&mut self, vni: u32, address: Ipv4Addr, route: Route) -> Result<(), DatapathError> {
-        self.routes.insert(&route_key(vni, address), route, 0).map_err(failed("write", names::MAP_ROUTES))
+    /// A route for a range of a network's addresses.
+    pub fn set_range(&mut self, vni: u32, address: Ip, prefix_len: u8, route: Route) -> Result<(), DatapathError> {
+        let key = route_key(vni, address, prefix_len);
+        self.routes.insert(&key, route, 0).map_err(failed("write", names::MAP_ROUTES))
+    }
+
+    /// A route for one address.
+    pub fn set_route(&mut self, vni: u32, address: Ip, route: Route) -> Result<(), DatapathError> {
+        self.routes.insert(&host_key(vni, address), route, 0).map_err(failed("write", names::MAP_ROUTES))
     }
 
     pub fn remove_route(&mut self, key: &Key<RouteKey>) -> Result<(), DatapathError> {
         removed(self.routes.remove(key), names::MAP_ROUTES)
     }
 
-    /// Removes the endpoint's route, unless the address leads to another endpoint by now.
-    pub fn remove_route_of(&mut self, id: u32, entry: &EndpointEntry) -> Result<(), DatapathError> {
-        let key = route_key(entry.vni, Ipv4Addr::from(entry.ipv4.0));
-        match self.routes.get(&key, 0) {
-            Ok(route) if route.endpoint == id && route.generation == entry.generation => self.remove_route(&key),
-            _ => Ok(()),
+    /// Removes the endpoint's routes, unless an address leads to another endpoint by now.
+    pub fn remove_routes_of(&mut self, id: u32, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        for address in [Ip::v4(entry.ipv4), entry.ipv6] {
+            let key = host_key(entry.vni, address);
+            match self.routes.get(&key, 0) {
+                Ok(Route { kind: KIND_LOCAL, endpoint }) if endpoint == id => self.remove_route(&key)?,
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     pub fn all_routes(&self) -> Result<Vec<(Key<RouteKey>, Route)>, DatapathError> {
@@ -117,10 +138,24 @@ impl Tables {
     }
 
     /// VNIs that have a gateway.
-    pub fn networks(&self) -> Result<Vec<(u32, Key<RouteKey>)>, DatapathError> {
+    pub fn networks(&self) -> Result<BTreeSet<u32>, DatapathError> {
         let routes = self.all_routes()?;
         let gateways = routes.into_iter().filter(|(_, route)| route.kind == KIND_GATEWAY);
-        Ok(gateways.map(|(key, _)| (key.data().vni.get(), key)).collect())
+        Ok(gateways.map(|(key, _)| vni_of(&key)).collect())
+    }
+
+    /// Every route of a network but those to its endpoints, which go by themselves.
+    pub fn remove_network(&mut self, vni: u32) -> Result<(), DatapathError> {
+        for (key, route) in self.all_routes()? {
+            if vni_of(&key) == vni && route.kind != KIND_LOCAL {
+                self.remove_route(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
@@ -168,6 +203,10 @@ impl Tables {
             Err(error) => Err(failed("read", names::MAP_DROPS)(error)),
         }
     }
+}
+
+fn vni_of(key: &Key<RouteKey>) -> u32 {
+    u32::from_be_bytes(key.data().vni.0)
 }
 
 pub fn drop_key(endpoint: u32, direction: Direction, reason: DropReason) -> DropKey {

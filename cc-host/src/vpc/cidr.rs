@@ -62,6 +62,10 @@ impl Cidr {
         Ok(network)
     }
 
+    pub fn network(self) -> Ipv4Addr {
+        self.network
+    }
+
     pub fn prefix_len(self) -> u8 {
         self.prefix_len
     }

@@ -8,7 +8,8 @@ use tonic::Code;
 
 use super::cidr::{Cidr, CidrError};
 use super::record::{VPCS, VpcRecord, project_prefix};
-use crate::datapath::{Datapath, DatapathError, Network};
+use crate::datapath::{Datapath, DatapathError, Network, Range};
+use crate::firewall::{Firewall, FirewallError, new_group};
 use crate::ids::{Name, NameError, Project, VpcId, now_ms};
 use crate::store::{Compare, Op, Store, StoreError, Txn};
 
@@ -16,8 +17,8 @@ use crate::store::{Compare, Op, Store, StoreError, Txn};
 const VPCS_PER_PROJECT_MAX: usize = 1024;
 /// VPCs of a host: each has a route to its gateway, and the other half of the routes is the endpoints'.
 const VPCS_MAX: usize = 4096;
-/// VPCs of one deletion: four operations each, in one transaction of at most 1,024.
-const DELETE_MAX: usize = 256;
+/// VPCs of one deletion: six operations each, in one transaction of at most 1,024.
+const DELETE_MAX: usize = 160;
 const VNI_CURSOR: &str = "vni-last";
 /// 24 bits, as VXLAN has them; 0 stands for "none".
 const VNI_MAX: u32 = (1 << 24) - 1;
@@ -32,6 +33,12 @@ pub enum VpcError {
     BadCidr { name: String, cidr: String, source: CidrError },
     #[error("cannot create VPC {name}: the name is taken by {id}")]
     NameTaken { name: Name, id: VpcId },
+    #[error(
+        "cannot create VPC {name}: a security group of that name exists, and the VPC's default group would bear it"
+    )]
+    GroupNameTaken { name: Name },
+    #[error("the firewall refused")]
+    Firewall(#[from] FirewallError),
     #[error("cannot create VPC {name}: project {project} has {VPCS_PER_PROJECT_MAX} already")]
     TooMany { name: Name, project: Project },
     #[error("cannot delete {count} VPCs at once")]
@@ -54,11 +61,12 @@ pub enum VpcError {
 pub struct Vpcs {
     store: Arc<dyn Store>,
     datapath: Arc<Datapath>,
+    firewall: Arc<Firewall>,
 }
 
 impl Vpcs {
-    pub fn new(store: Arc<dyn Store>, datapath: Arc<Datapath>) -> Self {
-        Vpcs { store, datapath }
+    pub fn new(store: Arc<dyn Store>, datapath: Arc<Datapath>, firewall: Arc<Firewall>) -> Self {
+        Vpcs { store, datapath, firewall }
     }
 
     pub async fn create(&self, project: &Project, name: &str, cidr: &str) -> Result<VpcRecord, VpcError> {
@@ -74,6 +82,9 @@ impl Vpcs {
             let own = all.iter().filter(|v| v.project == *project);
             if let Some(taken) = own.clone().find(|v| v.name == parsed) {
                 return Err(VpcError::NameTaken { name: parsed, id: taken.id.clone() });
+            }
+            if self.firewall.group(project, parsed.as_str()).is_ok() {
+                return Err(VpcError::GroupNameTaken { name: parsed });
             }
             if own.count() >= VPCS_PER_PROJECT_MAX || all.len() >= VPCS_MAX {
                 return Err(VpcError::TooMany { name: parsed, project: project.clone() });
@@ -114,29 +125,60 @@ impl Vpcs {
     async fn insert(&self, record: &VpcRecord, cursor: Compare) -> Result<bool, VpcError> {
         let failed = |source| VpcError::Store { name: record.name.to_string(), source };
         let keys = [record.key(), record.name_key(), record.vni_key()];
-        let compares = keys.iter().cloned().map(Compare::Absent).chain([cursor]).collect();
+        let own_compares: Vec<Compare> = keys.iter().cloned().map(Compare::Absent).chain([cursor]).collect();
         let [key, name_key, vni_key] = keys;
         let id = record.id.as_str().as_bytes().to_vec();
-        let ops = vec![
+        let own_ops = vec![
             Op::Put { key, value: encode(record), lease: None },
             Op::Put { key: name_key, value: id.clone(), lease: None },
             Op::Put { key: vni_key, value: id, lease: None },
             Op::Put { key: VNI_CURSOR.to_owned(), value: record.vni.to_string().into_bytes(), lease: None },
         ];
-        Ok(matches!(self.store.txn(compares, ops).await.map_err(failed)?, Txn::Committed { .. }))
+        let group = new_group(record.project.clone(), record.name.clone(), Some(record.id.clone()));
+        let commit = async |mut compares: Vec<Compare>, mut ops: Vec<Op>| {
+            compares.extend(own_compares);
+            ops.extend(own_ops);
+            let done = self.store.txn(compares, ops).await.map_err(failed)?;
+            Ok::<bool, VpcError>(matches!(done, Txn::Committed { .. }))
+        };
+        self.firewall.with_default_group(group, commit).await
     }
 
     /// Undoes `insert`.
     async fn retract(&self, record: &VpcRecord) -> Result<(), VpcError> {
-        let failed = |source| VpcError::Store { name: record.name.to_string(), source };
-        let keys = [record.key(), record.name_key(), record.vni_key()];
-        let ops = keys.into_iter().map(|key| Op::Delete { key }).collect();
-        self.store.txn(Vec::new(), ops).await.map(|_: Txn| ()).map_err(failed)
+        self.erase(&[(record.clone(), None)]).await.map(drop)
+    }
+
+    /// Records and default groups, of the revisions that are given, in one transaction; whether nobody was faster.
+    async fn erase(&self, doomed: &[(VpcRecord, Option<u64>)]) -> Result<bool, VpcError> {
+        let names: Vec<&str> = doomed.iter().map(|(vpc, _)| vpc.name.as_str()).collect();
+        let failed = |source| VpcError::Store { name: names.join(" "), source };
+        let compares: Vec<Compare> =
+            doomed.iter().filter_map(|(v, revision)| Some(Compare::Modified(v.key(), (*revision)?))).collect();
+        let keys = doomed.iter().flat_map(|(v, _)| [v.key(), v.name_key(), v.vni_key()]);
+        let own_ops: Vec<Op> = keys.map(|key| Op::Delete { key }).collect();
+        let ids: Vec<VpcId> = doomed.iter().map(|(vpc, _)| vpc.id.clone()).collect();
+        let commit = async |mut ops: Vec<Op>| {
+            ops.extend(own_ops);
+            let done = self.store.txn(compares, ops).await.map_err(failed)?;
+            Ok::<bool, VpcError>(matches!(done, Txn::Committed { .. }))
+        };
+        self.firewall.without_default_groups(&ids, commit).await
     }
 
     /// Tells the datapath of a VPC: its gateway answers from then on.
     async fn announce(&self, record: &VpcRecord) -> Result<(), VpcError> {
-        let network = Network { vni: record.vni, gateway: record.cidr.gateway() };
+        let network = Network {
+            vni: record.vni,
+            ipv4: Range {
+                network: record.cidr.network(),
+                prefix_len: record.cidr.prefix_len(),
+                gateway: record.cidr.gateway(),
+            },
+            ipv6: None,
+            internet: false,
+            resolver: None,
+        };
         let datapath = Arc::clone(&self.datapath);
         tokio::task::spawn_blocking(move || datapath.add_network(&network))
             .await
@@ -215,11 +257,9 @@ impl Vpcs {
                     });
                 }
             }
-            let compares = doomed.iter().map(|(v, revision)| Compare::Modified(v.key(), *revision)).collect();
-            let keys = doomed.iter().flat_map(|(v, _)| [v.key(), v.name_key(), v.vni_key()]);
-            let ops = keys.map(|key| Op::Delete { key }).collect();
-            let failed = |source| VpcError::Store { name: wanted.join(" "), source };
-            if let Txn::Committed { .. } = self.store.txn(compares, ops).await.map_err(failed)? {
+            let records: Vec<(VpcRecord, Option<u64>)> =
+                doomed.iter().map(|(vpc, revision)| (vpc.clone(), Some(*revision))).collect();
+            if self.erase(&records).await? {
                 return self.forget(doomed).await;
             }
         }
@@ -269,6 +309,11 @@ impl From<VpcError> for Fault {
                 Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
                     .next("choose another name, or delete that VPC: cc vpc delete NAME")
             }
+            VpcError::GroupNameTaken { .. } => {
+                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
+                    .next("choose another name, or delete that group: cc group delete NAME")
+            }
+            VpcError::Firewall(source) => Fault::from(source),
             VpcError::TooMany { .. } => {
                 Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
                     .next("delete what is not used: cc vpc list, cc vpc delete ID")

@@ -2,18 +2,58 @@
 //! the test's thread ends. Refuses to run without root.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it, and fails by panicking")]
 
+pub mod packets;
+
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use cc_host::datapath::{Datapath, DatapathConfig, Endpoint, Network};
+use cc_common::firewall::{
+    ACTION_ALLOW, CLASS_ANY_V4, CLASS_ANY_V6, PROTOCOL_CLASS_SOME, PROTOCOL_CLASSES, RuleEntry, class_of_groups,
+};
+use cc_common::settings::{Settings, Timeouts};
+use cc_common::verdict::Direction;
+use cc_host::datapath::{CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, RuleRow};
 use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
 use cc_host::kernel::netns;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+pub const NETWORK_V6: Range<Ipv6Addr> = Range {
+    network: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0),
+    prefix_len: 64,
+    gateway: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+};
+
+pub fn address_v6(host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into())
+}
+
+/// Of whoever is in group `number`, which is also its rule set's number.
+pub fn default_rules(number: u32) -> CompiledRules {
+    let entry = |rule| RuleEntry { rule, priority: 1000, action: ACTION_ALLOW, log: 0 };
+    let some = PROTOCOL_CLASSES.map(|protocol| protocol | PROTOCOL_CLASS_SOME);
+    let protocols = || PROTOCOL_CLASSES.into_iter().chain(some);
+    let row = |class, direction, rule| {
+        protocols().map(move |protocol| RuleRow {
+            class,
+            direction,
+            protocol,
+            port: 0,
+            port_bits: 0,
+            entry: entry(rule),
+        })
+    };
+    let rows = row(CLASS_ANY_V4, Direction::Egress, 1).chain(row(CLASS_ANY_V6, Direction::Egress, 1)).chain(row(
+        class_of_groups(number),
+        Direction::Ingress,
+        2,
+    ));
+    CompiledRules { rows: rows.collect(), names_prefixes: 0, names_groups: 1 << Direction::Ingress as u32 }
+}
 
 pub struct World {
     // Dropped in this order: links before what they are attached to.
@@ -49,7 +89,10 @@ impl World {
     }
 
     pub fn config(&self) -> DatapathConfig {
-        DatapathConfig { bpffs_dir: self.dir.path().join("bpf"), cgroup_level: 2 }
+        // Short: a machine that has just started has no older flows.
+        let timeouts = Timeouts { tcp_established_ns: 60_000_000_000, ..Timeouts::DEFAULT };
+        let settings = Settings { timeouts, ..Settings::DEFAULT };
+        DatapathConfig { bpffs_dir: self.dir.path().join("bpf"), cgroup_level: 2, settings }
     }
 
     /// Opens the datapath, as a daemon that starts does.
@@ -66,7 +109,14 @@ impl World {
     }
 
     pub fn network(&self, vni: u32) {
-        self.datapath().add_network(&Network { vni, gateway: GATEWAY }).unwrap();
+        let ipv4 = Range { network: Ipv4Addr::new(10, 0, 0, 0), prefix_len: 24, gateway: GATEWAY };
+        let network = Network { vni, ipv4, ipv6: Some(NETWORK_V6), internet: false, resolver: None };
+        self.datapath().add_network(&network).unwrap();
+    }
+
+    /// Puts the rules of a default group in force: members reach each other, and reach out.
+    pub fn default_rules(&self, number: u32) {
+        self.datapath().load_rules(number, &default_rules(number), PrefixTable::EMPTY).unwrap();
     }
 
     /// The host's end of a new veth pair, and the namespace that holds the other.
@@ -84,11 +134,14 @@ impl World {
         self.container_in_group(id, vni, host, vni)
     }
 
+    /// In the group of that number, which has a default group's rules.
     pub fn container_in_group(&mut self, id: u32, vni: u32, host: u8, group: u32) -> Container {
+        self.default_rules(group);
         let mac = [2, 0, 0, 0, vni as u8, host];
         let (ifindex, netns) = self.veth(id, mac);
         let ipv4 = Ipv4Addr::new(10, 0, 0, host);
-        let endpoint = Endpoint { id, vni, group, ifindex, mac, ipv4 };
+        let ipv6 = Some(address_v6(host));
+        let endpoint = Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false };
         let tag = format!("{id:016x}");
         let cgroup = self.cgroup.join(&tag);
         if !cgroup.exists() {

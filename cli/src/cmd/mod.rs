@@ -2,6 +2,7 @@
 
 pub mod completion;
 pub mod events;
+pub mod group;
 pub mod image;
 pub mod info;
 pub mod inspect;
@@ -9,6 +10,7 @@ pub mod kill;
 pub mod local_remote;
 pub mod logs;
 pub mod metrics;
+pub mod prefixes;
 pub mod ps;
 pub mod rm;
 pub mod run;
@@ -100,6 +102,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
 async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
     match command {
         Command::Vpc(args) => vpc::run(&context, args).await,
+        Command::Group(args) => group::run(&context, args).await,
+        Command::Prefixes(args) => prefixes::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,

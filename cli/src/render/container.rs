@@ -27,6 +27,7 @@ pub struct ContainerView {
     pub endpoint: u32,
     pub interface: String,
     pub project: String,
+    pub groups: Vec<String>,
     pub spec: Option<SpecView>,
     #[serde(skip)]
     created_ms: u64,
@@ -48,6 +49,7 @@ pub struct SpecView {
     pub command: Vec<String>,
     pub mtu: u32,
     pub auto_remove: bool,
+    pub groups: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +92,7 @@ impl From<v1::ContainerSpec> for SpecView {
             command: spec.command,
             mtu: spec.mtu,
             auto_remove: spec.auto_remove,
+            groups: spec.groups,
         }
     }
 }
@@ -113,6 +116,7 @@ impl From<v1::Container> for ContainerView {
             endpoint: c.endpoint,
             interface: c.interface,
             project: c.project,
+            groups: c.groups,
             spec: c.spec.map(Into::into),
             created_ms: c.created_ms,
         }
@@ -178,6 +182,7 @@ impl View for Statuses {
                 ("VPC", c.vpc_text().to_owned()),
                 ("Address", c.ipv4.clone()),
                 ("MAC", c.mac.clone()),
+                ("Groups", c.groups.join(", ")),
                 ("Process", if c.pid == 0 { String::new() } else { c.pid.to_string() }),
                 ("Created", c.created.clone()),
                 ("Started", c.started.clone()),
@@ -238,6 +243,7 @@ mod tests {
             endpoint: 1,
             interface: "cc1".into(),
             project: "default".into(),
+            groups: vec!["blue".into()],
         })
     }
 

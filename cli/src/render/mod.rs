@@ -3,9 +3,11 @@
 
 pub mod container;
 pub mod event;
+pub mod group;
 pub mod host;
 pub mod image;
 pub mod metrics;
+pub mod prefixes;
 pub mod table;
 pub mod vpc;
 

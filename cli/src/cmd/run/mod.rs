@@ -37,6 +37,9 @@ pub struct RunArgs {
     /// The VPC, by name or id; without one there is only loopback
     #[arg(long, value_name = "VPC", default_value = "", hide_default_value = true)]
     vpc: String,
+    /// A security group, by name or id; more than once (default: the VPC's)
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<String>,
     /// Memory limit: 512MiB, 1g, or bytes
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
     memory: Option<u64>,

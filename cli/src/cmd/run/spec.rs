@@ -41,6 +41,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         mtu: args.mtu.unwrap_or(0),
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
+        groups: args.group.clone(),
     })
 }
 

@@ -1,0 +1,261 @@
+//! Flows: what is remembered of a conversation. One entry serves both directions: its key orders the two ends, and everything
+//! that belongs to an end is an array indexed by its side. Refuses to decide whether a flow may exist.
+
+use crate::net::{Be16, Ip};
+use crate::packet::Packet;
+use crate::tcp::Tracked;
+
+/// Key of `CC_FLOWS`; in `CC_NAT` the same with VNI 0: the conversation as the outside sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    pub vni: u32,
+    pub addresses: [Ip; 2],
+    pub ports: [Be16; 2],
+    pub protocol: u8,
+    pub pad: [u8; 3],
+}
+const _: () = assert!(size_of::<FlowKey>() == 44 && align_of::<FlowKey>() == 4);
+
+/// The VNI of the outside, which is nobody's network.
+pub const VNI_OUTSIDE: u32 = 0;
+
+/// Index of one end in a flow's arrays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    A = 0,
+    B = 1,
+}
+
+impl Side {
+    #[inline(always)]
+    pub const fn other(self) -> Side {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+    #[inline(always)]
+    pub const fn from_index(index: u8) -> Side {
+        if index == 0 { Side::A } else { Side::B }
+    }
+}
+
+impl FlowKey {
+    /// The key of a packet, and the side that sent it.
+    #[inline(always)]
+    pub fn of(vni: u32, packet: &Packet) -> (FlowKey, Side) {
+        let side = if before(packet) { Side::A } else { Side::B };
+        let (a, b, p, q) = match side {
+            Side::A => (packet.source, packet.destination, packet.source_port, packet.destination_port),
+            Side::B => (packet.destination, packet.source, packet.destination_port, packet.source_port),
+        };
+        let key = FlowKey { vni, addresses: [a, b], ports: [p, q], protocol: packet.protocol, pad: [0; 3] };
+        (key, side)
+    }
+
+    /// As `of`, written where it will stay: the kernel programs' stacks are small.
+    #[inline(always)]
+    pub fn set(&mut self, vni: u32, packet: &Packet) -> Side {
+        self.vni = vni;
+        self.protocol = packet.protocol;
+        self.pad = [0; 3];
+        if before(packet) {
+            self.addresses[0] = packet.source;
+            self.addresses[1] = packet.destination;
+            self.ports[0] = packet.source_port;
+            self.ports[1] = packet.destination_port;
+            Side::A
+        } else {
+            self.addresses[0] = packet.destination;
+            self.addresses[1] = packet.source;
+            self.ports[0] = packet.destination_port;
+            self.ports[1] = packet.source_port;
+            Side::B
+        }
+    }
+}
+
+/// Any total order does, as long as both directions see the same one; the last words differ most often.
+#[inline(always)]
+fn before(packet: &Packet) -> bool {
+    let ([a, b, c, d], [e, f, g, h]) = (packet.source.words(), packet.destination.words());
+    if d != h {
+        return d < h;
+    }
+    if c != g {
+        return c < g;
+    }
+    if b != f {
+        return b < f;
+    }
+    if a != e {
+        return a < e;
+    }
+    packet.source_port.get() <= packet.destination_port.get()
+}
+
+/// A flow's life, changed only by compare-exchange, so that a packet and the sweep never disagree: live → dying by the sweep,
+/// dying → live by a packet, dying → dead by the sweep. A dead one is deleted, and is nobody's.
+pub const LIFE_LIVE: u64 = 1;
+pub const LIFE_DYING: u64 = 2;
+pub const LIFE_DEAD: u64 = 3;
+pub const LIFE_MASK: u64 = 3;
+/// Beside it in the same word: counted among its owner's flows that are not established.
+pub const LIFE_HALF_OPEN: u64 = 4;
+
+/// No endpoint of this host: behind the uplink.
+pub const BEYOND_UPLINK: u32 = u32::MAX;
+/// No endpoint: the host itself, behind the `cc` device.
+pub const BEYOND_HOST: u32 = u32::MAX - 1;
+/// No endpoint: the VPC's gateway, which the datapath itself is.
+pub const BEYOND_GATEWAY: u32 = u32::MAX - 2;
+
+/// The rewritten tuple differs from the key.
+pub const FLAG_TRANSLATED: u8 = 1;
+/// Came in by a published port.
+pub const FLAG_FORWARDED: u8 = 2;
+/// Its reverse is a row of `CC_NAT`.
+pub const FLAG_MASQUERADED: u8 = 4;
+
+/// Value of `CC_FLOWS`. What is only read per packet comes first, what is written after it, so that the two directions on
+/// two CPUs share the first part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// Generations of the rule sets by which each side was judged; 0 where it is no endpoint of ours.
+    pub rules: [u64; 2],
+    /// Generations of the endpoints; 0 likewise. A slot's next endpoint has another.
+    pub generations: [u64; 2],
+    /// The endpoints, or one of `BEYOND_…`.
+    pub endpoints: [u32; 2],
+    /// What allowed it: of the initiator's rules and of the responder's; 0 none, else a rule's number.
+    pub allowed_by: [u32; 2],
+    /// The side that began.
+    pub initiator: u8,
+    /// The side in whose quota it is counted.
+    pub owner: u8,
+    /// `FLAG_…`.
+    pub flags: u8,
+    pub pad: u8,
+    /// Where a side beyond the uplink or the host is reached.
+    pub ifindex: u32,
+    /// The tuple as it is on the other face: by sides as in the key.
+    pub outer_addresses: [Ip; 2],
+    pub outer_ports: [Be16; 2],
+    pub pad2: u32,
+    /// One of `LIFE_…`, and `LIFE_HALF_OPEN`. Atomic; the kernel's compiler has atomics of this size only.
+    pub life: u64,
+    pub created_ns: u64,
+    pub last_seen_ns: u64,
+    /// Who has spoken, and TCP's state.
+    pub tracked: Tracked,
+    /// As sent by each side; approximate where both directions meet on two CPUs.
+    pub packets: [u64; 2],
+    pub bytes: [u64; 2],
+}
+const _: () = assert!(size_of::<Flow>() == 176 && align_of::<Flow>() == 8);
+
+impl Flow {
+    #[inline(always)]
+    pub fn initiator(&self) -> Side {
+        Side::from_index(self.initiator)
+    }
+
+    /// The packet as it goes on behind us, when `side` has sent it within the network of the key.
+    #[inline(always)]
+    pub fn outward(&self, packet: &Packet, side: Side) -> Packet {
+        let (from, to) = (side.index(), side.other().index());
+        Packet {
+            source: self.outer_addresses[from],
+            destination: self.outer_addresses[to],
+            source_port: self.outer_ports[from],
+            destination_port: self.outer_ports[to],
+            ..*packet
+        }
+    }
+}
+
+impl FlowKey {
+    /// The packet as it is within the network of this key, when `side` has sent it outside.
+    #[inline(always)]
+    pub fn inward(&self, packet: &Packet, side: Side) -> Packet {
+        let (from, to) = (side.index(), side.other().index());
+        Packet {
+            source: self.addresses[from],
+            destination: self.addresses[to],
+            source_port: self.ports[from],
+            destination_port: self.ports[to],
+            ..*packet
+        }
+    }
+}
+
+/// Value of `CC_NAT`: the flow that a packet from outside belongs to, and which of its sides the outside is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct NatEntry {
+    pub flow: FlowKey,
+    /// Side of the flow's key that is beyond.
+    pub beyond: u8,
+    pub pad: [u8; 3],
+}
+const _: () = assert!(size_of::<NatEntry>() == 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Be32, PROTOCOL_TCP};
+    use crate::packet::tests::packet;
+    use proptest::prelude::*;
+
+    fn any_ip() -> impl Strategy<Value = Ip> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(|v4| Ip::v4(Be32(v4))),
+            any::<[u8; 16]>().prop_map(|octets| Ip { octets }),
+            Just(Ip::v4(Be32([10, 0, 0, 1]))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn both_directions_have_one_key_and_different_sides(
+            vni: u32, source in any_ip(), destination in any_ip(), p: u16, q: u16,
+        ) {
+            let packet = Packet {
+                source, destination, source_port: Be16::new(p), destination_port: Be16::new(q), ..packet(PROTOCOL_TCP, 0, 0, 0, 0)
+            };
+            let ((there, side), (back, other)) = (FlowKey::of(vni, &packet), FlowKey::of(vni, &packet.reversed()));
+            prop_assert_eq!(there, back);
+            let mut set = FlowKey { pad: [1; 3], ..FlowKey::default() };
+            prop_assert_eq!((set.set(vni, &packet), set), (side, there));
+            if source != destination || p != q {
+                prop_assert_eq!(side.other(), other);
+                prop_assert_eq!(there.addresses[side.index()], source);
+                prop_assert_eq!(there.ports[other.index()], packet.destination_port);
+            }
+        }
+
+        #[test]
+        fn translation_is_reversible(
+            source in any_ip(), destination in any_ip(), p: u16, q: u16, outer: [u8; 4], outer_port: u16,
+        ) {
+            let packet = Packet {
+                source, destination, source_port: Be16::new(p), destination_port: Be16::new(q), ..packet(PROTOCOL_TCP, 0, 0, 0, 0)
+            };
+            let (key, side) = FlowKey::of(7, &packet);
+            let mut flow = Flow { outer_addresses: key.addresses, outer_ports: key.ports, ..Flow::default() };
+            flow.outer_addresses[side.index()] = Ip::v4(Be32(outer));
+            flow.outer_ports[side.index()] = Be16::new(outer_port);
+            let out = flow.outward(&packet, side);
+            prop_assert_eq!((out.source, out.destination), (Ip::v4(Be32(outer)), destination));
+            // The answer comes to the outer address, and leaves for the inner one.
+            prop_assert_eq!(key.inward(&out.reversed(), side.other()), packet.reversed());
+        }
+    }
+}

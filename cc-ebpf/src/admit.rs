@@ -1,0 +1,252 @@
+//! The slow path: a conversation that no flow stands for, or one whose rules have changed. Finds its way, asks both ends' rules,
+//! and opens its flow. Refuses to send anything: it prepares the flow by which the hook does.
+//!
+//! What is called from a hook is a global function: the verifier looks at it once, by itself, and not again for each way that
+//! leads to it. So it takes the context alone, and finds the rest in this CPU's `Work`.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::programs::TcContext;
+use cc_common::firewall::{self, Decision, Peer};
+use cc_common::flow::{Flow, LIFE_HALF_OPEN, LIFE_LIVE};
+use cc_common::net::{Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use cc_common::packet::{Fragment, Packet, TCP_SYN};
+use cc_common::route::{self, ENDPOINT_RESOLVER, HOST_PREFIX_BITS, Hop, NO_ENDPOINT, Route, RouteKey};
+use cc_common::settings::Settings;
+use cc_common::tcp;
+use cc_common::verdict::{Direction, DropReason};
+
+use crate::firewall::{Maps, rule_set, version};
+use crate::maps::{CC_ENDPOINTS, CC_ROUTES, CC_SETTINGS};
+use crate::work::{Outcome, Work};
+use crate::{conntrack, parse, rewrite};
+
+const DNS_PORT: u16 = 53;
+const ECHO_REQUEST_V4: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+
+#[inline(always)]
+pub fn lookup(vni: u32, address: &Ip) -> Option<&'static Route> {
+    CC_ROUTES.get(&Key::new(HOST_PREFIX_BITS, RouteKey::new(vni, *address)))
+}
+
+/// One end of a conversation: the endpoint, and its rule set's number.
+#[derive(Clone, Copy)]
+struct End {
+    endpoint: u32,
+    rule_set: u32,
+}
+
+/// What an endpoint begins, for `from_endpoint`.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_admit(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    match decide(&TcContext::new(skb), work, settings) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+#[inline(always)]
+fn decide(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    let route = lookup(work.port.vni, &work.parsed.packet.destination);
+    match route::decide(route).map_err(|reason| work.refuse(reason))? {
+        Hop::Local { endpoint } => to_local(ctx, work, settings, endpoint),
+        Hop::Gateway { resolver } => to_gateway(ctx, work, settings, resolver),
+        Hop::Internet | Hop::Nobody | Hop::NoInternet => Err(work.refuse(DropReason::NoInternet)),
+    }
+}
+
+/// To another endpoint of the same network: its ingress rules are asked here, since redirecting into it skips its own program.
+#[inline(always)]
+fn to_local(ctx: &TcContext, work: &mut Work, settings: &Settings, id: u32) -> Result<Outcome, Outcome> {
+    let entry = route::current(CC_ENDPOINTS.get(id), work.port.vni, &work.parsed.packet.destination)
+        .map_err(|reason| work.refuse(reason))?;
+    let (generation, we) = (entry.generation, End { endpoint: work.port.endpoint, rule_set: work.port.rule_set });
+    let they = End { endpoint: id, rule_set: entry.rule_set };
+    // Before the rules are read: if they change meanwhile, the flow is judged once more.
+    let versions = [version(we.rule_set), version(they.rule_set)];
+    let rules = judge(&work.parsed.packet, work.headless, we, they)?;
+    open(ctx, work, settings, id, generation, versions, rules)
+}
+
+/// Asks the rules of who begins and of who is to answer, both endpoints of ours. Gives the rules that allowed it. The packet is
+/// as who begins sends it.
+#[inline(always)]
+fn judge(packet: &Packet, headless: bool, from: End, to: End) -> Result<[u32; 2], Outcome> {
+    let egress = ask(packet, headless, from, Direction::Egress, to);
+    if !egress.allowed {
+        return Err(Outcome::refused(from.endpoint, Direction::Egress, DropReason::FirewallEgress));
+    }
+    let ingress = ask(packet, headless, to, Direction::Ingress, from);
+    if !ingress.allowed {
+        return Err(Outcome::refused(to.endpoint, Direction::Ingress, DropReason::FirewallIngress));
+    }
+    Ok([egress.rule, ingress.rule])
+}
+
+#[inline(always)]
+fn ask(packet: &Packet, headless: bool, of: End, direction: Direction, peer: End) -> Decision {
+    let address = match direction {
+        Direction::Egress => &packet.destination,
+        Direction::Ingress => &packet.source,
+    };
+    let peer = Peer { address, groups: peer.rule_set, beyond: false };
+    firewall::decide(&Maps, rule_set(of.rule_set), direction, &peer, packet.protocol, packet.service(), headless)
+}
+
+/// For a flow whose ends' rules have changed since it was judged: by the new ones, as who began it would be now. A flow that may
+/// go on remembers them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_again() -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: the row stays mapped until the program ends, and these words change by re-judging only.
+    again(work, unsafe { &mut *flow }).bits()
+}
+
+#[inline(always)]
+fn again(work: &mut Work, flow: &mut Flow) -> Outcome {
+    let (us, them) = (work.side().index(), work.side().other().index());
+    let other = flow.endpoints[them];
+    let Some(entry) = CC_ENDPOINTS.get(other) else { return work.refuse(DropReason::StaleEndpoint) };
+    let we = End { endpoint: work.port.endpoint, rule_set: work.port.rule_set };
+    let they = End { endpoint: other, rule_set: entry.rule_set };
+    let versions = [version(we.rule_set), version(they.rule_set)];
+    // The resolver's conversations are everybody's, whatever the rules say.
+    if entry.flags & ENDPOINT_RESOLVER == 0 {
+        let began = flow.initiator as usize == us;
+        let (from, to) = if began { (we, they) } else { (they, we) };
+        work.quoted = work.parsed.packet;
+        if !began {
+            work.quoted.turn_to_begun();
+        }
+        match judge(&work.quoted, false, from, to) {
+            Ok([egress, ingress]) => {
+                flow.allowed_by[us] = if began { egress } else { ingress };
+                flow.allowed_by[them] = if began { ingress } else { egress };
+            }
+            Err(outcome) => return outcome,
+        }
+    }
+    flow.rules[us] = versions[0];
+    flow.rules[them] = versions[1];
+    Outcome::GO
+}
+
+/// The gateway is the network's resolver, which everybody may ask whatever the rules say, and answers pings.
+#[inline(always)]
+fn to_gateway(ctx: &TcContext, work: &mut Work, settings: &Settings, resolver: u32) -> Result<Outcome, Outcome> {
+    let packet = &work.parsed.packet;
+    let is_echo = match packet.protocol {
+        PROTOCOL_ICMP => packet.icmp[0] == ECHO_REQUEST_V4,
+        PROTOCOL_ICMPV6 => packet.icmp[0] == ECHO_REQUEST_V6,
+        _ => false,
+    };
+    if is_echo && matches!(work.parsed.fragment, Fragment::Whole) {
+        rewrite::echo_reply(ctx, &work.port, &work.parsed).map_err(|reason| work.refuse(reason))?;
+        return Ok(Outcome::ANSWER);
+    }
+    let asks = (packet.protocol == PROTOCOL_UDP || packet.protocol == PROTOCOL_TCP)
+        && packet.destination_port.get() == DNS_PORT
+        && !work.headless;
+    if resolver == NO_ENDPOINT || !asks {
+        return Err(work.refuse(DropReason::GatewayClosed));
+    }
+    let entry = route::current(CC_ENDPOINTS.get(resolver), work.port.vni, &packet.destination)
+        .map_err(|reason| work.refuse(reason))?;
+    let (generation, versions) = (entry.generation, [version(work.port.rule_set), version(entry.rule_set)]);
+    open(ctx, work, settings, resolver, generation, versions, [0, 0])
+}
+
+/// Fills in the flow of a conversation that may be, and puts it into the table.
+#[inline(always)]
+fn open(
+    ctx: &TcContext,
+    work: &mut Work,
+    settings: &Settings,
+    other: u32,
+    generation: u64,
+    versions: [u64; 2],
+    rules: [u32; 2],
+) -> Result<Outcome, Outcome> {
+    let (us, them) = (work.side().index(), work.side().other().index());
+    let now = conntrack::now_ns();
+    let packet = &work.parsed.packet;
+    let is_syn = packet.protocol == PROTOCOL_TCP && packet.tcp.flags & TCP_SYN != 0;
+    // SAFETY: the context is this program's.
+    let scale = if is_syn { scale(unsafe { cc_scale(ctx.skb.skb) }) } else { None };
+    let side = work.side();
+    let flow = &mut work.flow;
+    // SAFETY: a flow is plain numbers, for which zeros are a value; written where it is, and not made on the stack first.
+    unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
+    flow.rules[us] = versions[0];
+    flow.rules[them] = versions[1];
+    flow.generations[us] = work.port.generation;
+    flow.generations[them] = generation;
+    flow.endpoints[us] = work.port.endpoint;
+    flow.endpoints[them] = other;
+    flow.allowed_by[us] = rules[0];
+    flow.allowed_by[them] = rules[1];
+    flow.initiator = us as u8;
+    flow.owner = us as u8;
+    flow.life = LIFE_LIVE | LIFE_HALF_OPEN;
+    flow.created_ns = now;
+    flow.last_seen_ns = now;
+    if packet.protocol == PROTOCOL_TCP {
+        flow.tracked.begin(side, &packet.tcp, scale);
+    } else {
+        flow.tracked.spoke(side);
+    }
+    flow.packets[us] = parse::packets(ctx);
+    flow.bytes[us] = u64::from(ctx.len());
+    if work.headless {
+        return Ok(Outcome::GO);
+    }
+    conntrack::open(settings, &work.key, &work.flow, work.port.endpoint).map_err(|reason| work.refuse(reason))?;
+    Ok(Outcome::GO)
+}
+
+/// No scale, as `cc_scale` says it.
+const NO_SCALE: u64 = u64::MAX;
+
+/// What `cc_scale` has found.
+#[inline(always)]
+pub fn scale(found: u64) -> Option<u8> {
+    if found == NO_SCALE { None } else { Some(found as u8) }
+}
+
+/// The window scale that a SYN announces. Options one at a time, for the verifier's sake: each is looked at where it is.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_scale(skb: *mut __sk_buff) -> u64 {
+    let Some(work) = Work::mine() else { return NO_SCALE };
+    scale_of(&TcContext::new(skb), work.parsed.transport).map_or(NO_SCALE, u64::from)
+}
+
+#[inline(always)]
+fn scale_of(ctx: &TcContext, transport: u32) -> Option<u8> {
+    let words: [u8; 1] = parse::header(ctx, transport as usize + 12).ok()?;
+    let length = usize::from(words[0] >> 4) * 4;
+    let mut at = 20usize;
+    // Four are usual before it; a SYN has room for a few more.
+    for _ in 0..8 {
+        if at + 3 > length {
+            return None;
+        }
+        let option: [u8; 3] = parse::header(ctx, transport as usize + at).ok()?;
+        match tcp::option(&option) {
+            tcp::Opt::End => return None,
+            tcp::Opt::Scale(scale) => return Some(scale),
+            tcp::Opt::Skip(bytes) => at += usize::from(bytes),
+        }
+    }
+    None
+}

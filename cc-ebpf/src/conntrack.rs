@@ -1,0 +1,234 @@
+//! The table of flows: finding, keeping alive, opening, forgetting, and the books of who holds how many. Refuses to decide
+//! whether a flow may exist: `admit` does.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use cc_common::flow::{Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side};
+use cc_common::limits::ENDPOINTS_MAX;
+use cc_common::net::PROTOCOL_TCP;
+use cc_common::quota;
+use cc_common::settings::Settings;
+use cc_common::tcp::Phase;
+use cc_common::verdict::DropReason;
+
+use crate::atomic;
+use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_QUOTAS};
+
+const OUT_OF_MEMORY: i32 = -12;
+const TOO_BIG: i32 = -7;
+
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: reads a clock; a tick's precision is enough for timeouts, and costs a load.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The word that is changed atomically only.
+struct Life(*mut u64);
+
+impl Life {
+    #[inline(always)]
+    fn of(flow: *mut Flow) -> Self {
+        // SAFETY: only an address is computed.
+        Life(unsafe { &raw mut (*flow).life })
+    }
+    #[inline(always)]
+    fn get(&self) -> u64 {
+        // SAFETY: a map's element, which stays mapped until the program ends; the word is aligned, and accessed so everywhere.
+        unsafe { atomic::load(self.0) }
+    }
+    #[inline(always)]
+    fn change(&self, from: u64, to: u64) -> bool {
+        // SAFETY: as in `get`.
+        unsafe { atomic::compare_exchange(self.0, from, to) }
+    }
+    #[inline(always)]
+    fn clear(&self, bits: u64) -> u64 {
+        // SAFETY: as in `get`.
+        unsafe { atomic::fetch_and(self.0, !bits) }
+    }
+}
+
+/// A number in the books, changed atomically only.
+#[derive(Clone, Copy)]
+struct Counter(*mut u64);
+
+impl Counter {
+    #[inline(always)]
+    fn add(self) -> u64 {
+        // SAFETY: an aligned word of an array's element, which is always there.
+        unsafe { atomic::fetch_add(self.0, 1) }
+    }
+    #[inline(always)]
+    fn sub(self, value: u64) -> u64 {
+        // SAFETY: as in `add`.
+        unsafe { atomic::fetch_sub(self.0, value) }
+    }
+    #[inline(always)]
+    fn take(self) -> u64 {
+        // SAFETY: as in `add`.
+        unsafe { atomic::swap(self.0, 0) }
+    }
+}
+
+/// An endpoint's books.
+#[derive(Clone, Copy)]
+struct Books {
+    flows: Counter,
+    half_open: Counter,
+}
+
+impl Books {
+    #[inline(always)]
+    fn of(endpoint: u32) -> Option<Books> {
+        let quota = CC_QUOTAS.get_ptr_mut(endpoint)?;
+        // SAFETY: only addresses are computed.
+        unsafe {
+            Some(Books { flows: Counter(&raw mut (*quota).flows), half_open: Counter(&raw mut (*quota).half_open) })
+        }
+    }
+}
+
+/// Keeps a flow that was found from being forgotten. One that is already is nobody's any more: it goes within the same
+/// microsecond, and the sender tries again.
+#[inline(always)]
+pub fn keep(flow: *mut Flow) -> Result<(), DropReason> {
+    let life = Life::of(flow);
+    let now = life.get();
+    if now & LIFE_MASK == LIFE_LIVE {
+        return Ok(());
+    }
+    if now & LIFE_MASK == LIFE_DYING {
+        let _ = life.change(now, now & !LIFE_MASK | LIFE_LIVE);
+        // Whoever was first, it lives now, or it is dead.
+        if life.get() & LIFE_MASK != LIFE_DEAD {
+            return Ok(());
+        }
+    }
+    Err(DropReason::FlowClosing)
+}
+
+/// After a packet: a flow that is not half open any more leaves that quota.
+#[inline(always)]
+pub fn settle(flow: *mut Flow, protocol: u8) {
+    if Life::of(flow).get() & LIFE_HALF_OPEN == 0 {
+        return;
+    }
+    // SAFETY: the element stays mapped until the program ends.
+    let phase = unsafe { (*flow).tracked.phase(protocol == PROTOCOL_TCP) };
+    if !matches!(phase, Phase::Opening) {
+        release_half_open(flow);
+    }
+}
+
+#[inline(always)]
+fn release_half_open(flow: *mut Flow) {
+    if Life::of(flow).clear(LIFE_HALF_OPEN) & LIFE_HALF_OPEN != 0
+        && let Some(books) = books_of(flow)
+    {
+        books.half_open.sub(1);
+    }
+}
+
+/// The books of the flow's owner, unless the owner is gone: then they are another's, and what he held was given back at once.
+#[inline(always)]
+fn books_of(flow: *mut Flow) -> Option<Books> {
+    // SAFETY: the element stays mapped; these words are written only before the flow is in the table.
+    let (endpoint, generation) = unsafe {
+        let side = Side::from_index((*flow).owner).index();
+        ((*flow).endpoints[side], (*flow).generations[side])
+    };
+    match CC_ENDPOINTS.get(endpoint) {
+        Some(entry) if entry.generation == generation => Books::of(endpoint),
+        _ => None,
+    }
+}
+
+/// Puts a flow that `admit` has filled in into the table, and into its owner's books.
+#[inline(always)]
+pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Result<(), DropReason> {
+    let (Some(books), Some(pool)) = (Books::of(owner), Books::of(ENDPOINTS_MAX)) else {
+        return Err(DropReason::FlowQuota);
+    };
+    let pooled = match quota::flow(settings, books.flows.add()) {
+        Ok(pooled) => pooled,
+        Err(reason) => {
+            books.flows.sub(1);
+            return Err(reason);
+        }
+    };
+    if pooled && let Err(reason) = quota::pool(pool.flows.add()) {
+        pool.flows.sub(1);
+        books.flows.sub(1);
+        return Err(reason);
+    }
+    let refused = match quota::half_open(settings, books.half_open.add()) {
+        Err(reason) => Some(reason),
+        Ok(()) => match CC_FLOWS.insert(key, flow, BPF_NOEXIST.into()) {
+            Ok(()) => None,
+            // The kernel has no memory at hand, or no row is left.
+            Err(OUT_OF_MEMORY | TOO_BIG) => Some(DropReason::FlowTableFull),
+            // Another CPU saw the same conversation begin: the sender tries again.
+            Err(_) => Some(DropReason::FlowClosing),
+        },
+    };
+    let Some(reason) = refused else { return Ok(()) };
+    books.half_open.sub(1);
+    give_back(books, pool);
+    Err(reason)
+}
+
+#[inline(always)]
+fn give_back(books: Books, pool: Books) {
+    if quota::is_pooled(books.flows.sub(1).wrapping_sub(1)) {
+        pool.flows.sub(1);
+    }
+}
+
+/// Gives back what a flow's owner held by it. Once per flow: by whoever made it dead.
+#[inline(always)]
+fn close_books(flow: *mut Flow) {
+    release_half_open(flow);
+    if let (Some(books), Some(pool)) = (books_of(flow), Books::of(ENDPOINTS_MAX)) {
+        give_back(books, pool);
+    }
+}
+
+/// Makes a flow dead and deletes it, if nobody else does.
+#[inline(always)]
+pub fn forget(key: &FlowKey, flow: *mut Flow) -> bool {
+    let life = Life::of(flow);
+    let now = life.get();
+    if now & LIFE_MASK == LIFE_DEAD || !life.change(now, now | LIFE_DEAD) {
+        return false;
+    }
+    close_books(flow);
+    let _ = CC_FLOWS.remove(key);
+    true
+}
+
+/// The sweep's first step: live → dying.
+#[inline(always)]
+pub fn doom(flow: *mut Flow) {
+    let life = Life::of(flow);
+    let now = life.get();
+    if now & LIFE_MASK == LIFE_LIVE {
+        // A packet that came first keeps it alive.
+        let _ = life.change(now, now & !LIFE_MASK | LIFE_DYING);
+    }
+}
+
+/// Whether the sweep has already marked it, and nobody has used it since.
+#[inline(always)]
+pub fn is_doomed(flow: *mut Flow) -> bool {
+    Life::of(flow).get() & LIFE_MASK == LIFE_DYING
+}
+
+/// An endpoint has gone: what it held of the pool goes back, and its books are empty for the slot's next one. Its flows are
+/// orphans by now, which nobody's books know of.
+#[inline(always)]
+pub fn retire(endpoint: u32) {
+    let (Some(books), Some(pool)) = (Books::of(endpoint), Books::of(ENDPOINTS_MAX)) else { return };
+    pool.flows.sub(quota::pooled_of(books.flows.take()));
+    books.half_open.take();
+}

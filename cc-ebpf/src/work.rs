@@ -1,0 +1,114 @@
+//! What a program knows of the packet it works on, and what it may come to. One per CPU; refuses to be kept from one packet to
+//! the next.
+
+use cc_common::flow::{Flow, FlowKey, Side};
+use cc_common::packet::Packet;
+use cc_common::port::Port;
+use cc_common::route::EndpointEntry;
+use cc_common::verdict::{Direction, DropReason};
+
+use crate::maps::{CC_FLOWS, CC_WORK};
+use crate::parse::Parsed;
+
+#[repr(C)]
+pub struct Work {
+    /// Whose packet it is.
+    pub port: Port,
+    pub parsed: Parsed,
+    pub key: FlowKey,
+    /// The side of `key` that sent it: see `side`.
+    pub sender: u8,
+    /// A later fragment whose first one was not seen: judged without its port, and no flow is opened.
+    pub headless: bool,
+    /// The packet that an ICMP error is about, or one as whoever began its flow would send it.
+    pub quoted: Packet,
+    /// The flow that is being opened.
+    pub flow: Flow,
+}
+
+impl Work {
+    /// This CPU's own. `None` cannot happen, and the verifier wants to see that it would do no harm.
+    #[inline(always)]
+    pub fn mine() -> Option<&'static mut Work> {
+        // SAFETY: programs that use it do not interrupt each other on one CPU, and each takes it once.
+        CC_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    /// The side of the key that sent the packet. Made anew from the stored byte each time: the verifier wants to see that it is 0
+    /// or 1, and the compiler would believe a stored `Side` to be that.
+    #[inline(always)]
+    pub fn side(&self) -> Side {
+        Side::from_index(self.sender)
+    }
+
+    /// The flow that the key names.
+    #[inline(always)]
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+    pub fn known_flow(&self) -> Option<*mut Flow> {
+        CC_FLOWS.get_ptr_mut(&self.key)
+    }
+
+    /// As a function that is verified by itself returns it.
+    #[inline(always)]
+    pub fn outcome(&self, result: Result<Outcome, DropReason>) -> u64 {
+        match result {
+            Ok(outcome) => outcome.bits(),
+            Err(reason) => self.refuse(reason).bits(),
+        }
+    }
+
+    /// A drop at the sender's own door.
+    #[inline(always)]
+    pub fn refuse(&self, reason: DropReason) -> Outcome {
+        Outcome::refused(self.port.endpoint, Direction::Egress, reason)
+    }
+}
+
+/// The endpoint that a packet goes to.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub endpoint: u32,
+    pub entry: &'static EndpointEntry,
+}
+
+/// What comes of a packet, packed into the one register that a program's function returns: a drop's reason, direction and
+/// endpoint (the destination's rules are the destination's drop), or what else to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(u64);
+
+impl Outcome {
+    /// The question was answered with yes.
+    pub const GO: Outcome = Outcome(0);
+    /// There is no work to look at, which cannot be.
+    pub const NONE: Outcome = Outcome(0xfffe);
+    /// It asks for a neighbour.
+    pub const NEIGHBOR: Outcome = Outcome(0xfffd);
+    /// The frame was rewritten into an answer.
+    pub const ANSWER: Outcome = Outcome(0xffff);
+
+    #[inline(always)]
+    pub fn refused(endpoint: u32, direction: Direction, reason: DropReason) -> Self {
+        Outcome((endpoint as u64) << 32 | (direction as u64) << 16 | reason as u64)
+    }
+    #[inline(always)]
+    pub fn endpoint(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+    #[inline(always)]
+    pub fn direction(self) -> Direction {
+        if self.0 >> 16 & 1 == 0 { Direction::Egress } else { Direction::Ingress }
+    }
+    /// The number of the reason.
+    #[inline(always)]
+    pub fn reason(self) -> u16 {
+        self.0 as u16
+    }
+    #[inline(always)]
+    pub fn from_bits(bits: u64) -> Self {
+        Outcome(bits)
+    }
+    #[inline(always)]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
