@@ -7,7 +7,7 @@ pub mod host;
 mod image;
 pub mod listen;
 mod run;
-mod seats;
+pub mod seats;
 pub mod server;
 pub mod tls;
 mod tunnel;
