@@ -70,11 +70,10 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     if let Some(url) = &doors.endpoint_url {
         tracing::info!(url, "serving TLS");
     }
-    // What it holds is cut when this function ends.
     let mut background = tokio::task::JoinSet::new();
     if let Some(door) = metrics_door {
         tracing::info!(url = door.url(), "serving metrics");
-        background.spawn(door.serve(registry, bearers));
+        background.spawn(door.serve(Arc::clone(&registry), bearers));
     }
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
@@ -96,6 +95,8 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
             result
         }
     };
+    background.shutdown().await;
+    registry.rest().await;
     events.add("host.stopped", "", "the daemon stopped").await;
     let _gone_already = std::fs::remove_file(config.socket());
     result

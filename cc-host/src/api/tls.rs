@@ -1,5 +1,6 @@
-//! This host's TLS identity: made at the first start, kept under `<state_dir>/tls`, keys with mode 0600. Refuses to
-//! serve the API over anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them instead.
+//! This host's TLS identity: made at the first start, kept under `<state_dir>/tls`, keys with mode 0600. Refuses to serve
+//! the API over anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them
+//! instead.
 //!
 //! The pin in the endpoint URL is the SHA-256 of the *server's* public key (its SubjectPublicKeyInfo), not of the CA: it is
 //! the very hash that every request signature covers, so a request signed for one host is worthless at another. The CA

@@ -8,11 +8,9 @@ use cc_common::api::fault::Fault;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use http_body_util::Full;
-use tokio::sync::Semaphore;
 use tonic::Code;
 
 use super::encoder;
-use super::limits::SCRAPES_MAX;
 use super::registry::Registry;
 use crate::auth::{BearerGate, Scope};
 
@@ -22,12 +20,11 @@ pub(super) struct Answers {
     registry: Arc<Registry>,
     /// `None` where everybody who can connect may see everything.
     gate: Option<BearerGate>,
-    scrapes: Arc<Semaphore>,
 }
 
 impl Answers {
     pub(super) fn new(registry: Arc<Registry>, gate: Option<BearerGate>) -> Self {
-        Answers { registry, gate, scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)) }
+        Answers { registry, gate }
     }
 
     /// The body of an answer to HEAD is cut off by the server.
@@ -57,14 +54,7 @@ impl Answers {
     }
 
     async fn scrape(&self, scope: Scope) -> Response<Full<Bytes>> {
-        let permit = Arc::clone(&self.scrapes).acquire_owned().await.expect("the semaphore is never closed");
-        let registry = Arc::clone(&self.registry);
-        let scraped = tokio::task::spawn_blocking(move || {
-            // Held by the one who works: a client that hangs up does not make room for another scrape.
-            let _permit = permit;
-            registry.scrape(scope)
-        });
-        match scraped.await {
+        match self.registry.scrape(scope).await {
             Ok(scrape) => {
                 let mut answer = Response::new(Full::new(Bytes::from(scrape)));
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(encoder::CONTENT_TYPE));

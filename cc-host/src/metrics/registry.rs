@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+
 use super::encoder::Encoder;
 use super::family::{Family, Kind};
-use super::limits::SERIES_MAX;
+use super::limits::{REST_WITHIN, SCRAPES_MAX, SERIES_MAX};
 use crate::auth::Scope;
 
 /// What a room hands in to have its figures scraped.
@@ -35,6 +38,7 @@ static OWN: [&Family; 3] = [&TRUNCATED, &TRUNCATIONS, &FAILURES];
 pub struct Registry {
     collectors: Vec<Arc<dyn Collect>>,
     series_max: usize,
+    scrapes: Arc<Semaphore>,
     truncations: AtomicU64,
     failures: AtomicU64,
 }
@@ -44,6 +48,7 @@ impl Default for Registry {
         Registry {
             collectors: Vec::new(),
             series_max: SERIES_MAX,
+            scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
             truncations: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
@@ -62,8 +67,27 @@ impl Registry {
         self
     }
 
-    /// The text of a scrape. Blocks.
-    pub fn scrape(&self, scope: Scope) -> String {
+    /// The text of a scrape, once it is its turn. Fails when a collector panics.
+    pub async fn scrape(self: &Arc<Self>, scope: Scope) -> Result<String, JoinError> {
+        let permit = Arc::clone(&self.scrapes).acquire_owned().await.expect("the semaphore is never closed");
+        let registry = Arc::clone(self);
+        let scraped = tokio::task::spawn_blocking(move || {
+            // Held by the one who works: a client that hangs up does not make room for another scrape.
+            let _permit = permit;
+            registry.collect(scope)
+        });
+        scraped.await
+    }
+
+    /// Waits for the scrapes that are being read, which need the runtime until their end. Nobody may ask for more.
+    pub async fn rest(&self) {
+        let all = u32::try_from(SCRAPES_MAX).expect("a small constant");
+        if tokio::time::timeout(REST_WITHIN, self.scrapes.acquire_many(all)).await.is_err() {
+            tracing::warn!("a scrape is still being read");
+        }
+    }
+
+    fn collect(&self, scope: Scope) -> String {
         let mut out = Encoder::new(scope, self.series_max);
         self.families().for_each(|family| out.declare(family));
         self.collectors.iter().for_each(|collector| collector.collect(&mut out));
@@ -107,7 +131,7 @@ mod tests {
     #[test]
     fn a_scrape_says_when_it_is_not_all() {
         let registry = Registry { series_max: 3, ..Registry::default() }.with(Arc::new(Things(3)));
-        let text = registry.scrape(Scope::Host);
+        let text = registry.collect(Scope::Host);
         assert!(text.contains("name=\"2\"} 2\n"), "{text}");
         assert!(
             text.contains("\ncc_scrape_truncated 0\n") && text.contains("\ncc_scrapes_truncated_total 0\n"),
@@ -115,12 +139,41 @@ mod tests {
         );
 
         let registry = Registry { series_max: 3, ..Registry::default() }.with(Arc::new(Things(4)));
-        let red = registry.scrape(Scope::Project(Name::parse("red").unwrap()));
+        let red = registry.collect(Scope::Project(Name::parse("red").unwrap()));
         assert!(red.contains("\ncc_scrape_truncated 1\n"), "{red}");
         assert!(!red.contains("name=\"3\"") && !red.contains("cc_scrapes_truncated_total"), "{red}");
-        let text = registry.scrape(Scope::Host);
+        let text = registry.collect(Scope::Host);
         assert!(text.contains("\ncc_scrapes_truncated_total 2\n"), "{text}");
         assert!(text.contains("\ncc_scrape_failures_total 2\n"), "{text}");
+    }
+
+    /// Says that it has begun, and waits to be let go.
+    struct Slow(std::sync::mpsc::Sender<()>, std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Collect for Slow {
+        fn families(&self) -> &'static [&'static Family] {
+            &[]
+        }
+        fn collect(&self, _: &mut Encoder) {
+            self.0.send(()).unwrap();
+            self.1.lock().unwrap().recv().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_scrapes_whoever_hung_up() {
+        use futures::FutureExt as _;
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (let_go, go) = std::sync::mpsc::channel();
+        let registry = Arc::new(Registry::default().with(Arc::new(Slow(begun, std::sync::Mutex::new(go)))));
+        assert!(registry.scrape(Scope::Host).now_or_never().is_none(), "its client is gone at once");
+        has_begun.recv().unwrap();
+        let rest = registry.rest();
+        tokio::pin!(rest);
+        assert!(rest.as_mut().now_or_never().is_none());
+        let_go.send(()).unwrap();
+        rest.await;
+        assert_eq!(registry.scrapes.available_permits(), SCRAPES_MAX);
     }
 
     #[cfg(debug_assertions)]
