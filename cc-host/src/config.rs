@@ -13,6 +13,45 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
 }
 
+/// Where `/metrics` is served, and whether the daemon may do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub enum MetricsListen {
+    /// At `METRICS_DEFAULT`, if nobody else is: of many daemons on a machine one is found where scrapers look.
+    #[default]
+    Default,
+    Off,
+    /// Nowhere else.
+    At(SocketAddr),
+}
+
+/// Loopback, and a port among those that exporters use.
+pub const METRICS_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9477);
+
+impl MetricsListen {
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            MetricsListen::Default => Some(METRICS_DEFAULT),
+            MetricsListen::Off => None,
+            MetricsListen::At(address) => Some(address),
+        }
+    }
+}
+
+impl TryFrom<String> for MetricsListen {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "" | "off" => Ok(MetricsListen::Off),
+            address => address.parse().map(MetricsListen::At).map_err(|_| {
+                format!(
+                    "metrics_listen is {address:?}, neither an address and port such as \"127.0.0.1:9477\" nor \"off\""
+                )
+            }),
+        }
+    }
+}
+
 /// Many daemons run side by side on one machine when each has its own directories, bpffs directory, cgroup directory,
 /// range of ids and network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,6 +69,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Also serve TLS here, for signed requests.
     pub listen: Option<SocketAddr>,
+    /// Where `/metrics` is served: to anybody on a loopback address, by TLS and a token elsewhere.
+    pub metrics_listen: MetricsListen,
     /// Names and addresses beyond `listen`'s own that the TLS certificate is good for.
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
@@ -57,6 +98,7 @@ impl Default for Config {
             cgroup_dir: "cc".into(),
             socket: None,
             listen: None,
+            metrics_listen: MetricsListen::Default,
             tls_names: Vec::new(),
             uplink: None,
             mtu: None,
@@ -112,6 +154,19 @@ mod tests {
         std::fs::write(&file, "sate_dir = '/x'\n").unwrap();
         let error = Config::load(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("sate_dir"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_on_off_or_elsewhere() {
+        let read = |text: &str| toml::from_str::<Config>(text).map(|config| config.metrics_listen);
+        assert_eq!(read(""), Ok(MetricsListen::Default));
+        assert_eq!(read("metrics_listen = ''"), Ok(MetricsListen::Off));
+        assert_eq!(read("metrics_listen = 'off'"), Ok(MetricsListen::Off));
+        // As the default has it, but meant: then it must not be elsewhere or nowhere.
+        assert_eq!(read("metrics_listen = '127.0.0.1:9477'"), Ok(MetricsListen::At(METRICS_DEFAULT)));
+        for bad in ["metrics_listen = 'localhost:1'", "metrics_listen = '9477'", "metrics_listen = 9477"] {
+            assert!(read(bad).unwrap_err().to_string().contains("metrics_listen"), "{bad}");
+        }
     }
 
     #[test]

@@ -18,10 +18,11 @@ use tonic::service::Routes;
 
 use crate::api::host::HostApi;
 use crate::api::server::{Doors, serve_on};
-use crate::auth::{AuthConfig, AuthLayer};
+use crate::auth::{AuthConfig, AuthLayer, BearerGate};
 use crate::config::{Config, ConfigError};
 use crate::ids;
 use crate::kernel::check;
+use crate::metrics;
 use crate::store::{SqliteStore, Store, Txn, typed};
 use events::Events;
 use rooms::House;
@@ -55,16 +56,24 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         () = &mut stop => return Ok(()),
     };
     let doors = Doors::open(&config).await?;
+    let metrics_door = metrics::open(&config, doors.identity(), &events).await?;
     let auth = AuthLayer::new(AuthConfig {
         store: store.clone(),
         server: doors.server_key_hash(),
         refusals_per_minute: config.refusals_per_minute,
     });
+    let registry = Arc::new(house.registry(events.clone(), auth.tally()));
+    let bearers = BearerGate::new(store.clone(), config.refusals_per_minute, auth.tally());
     let host = HostApi { events: events.clone(), host_id, abi: ABI, objects: house.counter() };
     let routes = house.add_services(Routes::new(HostServiceServer::new(host)));
 
     if let Some(url) = &doors.endpoint_url {
         tracing::info!(url, "serving TLS");
+    }
+    let mut background = tokio::task::JoinSet::new();
+    if let Some(door) = metrics_door {
+        tracing::info!(url = door.url(), "serving metrics");
+        background.spawn(door.serve(Arc::clone(&registry), bearers));
     }
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
@@ -86,6 +95,8 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
             result
         }
     };
+    background.shutdown().await;
+    registry.rest().await;
     events.add("host.stopped", "", "the daemon stopped").await;
     let _gone_already = std::fs::remove_file(config.socket());
     result

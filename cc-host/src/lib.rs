@@ -23,6 +23,8 @@ pub mod image;
 #[cfg(feature = "daemon")]
 pub mod kernel;
 #[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vpc;

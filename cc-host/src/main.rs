@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::signing::KeyId;
-use cc_host::auth::{Role, keys};
+use cc_host::auth::tokens::{self, TokenId};
+use cc_host::auth::{Role, Scope, keys};
 use cc_host::config::Config;
 use cc_host::daemon::{self, LogFormat};
-use cc_host::ids::Name;
+use cc_host::ids::{Name, Project};
 use cc_host::kernel::check;
 use clap::{Parser, Subcommand, ValueEnum};
 use tonic::Code;
@@ -55,10 +56,15 @@ struct ConfigFile {
 enum KeyCommand {
     /// Prints the token and the secret, once.
     Create {
+        /// `metrics` makes a bearer token, which opens /metrics and nothing else
         #[arg(long, value_enum)]
         role: RoleArgument,
-        #[arg(long)]
-        project: String,
+        /// Whose objects the key is for
+        #[arg(long, required_unless_present = "all_projects")]
+        project: Option<String>,
+        /// Everything of the host; only with the role metrics
+        #[arg(long, conflicts_with = "project")]
+        all_projects: bool,
         #[command(flatten)]
         config: ConfigFile,
         #[arg(long)]
@@ -85,18 +91,11 @@ enum RoleArgument {
     Admin,
     Operator,
     Viewer,
+    Metrics,
 }
 
-impl From<RoleArgument> for Role {
-    fn from(role: RoleArgument) -> Role {
-        match role {
-            RoleArgument::Admin => Role::Admin,
-            RoleArgument::Operator => Role::Operator,
-            RoleArgument::Viewer => Role::Viewer,
-        }
-    }
-}
-
+/// As `--role` has it.
+const ROLE_METRICS: &str = "metrics";
 /// What still runs when the daemon has stopped in order is cut after this.
 const CUT_AFTER: Duration = Duration::from_millis(500);
 
@@ -143,59 +142,101 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
 
 async fn key(command: KeyCommand) -> Result<(), Fault> {
     match command {
-        KeyCommand::Create { role, project, config, json } => {
-            let project = Name::parse(&project).map_err(|error| {
-                Fault::new(
-                    Code::InvalidArgument,
-                    "key.project",
-                    format!("{project:?} cannot be a project"),
-                    error.to_string(),
-                )
-            })?;
+        KeyCommand::Create { role, project, all_projects: _, config, json } => {
+            let project = project.as_deref().map(parse_project).transpose()?;
+            let role = match role {
+                RoleArgument::Metrics => return create_token(&config, project, json).await,
+                RoleArgument::Admin => Role::Admin,
+                RoleArgument::Operator => Role::Operator,
+                RoleArgument::Viewer => Role::Viewer,
+            };
+            let Some(project) = project else {
+                let why = "a key belongs to one project; only the role metrics can be given all of them";
+                return Err(Fault::new(Code::InvalidArgument, "key.all_projects", "cannot make the key", why)
+                    .next("give it a project: --project NAME"));
+            };
             let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
-            let key = keys::create(&*store, project.clone(), role.into()).await?;
+            let key = keys::create(&*store, project.clone(), role).await?;
             if json {
                 return print_json(&serde_json::json!({
                     "access_token": key.id.as_str(), "secret_key": key.secret.as_str(),
-                    "project": project, "role": Role::from(role),
+                    "project": project, "role": role,
                 }));
             }
             print(&format!("CC_ACCESS_TOKEN={}\nCC_SECRET_KEY={}\n", key.id, *key.secret))
         }
         KeyCommand::List { config, json } => {
             let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
-            let keys = keys::list(&*store).await?;
+            let (keys, tokens) = (keys::list(&*store).await?, tokens::list(&*store).await?);
             if json {
-                let rows = keys.iter().map(|(id, key)| {
+                let keys = keys.iter().map(|(id, key)| {
                     serde_json::json!({
                         "access_token": id, "project": key.project, "role": key.role, "created_ms": key.created_ms,
                     })
                 });
-                return print_json(&rows.collect::<Vec<_>>());
+                let tokens = tokens.iter().map(|(id, token)| {
+                    serde_json::json!({
+                        "access_token": id, "project": token.project, "role": ROLE_METRICS,
+                        "created_ms": token.created_ms,
+                    })
+                });
+                return print_json(&keys.chain(tokens).collect::<Vec<_>>());
             }
-            let rows = keys
-                .iter()
-                .map(|(id, key)| format!("{id}  {:<10} {}\n", format!("{:?}", key.role).to_lowercase(), key.project));
-            print(&rows.collect::<String>())
+            let keys =
+                keys.iter().map(|(id, key)| (id, format!("{:?}", key.role).to_lowercase(), key.project.as_str()));
+            let tokens = tokens.iter().map(|(id, token)| {
+                (id, ROLE_METRICS.to_owned(), token.project.as_ref().map_or("(all projects)", Name::as_str))
+            });
+            print(&keys.chain(tokens).map(|(id, role, of)| format!("{id}  {role:<10} {of}\n")).collect::<String>())
         }
         KeyCommand::Revoke { keys: ids, config } => {
-            let parse = |id: &String| {
-                KeyId::parse(id).map_err(|error| {
-                    Fault::new(
-                        Code::InvalidArgument,
-                        "key.token",
-                        format!("{id:?} is no access token"),
-                        error.to_string(),
-                    )
-                })
-            };
-            let ids = ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+            let ids = ids.iter().map(|id| Revocable::parse(id)).collect::<Result<Vec<_>, _>>()?;
             let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
             for id in &ids {
-                keys::revoke(&*store, id).await?;
+                match id {
+                    Revocable::Key(id) => keys::revoke(&*store, id).await?,
+                    Revocable::Token(id) => tokens::revoke(&*store, id).await?,
+                }
             }
             Ok(())
         }
+    }
+}
+
+/// Whoever runs this is root on the host, and so may give away all of it.
+async fn create_token(config: &ConfigFile, project: Option<Project>, json: bool) -> Result<(), Fault> {
+    let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
+    let scope = project.clone().map_or(Scope::Host, Scope::Project);
+    let token = tokens::create(&*store, scope).await?;
+    if json {
+        return print_json(&serde_json::json!({
+            "access_token": token.id.as_str(), "bearer_token": token.text.as_str(),
+            "project": project, "role": ROLE_METRICS,
+        }));
+    }
+    // Alone on its line, for the file that a scraper reads it from.
+    print(&format!("{}\n", *token.text))
+}
+
+fn parse_project(text: &str) -> Result<Project, Fault> {
+    Name::parse(text).map_err(|error| {
+        Fault::new(Code::InvalidArgument, "key.project", format!("{text:?} cannot be a project"), error.to_string())
+    })
+}
+
+enum Revocable {
+    Key(KeyId),
+    Token(TokenId),
+}
+
+impl Revocable {
+    fn parse(text: &str) -> Result<Self, Fault> {
+        if let Some(id) = TokenId::parse(text) {
+            return Ok(Revocable::Token(id));
+        }
+        KeyId::parse(text).map(Revocable::Key).map_err(|error| {
+            Fault::new(Code::InvalidArgument, "key.token", format!("{text:?} is no access token"), error.to_string())
+        })
     }
 }
 

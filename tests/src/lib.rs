@@ -2,9 +2,11 @@
 
 pub mod daemon;
 pub mod eventually;
+pub mod exposition;
 pub mod images;
 pub mod netns;
 pub mod packet;
+pub mod promql;
 pub mod skip;
 pub mod world;
 

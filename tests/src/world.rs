@@ -238,6 +238,15 @@ impl World {
         drops.iter().filter(|d| d["reason"] == reason).filter_map(|d| d["packets"].as_u64()).sum()
     }
 
+    /// `curl` in this world's network namespace: the status, 0 when there was no answer, and the body.
+    pub fn curl(&self, args: &[&str]) -> (u16, String) {
+        let mut command = self.netns.command("curl");
+        command.args(["--silent", "--noproxy", "*", "--max-time", "10", "--write-out", "\n%{http_code}"]).args(args);
+        let text = ran(command.output().expect("curl can be run; run `cargo xtask setup`")).stdout;
+        let (body, status) = text.rsplit_once('\n').expect("the status has a line of its own");
+        (status.parse().expect("a status is a number"), body.to_owned())
+    }
+
     pub fn remove_all(&self) {
         let ids = self.cc(&["ps", "-a", "-q"]).ok().stdout;
         let ids: Vec<&str> = ids.lines().collect();

@@ -9,7 +9,7 @@ mod image;
 pub mod listen;
 mod rules;
 mod run;
-mod seats;
+pub mod seats;
 pub mod server;
 pub mod tls;
 mod tunnel;

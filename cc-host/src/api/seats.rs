@@ -12,8 +12,18 @@ pub const PER_SOURCE_MAX: usize = 128;
 /// Far below the descriptors that the daemon has, and what containers need of them.
 pub const ALL_MAX: usize = 2048;
 
-#[derive(Debug, Clone, Default)]
-pub struct Seats(Arc<Mutex<HashMap<IpAddr, usize>>>);
+#[derive(Debug, Clone)]
+pub struct Seats {
+    per_source_max: usize,
+    all_max: usize,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        Seats::new(PER_SOURCE_MAX, ALL_MAX)
+    }
+}
 
 /// A connection's place; dropping it frees it.
 #[derive(Debug)]
@@ -23,11 +33,16 @@ pub struct Seat {
 }
 
 impl Seats {
+    pub fn new(per_source_max: usize, all_max: usize) -> Self {
+        Seats { per_source_max, all_max, taken: Arc::default() }
+    }
+
     /// `None` when the address, or everybody together, has all it may have.
     pub fn take(&self, address: IpAddr) -> Option<Seat> {
         let source = network_of(address);
         let mut taken = self.lock();
-        if taken.values().sum::<usize>() >= ALL_MAX || taken.get(&source).is_some_and(|&own| own >= PER_SOURCE_MAX) {
+        let full = taken.values().sum::<usize>() >= self.all_max;
+        if full || taken.get(&source).is_some_and(|&own| own >= self.per_source_max) {
             return None;
         }
         *taken.entry(source).or_insert(0) += 1;
@@ -37,7 +52,7 @@ impl Seats {
 
     /// Every change is one step, so a panic elsewhere leaves it true.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,9 +48,14 @@ impl Doors {
         Ok(doors)
     }
 
+    /// `None` when TLS is not served here.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.tls.as_ref().map(|(_, identity)| identity)
+    }
+
     /// What signatures are for: the hash of the public key that clients see.
     pub fn server_key_hash(&self) -> Option<[u8; 32]> {
-        self.tls.as_ref().map(|(_, identity)| identity.pin)
+        self.identity().map(|identity| identity.pin)
     }
 }
 

@@ -1,5 +1,6 @@
 //! This host's TLS identity: made at the first start, kept under `<state_dir>/tls`, keys with mode 0600. Refuses to serve
-//! anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them instead.
+//! the API over anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them
+//! instead.
 //!
 //! The pin in the endpoint URL is the SHA-256 of the *server's* public key (its SubjectPublicKeyInfo), not of the CA: it is
 //! the very hash that every request signature covers, so a request signed for one host is worthless at another. The CA
@@ -83,6 +84,13 @@ impl Identity {
         Ok(Identity { pin, server_config: Arc::new(server_config) })
     }
 
+    /// The same identity for the door of the metrics, which is plain HTTPS: one request a connection needs no HTTP/2.
+    pub fn for_http1(&self) -> Arc<rustls::ServerConfig> {
+        let mut config = rustls::ServerConfig::clone(&self.server_config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     /// What a client is given: it names the port and the only key that may answer there.
     pub fn endpoint_url(&self, config: &Config, bound: SocketAddr) -> String {
         let host = match config.tls_names.first() {
@@ -108,7 +116,8 @@ fn ca_params() -> CertificateParams {
 
 fn certificate_names(config: &Config) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    names.extend(config.listen.filter(|a| !a.ip().is_unspecified()).map(|a| a.ip().to_string()));
+    let addresses = config.listen.into_iter().chain(config.metrics_listen.address());
+    names.extend(addresses.filter(|a| !a.ip().is_unspecified()).map(|a| a.ip().to_string()));
     names.extend(config.tls_names.iter().cloned());
     names.sort_unstable();
     names.dedup();

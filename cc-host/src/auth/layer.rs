@@ -22,6 +22,7 @@ use cc_common::api::signing::{SignedClaim, SigningError, WINDOW_MS};
 
 use super::nonces::{Nonce, Nonces};
 use super::refusals::{Log, Refusals, Source};
+use super::tally::{Door, Tally};
 use super::{Caller, Peer, Role, keys};
 use crate::ids::{Name, Project, default_project, now_ms};
 use crate::store::Store;
@@ -52,6 +53,7 @@ struct Gate {
     clock: fn() -> u64,
     nonces: Mutex<Nonces>,
     refusals: Mutex<Refusals>,
+    tally: Tally,
 }
 
 impl AuthLayer {
@@ -68,8 +70,14 @@ impl AuthLayer {
             clock,
             nonces: Mutex::default(),
             refusals: Mutex::new(Refusals::new(config.refusals_per_minute)),
+            tally: Tally::default(),
         };
         AuthLayer { gate: Arc::new(gate) }
+    }
+
+    /// How many calls were refused, here and for want of a role behind it.
+    pub fn tally(&self) -> Tally {
+        self.gate.tally.clone()
     }
 }
 
@@ -106,8 +114,15 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
             match gate.admit(request).await {
-                Ok(request) => inner.call(request).await,
-                Err(status) => Ok(status.into_http()),
+                Ok(request) => {
+                    let response = inner.call(request).await?;
+                    gate.note(&response);
+                    Ok(response)
+                }
+                Err(status) => {
+                    gate.tally.count(Door::Grpc, &Fault::from(status.clone()).code);
+                    Ok(status.into_http())
+                }
             }
         })
     }
@@ -144,6 +159,17 @@ impl Gate {
             }
             fault.into()
         })
+    }
+
+    /// Whether the role sufficed is found out behind the gate; what was refused there is in the headers of the answer.
+    fn note(&self, response: &Response<Body>) {
+        let Some(status) = Status::from_header_map(response.headers()) else { return };
+        if status.code() == Code::PermissionDenied {
+            let code = Fault::from(status).code;
+            if code.starts_with("auth.") {
+                self.tally.count(Door::Grpc, &code);
+            }
+        }
     }
 
     async fn remote(&self, mut request: Request<Body>) -> Result<Request<Body>, Fault> {
@@ -243,7 +269,7 @@ async fn check_first_message(body: Body, expected: &[u8; 32]) -> Result<Body, Fa
     Ok(body)
 }
 
-fn refusal(kind: Code, code: &str, why: &str) -> Fault {
+pub(super) fn refusal(kind: Code, code: &str, why: &str) -> Fault {
     Fault::new(kind, code, "the call was refused", why)
 }
 
@@ -258,6 +284,6 @@ fn unreadable(error: SigningError) -> Fault {
 }
 
 /// The tables stay consistent at every step, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,12 @@
 //! Who calls, and what they may do. Refuses to know what the calls do.
 
+mod bearer;
 pub mod keys;
 mod layer;
 mod nonces;
 mod refusals;
+mod tally;
+pub mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -15,8 +18,11 @@ use cc_common::api::fault::Fault;
 
 use crate::ids::Project;
 
+pub use bearer::BearerGate;
 pub use layer::{AuthConfig, AuthLayer};
 pub(crate) use refusals::network_of;
+pub use tally::{Door, Tally};
+pub use tokens::Scope;
 
 /// Ordered: each may do all that the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,6 +1,8 @@
-//! What happened on this host, for people: a bounded ring in the store. Refuses to be a log; a few words per event.
+//! What happened on this host, for people: a bounded ring in the store, and how often each kind happened since the daemon
+//! started. Refuses to be a log; a few words per event.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -31,13 +33,15 @@ pub struct EventRecord {
 pub struct Events {
     store: Arc<dyn Store>,
     next: Arc<Mutex<u64>>,
+    /// Kinds are words of our own code, so they are few.
+    counts: Arc<std::sync::Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Events {
     pub async fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let (kvs, _) = store.range(PREFIX).await?;
         let last = kvs.last().and_then(|kv| kv.key[PREFIX.len()..].parse::<u64>().ok());
-        Ok(Events { store, next: Arc::new(Mutex::new(last.map_or(0, |last| last + 1))) })
+        Ok(Events { store, next: Arc::new(Mutex::new(last.map_or(0, |last| last + 1))), counts: Arc::default() })
     }
 
     /// Adds an event of the host itself. An event that cannot be kept is logged: it must not fail what it tells of.
@@ -48,6 +52,7 @@ impl Events {
     /// Adds an event that `project` may see.
     pub async fn add_for(&self, project: Option<&Project>, kind: &str, object: &str, text: &str) {
         tracing::info!(kind, object, "{text}");
+        *self.lock_counts().entry(kind.to_owned()).or_insert(0) += 1;
         let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         let record = EventRecord {
             at_ms: now_ms(),
@@ -59,6 +64,15 @@ impl Events {
         if let Err(error) = self.keep(&record).await {
             tracing::warn!(%error, "cannot keep an event");
         }
+    }
+
+    /// Since the daemon started.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.lock_counts().clone()
+    }
+
+    fn lock_counts(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn keep(&self, record: &EventRecord) -> Result<(), StoreError> {
@@ -98,7 +112,9 @@ mod tests {
         events.add("host.started", "", &"é".repeat(TEXT_BYTES_MAX)).await;
         *events.next.lock().await = EVENTS_MAX;
         events.add("host.stopped", "x", "b").await;
+        assert_eq!(events.counts(), BTreeMap::from([("host.started".to_owned(), 1), ("host.stopped".to_owned(), 1)]));
         let kept = Events::open(store).await.unwrap();
+        assert!(kept.counts().is_empty(), "a new daemon has counted nothing");
         kept.add("host.started", "", "c").await;
         let texts: Vec<_> = kept.list(0).await.unwrap().into_iter().map(|event| event.text).collect();
         assert_eq!(texts, ["b", "c"], "the first was the one that is {EVENTS_MAX} before the second");

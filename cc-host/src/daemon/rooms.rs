@@ -19,6 +19,7 @@ use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
 use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
+use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
 use crate::datapath::{Datapath, DatapathConfig, forward_log};
@@ -28,6 +29,7 @@ use crate::ids::Project;
 use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
 use crate::kernel::link::Links;
+use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
 use crate::store::Store;
 use crate::vpc::Vpcs;
 
@@ -42,6 +44,7 @@ pub(super) struct House {
     firewall: Arc<Firewall>,
     containers: Arc<Containers>,
     images: Images,
+    datapath: Arc<Datapath>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
 }
@@ -84,7 +87,17 @@ impl House {
             .await
             .expect("a datapath call does not panic")?;
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        Ok(House { vpcs, firewall, containers, images, _locks: locks })
+        Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
+    }
+
+    /// Every room's figures. Containers come last: they have most of the series.
+    pub(super) fn registry(&self, events: Events, refusals: Tally) -> Registry {
+        let (containers, vpcs) = (Arc::clone(&self.containers), Arc::clone(&self.vpcs));
+        let datapath = Arc::clone(&self.datapath);
+        Registry::default()
+            .with(Arc::new(ProcessFigures))
+            .with(Arc::new(HostFigures { containers, vpcs, datapath, events, refusals }))
+            .with(Arc::new(ContainerFigures { containers: Arc::clone(&self.containers) }))
     }
 
     pub(super) fn add_services(&self, routes: Routes) -> Routes {
