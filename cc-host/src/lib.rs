@@ -21,6 +21,8 @@ pub mod image;
 #[cfg(feature = "daemon")]
 pub mod kernel;
 #[cfg(feature = "daemon")]
+pub mod resolver;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vpc;
