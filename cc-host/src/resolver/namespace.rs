@@ -6,6 +6,9 @@
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
+
 use super::servers::PORT;
 use crate::kernel::netns::{self, NetnsError};
 
@@ -53,6 +56,7 @@ fn bind_all(addresses: &[IpAddr]) -> Result<Sockets, BindFailure> {
     let mut sockets = Sockets { udp: Vec::new(), tcp: Vec::new() };
     for address in addresses.iter().map(|&ip| SocketAddr::new(ip, PORT)) {
         let failed = |protocol| move |source| BindFailure { protocol, address, source };
+        require(address.ip()).map_err(failed("UDP"))?;
         let udp = UdpSocket::bind(address).map_err(failed("UDP"))?;
         udp.set_nonblocking(true).map_err(failed("UDP"))?;
         let tcp = TcpListener::bind(address).map_err(failed("TCP"))?;
@@ -63,16 +67,23 @@ fn bind_all(addresses: &[IpAddr]) -> Result<Sockets, BindFailure> {
     Ok(sockets)
 }
 
-/// A new namespace inherits the host's IPv4 settings, and a host may route: this one never does. And an IPv6 address is to be
-/// good at once, as nobody else can have it, and no router to be listened to. Best effort: it has one interface and no routes.
+/// In a namespace that never had an address, the kernel takes every IPv4 address for one that may be bound.
+fn require(wanted: IpAddr) -> std::io::Result<()> {
+    let ip = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+        _ => None,
+    };
+    let mut there = getifaddrs()?.filter_map(|interface| interface.address.and_then(ip));
+    if there.any(|ip| ip == wanted) { Ok(()) } else { Err(std::io::ErrorKind::AddrNotAvailable.into()) }
+}
+
+/// A new namespace inherits the host's IPv4 settings, and a host may route: this one never does, nor listens to a router. Best
+/// effort: it has one interface and no routes.
 fn settle() {
-    for (setting, value) in [
-        ("ipv4/ip_forward", "0"),
-        ("ipv6/conf/all/forwarding", "0"),
-        ("ipv6/conf/all/accept_dad", "0"),
-        ("ipv6/conf/default/accept_dad", "0"),
-        ("ipv6/conf/default/accept_ra", "0"),
-    ] {
+    for (setting, value) in
+        [("ipv4/ip_forward", "0"), ("ipv6/conf/all/forwarding", "0"), ("ipv6/conf/default/accept_ra", "0")]
+    {
         let path = format!("/proc/sys/net/{setting}");
         if let Err(error) = std::fs::write(&path, value) {
             tracing::debug!(%path, %error, "a setting stays as it is");

@@ -33,7 +33,8 @@ pub struct Resolvers {
 }
 
 /// A resolver that does not listen yet. Its namespace is empty: put an interface with the gateway's addresses into it, up, and
-/// then start it. Dropping it gives the namespace up, and what was put into it goes, too.
+/// then start it. Give an IPv6 address with `IFA_F_NODAD`: until the kernel has looked for duplicates, of which there are none,
+/// nobody can listen on it. Dropping it gives the namespace up, and what was put into it goes, too.
 #[derive(Debug)]
 pub struct OpenResolver {
     namespace: ServiceNamespace,
