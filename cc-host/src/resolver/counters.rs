@@ -15,7 +15,7 @@ pub struct ResolverCounters {
     pub refused: u64,
     /// No name server answered.
     pub failed: u64,
-    /// Not answered at all: too many wait already, or it was no query.
+    /// Too many wait already, of which only a connection is told, or it was no query.
     pub dropped: u64,
     /// Connections beyond the VPC's share.
     pub connections_refused: u64,
