@@ -2,6 +2,7 @@
 //! asks the host's name servers for the rest of the world. Refuses to know containers, packets and the store: containers are
 //! published in the directory, and packets come through an interface that another room puts into a resolver's namespace.
 
+mod arpa;
 mod counters;
 mod directory;
 mod error;

@@ -105,7 +105,7 @@ impl OpenResolver {
     }
 
     /// Listens on port 53 of the gateway's addresses, which must be there. On return, queries are answered. Blocks for less than
-    /// a millisecond, and may be called from any thread.
+    /// a millisecond, and may be called from any thread, in the runtime or not.
     pub fn start(self) -> Result<ResolverHandle, ResolverError> {
         let OpenResolver { namespace, server, runtime } = self;
         let vpc = || server.zone.names.name.clone();

@@ -1,13 +1,14 @@
 //! What a VPC's resolver knows by itself: names below `cc.internal`, single labels, and the addresses of its own ranges. Refuses
 //! to send or to forward anything; it only says what must be.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{Name as DnsName, RData, RecordType};
 
+use super::arpa::Prefix;
 use super::directory::{Directory, GATEWAY_LABEL, LOCALHOST_LABEL};
 use crate::ids::Name;
 use crate::vpc::cidr::Cidr;
@@ -139,7 +140,7 @@ impl Zone {
     /// `labels` are those before `in-addr.arpa` or `ip6.arpa`.
     fn reverse(&self, labels: &[&[u8]], kind: &[u8], wanted: RecordType) -> Decision {
         let Prefix { address, len, below, full } =
-            if kind == b"ip6" { ipv6_prefix(labels) } else { ipv4_prefix(labels) };
+            if kind == b"ip6" { Prefix::ipv6(labels) } else { Prefix::ipv4(labels) };
         let Some(subnet) = self.names.subnets.iter().find(|subnet| subnet.covers(address, len)) else {
             return Decision::Forward;
         };
@@ -166,46 +167,6 @@ impl Zone {
     fn full_name(&self, label: &str) -> DnsName {
         internal_name(&[label, self.names.name.as_str()])
     }
-}
-
-/// The start of an address, as the labels of a reverse name say it.
-struct Prefix {
-    address: IpAddr,
-    len: u8,
-    /// Labels are left before it.
-    below: bool,
-    /// It is a whole address.
-    full: bool,
-}
-
-fn ipv4_prefix(labels: &[&[u8]]) -> Prefix {
-    let digits = |label: &[u8]| -> Option<u8> {
-        let text = std::str::from_utf8(label).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-        text.parse().ok()
-    };
-    let mut octets = [0; 4];
-    let mut found = 0;
-    for (octet, value) in octets.iter_mut().zip(labels.iter().rev().map_while(|label| digits(label))) {
-        *octet = value;
-        found += 1;
-    }
-    let len = u8::try_from(8 * found).expect("at most four octets");
-    Prefix { address: Ipv4Addr::from(octets).into(), len, below: labels.len() > found, full: found == 4 }
-}
-
-fn ipv6_prefix(labels: &[&[u8]]) -> Prefix {
-    let digit = |label: &[u8]| match label {
-        [digit] => char::from(*digit).to_digit(16),
-        _ => None,
-    };
-    let mut bits = 0u128;
-    let mut found = 0;
-    for value in labels.iter().rev().map_while(|label| digit(label)).take(32) {
-        bits |= u128::from(value) << (124 - 4 * found);
-        found += 1;
-    }
-    let len = u8::try_from(4 * found).expect("at most 32 digits");
-    Prefix { address: Ipv6Addr::from_bits(bits).into(), len, below: labels.len() > found, full: found == 32 }
 }
 
 fn records(zone: Option<DnsName>, records: Vec<RData>) -> Decision {
