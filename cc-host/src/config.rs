@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::resolver::NameServer;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read configuration file {path}")]
@@ -75,6 +77,8 @@ pub struct Config {
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
     pub uplink: Option<String>,
+    /// Whom the VPCs' resolvers ask for what is not theirs; default: the host's name servers.
+    pub dns: Vec<NameServer>,
     /// The containers' MTU; default: the uplink's − 50, the room of a VXLAN header.
     pub mtu: Option<u16>,
     /// First host uid and gid of the containers' ranges, 65,536 each.
@@ -101,6 +105,7 @@ impl Default for Config {
             metrics_listen: MetricsListen::Default,
             tls_names: Vec::new(),
             uplink: None,
+            dns: Vec::new(),
             mtu: None,
             id_base: 0x1000_0000,
             id_ranges: 4096,
@@ -167,6 +172,18 @@ mod tests {
         for bad in ["metrics_listen = 'localhost:1'", "metrics_listen = '9477'", "metrics_listen = 9477"] {
             assert!(read(bad).unwrap_err().to_string().contains("metrics_listen"), "{bad}");
         }
+    }
+
+    #[test]
+    fn name_servers_are_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "dns = ['192.0.2.53', '[2001:db8::53]:5353']\n").unwrap();
+        let servers: Vec<String> = Config::load(Some(&file)).unwrap().dns.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["192.0.2.53:53", "[2001:db8::53]:5353"]);
+        std::fs::write(&file, "dns = ['dns.example']\n").unwrap();
+        let error = Config::load(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("dns.example") && error.contains("ADDRESS:PORT"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -13,6 +13,8 @@ pub enum NetnsError {
     Open { path: PathBuf, source: io::Error },
     #[error("cannot start a thread for a network namespace")]
     Thread { source: io::Error },
+    #[error("cannot make a network namespace")]
+    Create { source: nix::Error },
     #[error("cannot enter a network namespace")]
     Enter { source: nix::Error },
     #[error("the work inside a network namespace panicked")]
@@ -28,17 +30,30 @@ pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     std::fs::File::open(path).map(OwnedFd::from).map_err(|source| NetnsError::Open { path: path.to_owned(), source })
 }
 
+/// A new one, in which `settle` has run. It is made on a thread of its own, and lives as long as the descriptor and what is
+/// opened in it. Blocks, as `in_netns` does.
+pub fn create(settle: impl FnOnce() + Send) -> Result<OwnedFd, NetnsError> {
+    on_fresh_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Create { source })?;
+        settle();
+        open(Path::new("/proc/thread-self/ns/net"))
+    })
+}
+
 /// Runs `work` on a fresh thread inside `netns` and waits for it. Sockets that it makes stay in that namespace wherever they
 /// go afterwards. Blocks: from async code, call it under `spawn_blocking`.
 pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    on_fresh_thread(|| {
+        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Enter { source })?;
+        Ok(work())
+    })
+}
+
+fn on_fresh_thread<T: Send>(work: impl FnOnce() -> Result<T, NetnsError> + Send) -> Result<T, NetnsError> {
     std::thread::scope(|scope| {
-        let enter_and_work = move || {
-            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Enter { source })?;
-            Ok(work())
-        };
         std::thread::Builder::new()
             .name("cc-netns".to_owned())
-            .spawn_scoped(scope, enter_and_work)
+            .spawn_scoped(scope, work)
             .map_err(|source| NetnsError::Thread { source })?
             .join()
             .map_err(|_| NetnsError::Panicked)?
