@@ -1,12 +1,14 @@
 //! The datapath: the only room that knows map and program names. It loads the object, pins it, and says what each endpoint
 //! may send and receive. Refuses to know containers: it knows endpoints.
 
+mod adopt;
 mod counters;
 mod error;
 mod links;
 mod log;
 mod object;
 mod reconcile;
+mod replace;
 mod tables;
 
 use std::collections::HashSet;
@@ -135,17 +137,12 @@ impl Datapath {
         cgroup_v2_dir: &Path,
         attach: impl FnOnce(&mut Inner, Tag, u64) -> Result<(), DatapathError>,
     ) -> Result<(), DatapathError> {
-        if id >= ENDPOINTS_MAX {
-            return Err(DatapathError::EndpointOutOfRange { id });
-        }
-        let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
-        let metadata = std::fs::metadata(cgroup_v2_dir)
-            .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
+        let (tag, cgroup) = parse_target(id, tag, cgroup_v2_dir)?;
         let mut inner = self.inner();
         if inner.tables.endpoint(id)?.generation != 0 {
             return Err(DatapathError::EndpointInUse { id });
         }
-        let attached = attach(&mut inner, tag, metadata.ino());
+        let attached = attach(&mut inner, tag, cgroup);
         if attached.is_err()
             && let Err(error) = inner.detach(id)
         {
@@ -210,6 +207,17 @@ impl Datapath {
         // A panic between two map writes leaves what a crash leaves, and reconciling repairs that.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The endpoint's number is in range; its tag as a number, and its cgroup's id.
+fn parse_target(id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(Tag, u64), DatapathError> {
+    if id >= ENDPOINTS_MAX {
+        return Err(DatapathError::EndpointOutOfRange { id });
+    }
+    let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
+    let metadata = std::fs::metadata(cgroup_v2_dir)
+        .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
+    Ok((tag, metadata.ino()))
 }
 
 impl Inner {

@@ -1,0 +1,67 @@
+//! Taking over what an earlier daemon attached: compare, then replace the programs in place. Refuses to repair: an endpoint that is
+//! not whole is for its owner to end.
+
+use std::path::Path;
+
+use cc_common::net::{Be32, MacAddr};
+use cc_common::port::Port;
+use cc_common::route::{EndpointEntry, Route};
+
+use super::error::DatapathError;
+use super::{Datapath, Endpoint, Inner, links, parse_target};
+
+impl Datapath {
+    /// Takes over an endpoint that an earlier daemon attached: its rows are compared with what is known, counters and all stay, and
+    /// this daemon's programs replace the earlier one's in place. Not one packet passes undecided meanwhile.
+    pub fn adopt(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+        self.adopt_with(endpoint.id, tag, cgroup_v2_dir, |inner, entry| {
+            inner.check_traffic(endpoint, entry)?;
+            links::replace_on_interface(&mut inner.programs, endpoint.ifindex)
+        })
+    }
+
+    /// As `adopt`, for a container without an interface.
+    pub fn adopt_sockets(&self, id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+        self.adopt_with(id, tag, cgroup_v2_dir, |_, _| Ok(()))
+    }
+
+    fn adopt_with(
+        &self,
+        id: u32,
+        tag: &str,
+        cgroup_v2_dir: &Path,
+        replace_on_interface: impl FnOnce(&mut Inner, &EndpointEntry) -> Result<(), DatapathError>,
+    ) -> Result<(), DatapathError> {
+        let (tag, cgroup) = parse_target(id, tag, cgroup_v2_dir)?;
+        let mut inner = self.inner();
+        let entry = inner.tables.endpoint(id)?;
+        if (entry.container, entry.cgroup) != (tag.number(), cgroup) || entry.generation == 0 {
+            return Err(DatapathError::NotWhole { id, what: "its row is another container's, or nobody's" });
+        }
+        replace_on_interface(&mut inner, &entry)?;
+        inner.links.replace_on_cgroup(&inner.programs, tag)
+    }
+}
+
+impl Inner {
+    /// That port and route are there, and say what they must: a daemon that died half-way through an end has removed them.
+    fn check_traffic(&self, endpoint: &Endpoint, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        let &Endpoint { id, vni, group, ifindex, mac, ipv4 } = endpoint;
+        let not_whole = |what| DatapathError::NotWhole { id, what };
+        let (mac, address) = (MacAddr(mac), Be32(ipv4.octets()));
+        let known = (entry.ifindex, entry.vni, entry.group, entry.ipv4, entry.mac);
+        if known != (ifindex, vni, group, address, mac) {
+            return Err(not_whole("its row has another interface, network or address"));
+        }
+        let generation = entry.generation;
+        if self.tables.port(ifindex)?
+            != Some(Port { generation, endpoint: id, vni, group, ipv4: address, mac, pad: [0; 2] })
+        {
+            return Err(not_whole("its interface is not in the table of ports"));
+        }
+        if self.tables.route(vni, ipv4)? != Some(Route::local(id, generation)) {
+            return Err(not_whole("no route leads to it"));
+        }
+        Ok(())
+    }
+}
