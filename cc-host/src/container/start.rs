@@ -168,6 +168,7 @@ impl Containers {
             },
             binds,
             cgroup_v2: cgroup.v2_dir(),
+            cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
