@@ -78,6 +78,11 @@ pub fn exit_code(fault: &Fault, is_run: bool) -> i32 {
     }
 }
 
+/// Whether the other end is gone, or about to go: what was asked for may go on without it.
+pub fn is_lost(fault: &Fault) -> bool {
+    fault.code.starts_with("transport") || fault.code == "server.stopping"
+}
+
 /// A call that never reached the local daemon is explained by what the socket says.
 pub fn explain(fault: Fault, endpoint: Option<&str>) -> Fault {
     let local = endpoint.unwrap_or(DEFAULT_SOCKET);

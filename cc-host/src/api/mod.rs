@@ -3,6 +3,7 @@
 
 mod container;
 mod convert;
+mod follow;
 pub mod host;
 mod image;
 pub mod listen;

@@ -185,6 +185,11 @@ impl Shim {
         self.pid
     }
 
+    /// Hears nothing from here on: neither an end nor the loss of the connection is acted on any more.
+    pub fn let_go(&self) {
+        self.reader.abort();
+    }
+
     /// Runs the program; returns when it runs, or why it does not.
     pub async fn start(&self) -> Result<(), StartFailure> {
         let started = tokio::time::timeout(STARTED_WITHIN, self.ask_to_start()).await;

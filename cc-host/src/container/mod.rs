@@ -1,10 +1,12 @@
 //! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.
 
+mod adopt;
 mod boot;
 mod create;
 mod error;
 mod files;
 pub mod launch;
+mod leave;
 mod leftover;
 pub mod logs;
 mod metrics;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::Endpoint;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 
 /// What the user asked for, parsed at the door.
@@ -36,6 +37,15 @@ pub struct Attachment {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: [u8; 6],
+}
+
+impl Attachment {
+    /// As the datapath is told of it.
+    pub(super) fn endpoint(&self, slot: u32, ifindex: u32) -> Endpoint {
+        let &Attachment { vni, mac, ipv4, .. } = self;
+        // The VPC's default group, until groups have names of their own.
+        Endpoint { id: slot, vni, group: vni, ifindex, mac, ipv4 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
