@@ -50,11 +50,8 @@ fn metrics_count_what_was_sent() {
     let server =
         world.run("busybox", &["--vpc", "blue"], &["sh", "-c", "nc -l -p 7000 -e sh -c 'cat | wc -c'; sleep 600"]);
     world.wait_for_listener(&server, 7000);
-    let sent = world.run_rm(
-        "busybox",
-        &["--vpc", "blue"],
-        &["sh", "-c", "head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"],
-    );
+    let sent =
+        world.run_rm("busybox", &["--vpc", "blue"], &["sh", "-c", "head -c 1000000 /dev/zero | nc -w 5 10.0.0.2 7000"]);
     assert_eq!(sent.stdout.trim(), "1000000", "the other side has it all: {}", sent.stderr);
     let metrics = world.cc(&["metrics", &server, "--json"]).json()[0].clone();
     let bytes = |key: &str| metrics[key]["bytes"].as_u64().unwrap();
