@@ -8,5 +8,6 @@ pub mod packet;
 pub mod skip;
 pub mod world;
 
+pub use daemon::Leave;
 pub use eventually::eventually;
 pub use world::{Ran, World};

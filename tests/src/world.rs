@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, bin_dir};
+use crate::daemon::{Daemon, Leave, bin_dir};
 use crate::eventually::{eventually, within};
 use crate::images;
 use crate::netns::Netns;
@@ -119,6 +119,11 @@ impl World {
         self.daemon.take().expect("the daemon runs")
     }
 
+    /// Without a daemon from here on, until `start`.
+    pub fn leave(&mut self, how: Leave) {
+        self.take_daemon().leave(how);
+    }
+
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon runs")
     }
@@ -192,6 +197,14 @@ impl World {
     pub fn inspect(&self, id: &str) -> Value {
         let value = self.cc(&["inspect", id]).json();
         value.get(0).cloned().unwrap_or(value)
+    }
+
+    /// What happened to an object, the oldest first: kinds and texts.
+    pub fn events_of(&self, id: &str) -> Vec<(String, String)> {
+        let events = self.cc(&["events", "--json"]).json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let of_it = events.as_array().expect("events are a list").iter().filter(|event| event["object"] == id);
+        of_it.map(|event| (text(&event["kind"]), text(&event["text"]))).collect()
     }
 
     pub fn pid(&self, id: &str) -> i32 {
