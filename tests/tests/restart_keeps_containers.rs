@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,6 +81,44 @@ fn every_command_works_on_what_was_adopted() {
         eventually("it is removed at its end", BOUND, || (world.cc(&["inspect", &once]).code != 0).then_some(()));
         world.cc(&["rm", &asked, &plain]).ok();
         world.assert_clean();
+    }
+}
+
+/// As a service manager stops a service: by its cgroup, with whatever is in it.
+#[test]
+fn what_ends_the_daemons_cgroup_ends_no_container() {
+    let mut world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let service = Service::holding(world.daemon().pid());
+    let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    let init = Process::init_of(&world, &id);
+    std::fs::write(service.0.join("cgroup.kill"), "1").unwrap();
+    // It has ended by that; this only waits for it.
+    world.leave(Leave::Killed);
+    assert_eq!(std::fs::read_to_string(service.0.join("cgroup.procs")).unwrap(), "");
+    world.start();
+    assert!(init.is_some() && Process::init_of(&world, &id) == init, "the same container");
+}
+
+/// A cgroup of its own on the v2 tree.
+struct Service(PathBuf);
+
+impl Service {
+    fn holding(pid: i32) -> Service {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let v2 = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+        let dir = Path::new(v2.unwrap()).join(format!("{}service-{pid}", cc_tests::world::PREFIX));
+        std::fs::create_dir(&dir).unwrap();
+        let service = Service(dir);
+        std::fs::write(service.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        service
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // A failed test may leave a daemon in it, which the world ends; then it stays, and is told as a residue.
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 

@@ -97,7 +97,7 @@ type Spoil = fn(&World, &str);
 
 #[test]
 fn what_cannot_go_on_is_taken_down_and_says_why() {
-    let spoilers: [(&str, Spoil); 4] = [
+    let spoilers: [(&str, Spoil); 5] = [
         ("network interface is gone", |world, id| link(world, &["link", "del", &interface(id)])),
         ("cannot replace program cc_from_ep", |world, id| {
             let tc = world.netns.command("tc").args(["filter", "del", "dev", &interface(id), "ingress"]).status();
@@ -105,6 +105,9 @@ fn what_cannot_go_on_is_taken_down_and_says_why() {
         }),
         ("cannot replace program cc_cg_out", |world, id| {
             std::fs::remove_file(world.path(&format!("bpf/v1/links/{id}-cgout"))).unwrap();
+        }),
+        ("run-time directory was removed", |world, id| {
+            std::fs::remove_dir_all(world.path(&format!("run/containers/{id}"))).unwrap();
         }),
         ("cannot connect to the shim", |world, id| {
             std::fs::remove_file(world.path(&format!("run/containers/{id}/shim.sock"))).unwrap();

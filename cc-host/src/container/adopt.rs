@@ -26,8 +26,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Why a container that ran cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("the host was restarted")]
-    Rebooted,
+    #[error("the host was restarted, or the container's run-time directory was removed")]
+    Forgotten,
     #[error("its shim was killed while no daemon ran")]
     ShimKilled,
     #[error("its first process is not the one that its record names")]
@@ -123,14 +123,16 @@ impl Containers {
     }
 }
 
-/// Looks in the order in which a container ends: init, then its shim's last words, then the shim.
+/// Whether it runs, by the kernel and by its shim, or how it ended.
 async fn look(run_dir: &Path, pid: i32) -> Result<Seen, Lost> {
-    let state = leftover::state_of_this_boot(run_dir).map_err(Lost::Shim)?.ok_or(Lost::Rebooted)?;
-    let shim_lives = open_process(state.shim).map_err(Lost::Shim)?.is_some();
+    let state = leftover::state_of_this_boot(run_dir).map_err(Lost::Shim)?;
+    // Before its last words are looked for: it says them, and then it ends.
+    let shim = state.as_ref().map(|state| open_process(state.shim)).transpose().map_err(Lost::Shim)?.flatten();
     if let Some(ended) = last_words(run_dir)? {
         return Ok(Seen::Ended(ended));
     }
-    if !shim_lives {
+    let state = state.ok_or(Lost::Forgotten)?;
+    if shim.is_none() {
         return Err(Lost::ShimKilled);
     }
     let init = state.init.filter(|init| init.pid == pid).ok_or(Lost::OtherProcess)?;

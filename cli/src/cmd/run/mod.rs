@@ -228,7 +228,9 @@ fn lost(id: &str, status: Status) -> Fault {
     if !error::is_lost(&fault) {
         return fault;
     }
-    let why = format!("container {id} goes on without it ({})", fault.why);
+    // How a connection broke, in a library's words, helps nobody.
+    let cause = if fault.code == error::STOPPING { fault.why.as_str() } else { "the connection to it broke" };
+    let why = format!("container {id} goes on without it ({cause})");
     Fault::new(Code::Unavailable, "run.lost", "lost the daemon", why)
         .next(format!("follow it when the daemon is back: cc logs -f {id}"))
 }
