@@ -219,7 +219,7 @@ async fn detached(mut outputs: Streaming<RunOutput>, id: &str) -> Result<i32, Fa
 
 fn ended(when: &str) -> Fault {
     Fault::new(Code::Unavailable, "transport", "the daemon ended the call", when)
-        .next("see cc-host's log and cc events")
+        .next("see cc ps, cc events and cc-host's log")
 }
 
 /// A container that has started does not end with its daemon, nor with the connection to it.
