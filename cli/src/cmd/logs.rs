@@ -69,9 +69,9 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<i32, Failure> {
             Err(Failure::Fault(fault)) => fault,
             Err(other) => return Err(other),
         };
-        // Before the daemon was heard at all, this is a call that failed like any other.
-        if !args.follow || !heard.is_some_and(|heard: Instant| heard.elapsed() < BACK_WITHIN) || !may_come_back(&fault)
-        {
+        // A daemon that was never heard, this call failed to reach like any other.
+        let heard_of_late = heard.is_some_and(|heard: Instant| heard.elapsed() < BACK_WITHIN);
+        if !(args.follow && heard_of_late && may_come_back(&fault)) {
             return Err(Failure::Fault(fault));
         }
         tokio::time::sleep(ASK_AGAIN_AFTER).await;
