@@ -31,7 +31,7 @@ pub use logging::{LogFormat, init_logging};
 
 /// For containers that are to be stopped, out of the 5 s that a stop may take.
 const STOP_GRACE: Duration = Duration::from_millis(500);
-/// For all of them together; what is not down by then, the next boot takes down.
+/// For all of them together; one that is not down by then goes on, and the next daemon adopts it.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 const HOST_ID_KEY: &str = "host/id";
 

@@ -1,6 +1,8 @@
 //! A container that ended while no daemon ran ended as its program did, and the next daemon says so; one that cannot go on is taken
 //! down, with the reason in its record and in an event.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use cc_tests::{Leave, World, eventually};
@@ -97,7 +99,7 @@ type Spoil = fn(&World, &str);
 
 #[test]
 fn what_cannot_go_on_is_taken_down_and_says_why() {
-    let spoilers: [(&str, Spoil); 5] = [
+    let spoilers: [(&str, Spoil); 6] = [
         ("network interface is gone", |world, id| link(world, &["link", "del", &interface(id)])),
         ("cannot replace program cc_from_ep", |world, id| {
             let tc = world.netns.command("tc").args(["filter", "del", "dev", &interface(id), "ingress"]).status();
@@ -109,6 +111,7 @@ fn what_cannot_go_on_is_taken_down_and_says_why() {
         ("run-time directory was removed", |world, id| {
             std::fs::remove_dir_all(world.path(&format!("run/containers/{id}"))).unwrap();
         }),
+        ("speaks protocol version 2", |world, id| another_shim(world, id)),
         ("cannot connect to the shim", |world, id| {
             std::fs::remove_file(world.path(&format!("run/containers/{id}/shim.sock"))).unwrap();
         }),
@@ -155,6 +158,38 @@ fn a_first_process_that_changed_its_user_is_not_left_either() {
     assert_eq!(world.inspect(&id)["state"], "stopped");
     world.remove_all();
     world.assert_clean();
+}
+
+#[test]
+fn a_shim_that_does_not_answer_keeps_the_others_waiting_for_a_while_only() {
+    let mut world = World::new();
+    let [stuck, well] = [(); 2].map(|()| world.run("busybox", &[], &["sleep", "600"]));
+    let init = world.pid(&stuck);
+    world.leave(Leave::Killed);
+    signal(shim_of(&world, &stuck), Signal::SIGSTOP);
+    world.start();
+    let reason = world.inspect(&stuck)["exit"]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("does not answer") && !lives(init), "{reason}");
+    assert_eq!(world.inspect(&well)["state"], "running");
+    world.remove_all();
+    world.assert_clean();
+}
+
+/// In the place of the shim's socket, one of a version to come.
+fn another_shim(world: &World, id: &str) {
+    let path = world.path(&format!("run/containers/{id}/shim.sock"));
+    std::fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let hello = br#"{"type":"hello","version":2}"#;
+    let length = u32::try_from(hello.len() + 1).unwrap().to_le_bytes();
+    let frame = [&length[..], &[0], hello].concat();
+    // Ends with the one connection that comes, or with the test.
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&frame).unwrap();
+        // Until the other side has heard enough.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
 }
 
 fn interface(id: &str) -> String {
