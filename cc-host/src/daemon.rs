@@ -30,9 +30,9 @@ use rooms::House;
 pub use lock::{LockError, RunLock};
 pub use logging::{LogFormat, init_logging};
 
-/// For containers, out of the 5 s that a stop may take.
+/// For containers that are to be stopped, out of the 5 s that a stop may take.
 const STOP_GRACE: Duration = Duration::from_millis(500);
-/// For all of them together; what is not down by then, the next boot takes down.
+/// For all of them together; one that is not down by then goes on, and the next daemon adopts it.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 const HOST_ID_KEY: &str = "host/id";
 
@@ -89,7 +89,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         result = &mut serving => result,
         () = &mut stop => {
             tell.send_replace(true);
-            // At once: a foreground client's call ends when its container does.
+            // At once: whoever follows a container is told that it goes on, or how it ended.
             let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE));
             let (_, result) = tokio::join!(closed, serving);
             result
@@ -97,7 +97,12 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     };
     background.shutdown().await;
     registry.rest().await;
-    events.add("host.stopped", "", "the daemon stopped").await;
+    let text = match house.let_go() {
+        0 => "the daemon stopped".to_owned(),
+        1 => "the daemon stopped; one container goes on".to_owned(),
+        running => format!("the daemon stopped; {running} containers go on"),
+    };
+    events.add("host.stopped", "", &text).await;
     let _gone_already = std::fs::remove_file(config.socket());
     result
 }

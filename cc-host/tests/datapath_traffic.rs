@@ -79,7 +79,7 @@ fn the_host_cannot_send_past_the_datapath() {
     let a = world.container(0, 1, 2);
     // A raw frame out of the host's end.
     let frame = [&a.endpoint.mac[..], &[2, 9, 9, 9, 9, 9], &[0x08, 0x00], &[0; 46]].concat();
-    send_raw(a.endpoint.ifindex, &frame);
+    datapath_support::send_raw(&datapath_support::raw_socket(), a.endpoint.ifindex, &frame);
     let drops = world.datapath().counters(a.endpoint.id).unwrap().drops;
     assert_eq!(drops.len(), 1, "{drops:?}");
     assert_eq!((drops[0].direction, drops[0].reason, drops[0].packets), ("ingress", "not_from_datapath", 1));
@@ -119,30 +119,4 @@ fn a_restart_adopts_the_living_and_removes_the_rest() {
     assert!(a.pings(b.endpoint.ipv4), "what is alive was left alone");
     assert!(!a.pings(c.endpoint.ipv4));
     assert_eq!(world.pinned_links().len(), 4);
-}
-
-fn send_raw(ifindex: u32, frame: &[u8]) {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    use std::os::fd::AsRawFd;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_ifindex: ifindex as i32,
-        sll_halen: 6,
-        // SAFETY: plain numbers, for which zeros are a value.
-        ..unsafe { std::mem::zeroed() }
-    };
-    // SAFETY: the buffer and the address live through the call, with their true lengths.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const address).cast(),
-            size_of_val(&address) as u32,
-        )
-    };
-    // A drop in the egress hook may be told to the sender: that it was counted is asserted.
-    assert!(sent == frame.len() as isize || std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS));
 }

@@ -20,6 +20,9 @@ pub const EXIT_NOT_FOUND: i32 = 127;
 /// As a shell reports a process that SIGPIPE ended.
 pub const EXIT_PIPE: i32 = 141;
 
+/// The code under which a daemon that stops cuts the calls that follow a container.
+pub const STOPPING: &str = "server.stopping";
+
 pub const DEFAULT_SOCKET: &str = "/run/cc/cc.sock";
 
 #[derive(Debug)]
@@ -76,6 +79,11 @@ pub fn exit_code(fault: &Fault, is_run: bool) -> i32 {
         (false, "cli.usage") => EXIT_USAGE,
         (false, _) => EXIT_FAILED,
     }
+}
+
+/// Whether the other end is gone, or about to go: what was asked for may go on without it.
+pub fn is_lost(fault: &Fault) -> bool {
+    fault.code.starts_with("transport") || fault.code == STOPPING
 }
 
 /// A call that never reached the local daemon is explained by what the socket says.

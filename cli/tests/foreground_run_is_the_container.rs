@@ -29,12 +29,14 @@ impl ContainerService for Fake {
     type WaitStream = Answers<Exit>;
     type TunnelStream = Answers<TunnelData>;
 
-    /// Echoes stdin until its end, and exits with 42.
+    /// Echoes stdin until its end, and exits with 42. For some commands, the daemon goes before the container does.
     async fn run(&self, request: Request<Streaming<RunInput>>) -> Result<Response<Self::RunStream>, Status> {
         let mut inputs = request.into_inner();
-        if let Some(Input::Start(start)) = inputs.message().await?.and_then(|message| message.input)
-            && start.spec.is_some_and(|spec| spec.command == ["nowhere"])
-        {
+        let Some(Input::Start(start)) = inputs.message().await?.and_then(|message| message.input) else {
+            return none();
+        };
+        let command = start.spec.unwrap_or_default().command.join(" ");
+        if command == "nowhere" {
             let code = "container.not_found";
             return Err(Fault::new(Code::NotFound, code, "cannot run nowhere", "no such file").into());
         }
@@ -43,6 +45,15 @@ impl ContainerService for Fake {
             let send = async |output| sender.send(Ok(RunOutput { output: Some(output) })).await.unwrap();
             send(Output::Created("c-1".into())).await;
             send(Output::Started(true)).await;
+            match command.as_str() {
+                "outlive crash" => return,
+                "outlive stop" => {
+                    let fault =
+                        Fault::new(Code::Unavailable, "server.stopping", "the call was cut", "the daemon stops");
+                    return sender.send(Err(fault.into())).await.unwrap();
+                }
+                _ => {}
+            }
             while let Some(Input::Stdin(bytes)) = inputs.message().await.unwrap().and_then(|message| message.input) {
                 send(Output::Stdout(bytes)).await;
             }
@@ -129,6 +140,21 @@ fn a_command_that_is_not_there_is_127() {
     let output = World::new().cc(&["run", "--image", "x", "nowhere"]).output().unwrap();
     assert_eq!(output.status.code(), Some(127));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "error: cannot run nowhere: no such file\n");
+}
+
+#[test]
+fn a_container_that_outlives_its_daemon_is_where_to_follow_it() {
+    let world = World::new();
+    for (how, why) in [("crash", "the connection to it broke"), ("stop", "the daemon stops")] {
+        let output = world.cc(&["run", "--image", "x", "outlive", how]).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        let text = String::from_utf8_lossy(&output.stderr);
+        let expected = format!(
+            "error: lost the daemon: container c-1 goes on without it ({why})\n\
+             next: follow it when the daemon is back: cc logs -f c-1\n"
+        );
+        assert_eq!(text, expected);
+    }
 }
 
 #[test]

@@ -23,6 +23,18 @@ pub fn bin_dir() -> PathBuf {
     std::fs::canonicalize(&dir).unwrap_or(dir)
 }
 
+/// How a daemon goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// By SIGKILL.
+    Killed,
+    /// By SIGTERM, in order.
+    Stopped,
+}
+
+/// What a stop in order may take.
+const STOP_BOUND: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -77,6 +89,18 @@ impl Daemon {
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
         let status = self.child.wait().expect("our own child can be waited for");
         (status, start.elapsed())
+    }
+
+    pub fn leave(self, how: Leave) {
+        match how {
+            Leave::Killed => self.kill(),
+            Leave::Stopped => {
+                let log = self.log.clone();
+                let (status, took) = self.stop();
+                let said = || std::fs::read_to_string(&log).unwrap_or_default();
+                assert!(status.success() && took < STOP_BOUND, "{status} after {took:?}\n{}", said());
+            }
+        }
     }
 
     pub fn log(&self) -> String {

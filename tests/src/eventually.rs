@@ -6,13 +6,19 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Returns when `condition` gives a value; panics, saying what was waited for, when it does not within `bound`.
-pub fn eventually<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn eventually<T>(what: &str, bound: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    within(bound, condition).unwrap_or_else(|| panic!("{what}: not within {bound:?}"))
+}
+
+/// For a clean-up, which has its own way of failing: `None` when `condition` gives no value within `bound`.
+pub fn within<T>(bound: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) = condition() {
+        let value = condition();
+        if value.is_some() || start.elapsed() >= bound {
             return value;
         }
-        assert!(start.elapsed() < bound, "{what}: not within {bound:?}");
         std::thread::sleep(INTERVAL);
     }
 }

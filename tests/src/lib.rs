@@ -10,5 +10,6 @@ pub mod promql;
 pub mod skip;
 pub mod world;
 
+pub use daemon::Leave;
 pub use eventually::eventually;
 pub use world::{Ran, World};

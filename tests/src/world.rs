@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, bin_dir};
-use crate::eventually::eventually;
+use crate::daemon::{Daemon, Leave, bin_dir};
+use crate::eventually::{eventually, within};
 use crate::images;
 use crate::netns::Netns;
 
 /// Every directory, cgroup and name that a test makes outside its own directory starts so.
 pub const PREFIX: &str = "cct-";
+
+/// The shims' directory among those of the containers' cgroups.
+const SHIMS: &str = "shims";
 
 #[derive(Debug)]
 pub struct World {
@@ -121,6 +124,11 @@ impl World {
         self.daemon.take().expect("the daemon runs")
     }
 
+    /// Without a daemon from here on, until `start`.
+    pub fn leave(&mut self, how: Leave) {
+        self.take_daemon().leave(how);
+    }
+
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon runs")
     }
@@ -196,6 +204,14 @@ impl World {
         value.get(0).cloned().unwrap_or(value)
     }
 
+    /// What happened to an object, the oldest first: kinds and texts.
+    pub fn events_of(&self, id: &str) -> Vec<(String, String)> {
+        let events = self.cc(&["events", "--json"]).json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let of_it = events.as_array().expect("events are a list").iter().filter(|event| event["object"] == id);
+        of_it.map(|event| (text(&event["kind"]), text(&event["text"]))).collect()
+    }
+
     pub fn pid(&self, id: &str) -> i32 {
         i32::try_from(self.inspect(id)["pid"].as_i64().expect("it has a pid")).expect("a pid fits")
     }
@@ -268,8 +284,9 @@ impl World {
             left.extend(below(&self.path(dir)).iter().map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {
-            let ours = below(&root.join(&self.cgroup));
-            left.extend(ours.iter().filter(|p| p.is_dir()).map(|p| format!("cgroup {}", p.display())));
+            // The shims' own is there for the next one; a shim in it is told as a process.
+            let ours = below(&root.join(&self.cgroup)).into_iter().filter(|p| p.is_dir() && !p.ends_with(SHIMS));
+            left.extend(ours.map(|p| format!("cgroup {}", p.display())));
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let dir = self.dir.path().display().to_string();
@@ -330,8 +347,7 @@ impl Drop for World {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
         }
-        if let Some(daemon) = &self.daemon {
-            let _ = daemon;
+        if self.daemon.is_some() {
             let ids = self.cc(&["ps", "-a", "-q"]).stdout;
             let ids: Vec<&str> = ids.lines().collect();
             if !ids.is_empty() {
@@ -341,13 +357,16 @@ impl Drop for World {
         if let Some(daemon) = self.daemon.take() {
             let (_, _) = daemon.stop();
         }
+        // Containers outlive their daemon: those of other projects, and all if it is gone already.
+        kill_cgroups(&self.cgroup);
         let bpf = self.path("bpf");
         let _ = nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH);
-        remove_cgroups(&self.cgroup);
-        let clean = || Some(()).filter(|()| !has_cgroups(&self.cgroup));
-        if !std::thread::panicking() {
-            eventually("the world's cgroups are gone", Duration::from_secs(10), clean);
-        }
+        let clean = || {
+            remove_cgroups(&self.cgroup);
+            cgroup_dirs(&self.cgroup).is_empty().then_some(())
+        };
+        let gone = within(Duration::from_secs(10), clean).is_some();
+        assert!(gone || std::thread::panicking(), "the world's cgroups stay: {:?}", cgroup_dirs(&self.cgroup));
     }
 }
 
@@ -357,8 +376,11 @@ fn cgroup_dirs(name: &str) -> Vec<PathBuf> {
     roots.map(|root| root.join(name)).filter(|dir| dir.is_dir()).collect()
 }
 
-fn has_cgroups(name: &str) -> bool {
-    !cgroup_dirs(name).is_empty()
+/// Whatever is in a cgroup of this world's name was started by its daemon: shims, and what they run. The v2 tree has them all.
+fn kill_cgroups(name: &str) {
+    for kill in cgroup_dirs(name).into_iter().map(|dir| dir.join("cgroup.kill")).filter(|kill| kill.exists()) {
+        std::fs::write(&kill, "1").unwrap_or_else(|error| eprintln!("{}: {error}", kill.display()));
+    }
 }
 
 /// Only directories of this world's name, deepest first; one with a process in it stays, and the assertion tells.

@@ -19,6 +19,8 @@ use crate::residue::PREFIX;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than the five seconds in which the daemon promises to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// For what was killed to be gone.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 const IDS_PER_RANGE: u32 = 65_536;
 const RANGES: u32 = 64;
 
@@ -140,7 +142,8 @@ impl Host {
         complain(daemon.wait().map(drop).context("cannot wait for cc-host"));
     }
 
-    /// Only what a daemon that failed would leave; after one that stopped in order there is nothing of it.
+    /// Only what a daemon that failed would leave, running containers among it; after one that was told to remove them and stopped
+    /// in order there is nothing of it.
     fn sweep(&self) {
         for pid in self.processes() {
             complain(kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot end a process that was left"));
@@ -150,11 +153,22 @@ impl Host {
                 umount2(&mount, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", mount.display())),
             );
         }
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            remove_cgroup(&hierarchy.path().join(&self.name));
+        let began = Instant::now();
+        while !self.remove_cgroups() && began.elapsed() < SWEEP_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(10));
         }
-        remove_cgroup(&Path::new("/sys/fs/cgroup").join(&self.name));
         complain(std::fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display())));
+    }
+
+    /// In every hierarchy; false while one is still there, as a process takes a moment to be gone.
+    fn remove_cgroups(&self) -> bool {
+        let root = Path::new("/sys/fs/cgroup");
+        let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|hierarchy| hierarchy.path());
+        let ours = below.chain([root.to_owned()]).map(|hierarchy| hierarchy.join(&self.name));
+        ours.filter(|dir| dir.is_dir()).fold(true, |gone, dir| {
+            remove_cgroup(&dir);
+            gone && !dir.exists()
+        })
     }
 
     /// Shims and daemons of ours: those whose command line names our directory.

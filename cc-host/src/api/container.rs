@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{container_view, exit_view, metrics_view};
+use super::follow::until_left;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers};
@@ -107,7 +108,10 @@ impl ContainerService for ContainerApi {
             let stream = if line.stderr { "stderr" } else { "stdout" }.to_owned();
             Ok(v1::LogRecord { at_ns: line.at_ns, stream, data: line.data })
         });
-        Ok(Response::new(Box::pin(records)))
+        // Without `follow` it ends by itself, and soon.
+        let records: Self::LogsStream =
+            if follow { Box::pin(until_left(&self.containers, records)) } else { Box::pin(records) };
+        Ok(Response::new(records))
     }
 
     async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::ContainerIds>, Status> {
@@ -167,7 +171,7 @@ impl ContainerService for ContainerApi {
             }
         });
         let exits: futures::stream::FuturesUnordered<_> = waits.collect();
-        Ok(Response::new(Box::pin(exits)))
+        Ok(Response::new(Box::pin(until_left(containers, exits))))
     }
 
     async fn tunnel(
@@ -177,6 +181,6 @@ impl ContainerService for ContainerApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let bytes = super::tunnel::open(&self.containers, &caller, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(bytes)))
+        Ok(Response::new(Box::pin(until_left(&self.containers, bytes))))
     }
 }

@@ -4,6 +4,7 @@
 mod container;
 mod convert;
 mod firewall;
+mod follow;
 pub mod host;
 mod image;
 pub mod listen;

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::convert::{exit_view, progress_view, run_spec};
+use super::follow::done_or_left;
 use crate::auth::Caller;
 use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
 use crate::container::{ContainerRecord, Containers, Started, Stdio};
@@ -68,11 +69,14 @@ async fn conduct(
     tell(send, Out::Started(true)).await;
     let Some(Stdio { stdin, output }) = stdio else { return Ok(()) };
     let feeder = tokio::spawn(feed(Arc::clone(containers), record.clone(), input, stdin));
-    carry(output, send).await;
     let mut exit = exit;
-    let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+    let to_its_end = async {
+        carry(output, send).await;
+        exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone())
+    };
+    let ended = done_or_left(containers, to_its_end).await;
     feeder.abort();
-    if let Some(ended) = ended {
+    if let Some(ended) = ended? {
         tell(send, Out::Exit(exit_view(record.id.as_str(), &ended))).await;
     }
     Ok(())

@@ -126,7 +126,7 @@ impl From<ContainerError> for Fault {
             E::Closing { .. } => fault(
                 Code::Unavailable,
                 "container.closing",
-                "containers end with the daemon".into(),
+                "it starts nothing more".into(),
                 "try again when it is back",
             ),
             E::Busy { .. } => fault(Code::Aborted, "container.busy", "others are changing it".into(), "try again"),

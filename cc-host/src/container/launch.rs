@@ -144,7 +144,7 @@ impl Shim {
         let mut stdout = child.stdout.take().expect("it was asked for just above");
         let ready = tokio::time::timeout(READY_WITHIN, stdout.read_exact(&mut said)).await;
         if !matches!(ready, Ok(Ok(_))) {
-            // It may hang rather than have ended.
+            // It may hang rather than have ended. If it does so in its own cgroup, it is found by what it wrote down.
             let _ = child.kill().await;
             let stderr = std::fs::read_to_string(dir.join(STDERR_FILE)).unwrap_or_default();
             return Err(LaunchError::NotReady { path: shim_binary.to_owned(), stderr: stderr.trim().to_owned() });
@@ -183,6 +183,11 @@ impl Shim {
 
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Hears nothing from here on: neither an end nor the loss of the connection is acted on any more.
+    pub fn let_go(&self) {
+        self.reader.abort();
     }
 
     /// Runs the program; returns when it runs, or why it does not.

@@ -52,7 +52,7 @@ pub fn wait_for_shim_to_leave(dir: &Path, within: Duration) -> Result<bool, Laun
 }
 
 /// Pids of an earlier boot mean nothing.
-fn state_of_this_boot(dir: &Path) -> Result<Option<StateRecord>, LaunchError> {
+pub fn state_of_this_boot(dir: &Path) -> Result<Option<StateRecord>, LaunchError> {
     let failed = |source| LaunchError::Directory { operation: "read the state in", path: dir.to_owned(), source };
     let Some(state) = record::read::<StateRecord>(dir, STATE_FILE).map_err(failed)? else { return Ok(None) };
     let boot_id = record::boot_id().map_err(failed)?;

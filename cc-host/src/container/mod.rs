@@ -1,11 +1,13 @@
 //! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.
 
+mod adopt;
 mod boot;
 mod create;
 mod error;
 mod files;
 mod groups;
 pub mod launch;
+mod leave;
 mod leftover;
 pub mod logs;
 mod metrics;

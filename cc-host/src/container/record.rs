@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 
@@ -42,6 +43,15 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// Its groups, and the number of their rule set: 0 until it starts.
     pub membership: Membership,
+}
+
+impl Attachment {
+    /// As the datapath is told of it.
+    pub(super) fn endpoint(&self, slot: u32, ifindex: u32) -> Endpoint {
+        let &Attachment { vni, mac, ipv4, .. } = self;
+        let rule_set = self.membership.rule_set;
+        Endpoint { id: slot, vni, rule_set, ifindex, mac, ipv4, ipv6: None, queued: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

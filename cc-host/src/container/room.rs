@@ -1,8 +1,7 @@
 //! The room's state: which containers exist, which are live, and how they are found. Refuses to start or stop them itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -54,7 +53,7 @@ pub struct Containers {
     pub(super) rooms: Rooms,
     pub(super) slots: Slots,
     /// Set when the daemon stops: from then on nothing starts.
-    pub(super) closing: AtomicBool,
+    pub(super) closing: watch::Sender<bool>,
     /// How many have ended and are not gone yet.
     pub(super) leaving: watch::Sender<usize>,
     /// Held from the choice of an address to its record's being known here, and while VPCs are deleted: the records in memory
@@ -71,7 +70,7 @@ impl Containers {
         Arc::new(Containers {
             rooms,
             slots,
-            closing: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
             leaving: watch::Sender::new(0),
             allocation: tokio::sync::Mutex::default(),
             live: Mutex::default(),
@@ -123,6 +122,16 @@ impl Containers {
 
     pub(super) fn live(&self, id: &ContainerId) -> Option<Arc<Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(super) fn all_live(&self) -> Vec<Arc<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The slots of the containers that are live: what the datapath must keep.
+    pub(super) fn live_slots(&self) -> HashSet<u32> {
+        let is_live = |record: &&ContainerRecord| self.live(&record.id).is_some();
+        self.all().iter().filter(is_live).map(|record| record.slot).collect()
     }
 
     pub(super) fn set_live(&self, id: &ContainerId, live: Option<Arc<Live>>) {
@@ -213,7 +222,7 @@ impl Containers {
     }
 
     /// Digests of the images that containers were made from.
-    pub fn images_in_use(&self) -> std::collections::HashSet<String> {
+    pub fn images_in_use(&self) -> HashSet<String> {
         self.with_records(|records| records.values().map(|r| r.image_digest.clone()).collect())
     }
 }

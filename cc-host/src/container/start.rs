@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -14,7 +13,7 @@ use super::launch::{OutputReceiver, Shim, StdinSender};
 use super::pace::Pace;
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
 use super::room::{Containers, Live};
-use crate::datapath::{Datapath, DatapathError, Endpoint};
+use crate::datapath::{Datapath, DatapathError};
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
@@ -110,7 +109,7 @@ impl Containers {
         let live = Arc::new(Live { shim, cgroup, netns, joined, exit: exit.clone() });
         // Live before it is said to run, so that whoever reads that can stop it.
         self.set_live(&record.id, Some(Arc::clone(&live)));
-        if let Err(error) = self.update(&record).await.and_then(|()| self.not_closing(record.name.as_str())) {
+        if let Err(error) = self.update(&record).await.and_then(|()| self.may_go_on(record.name.as_str())) {
             self.set_live(&record.id, None);
             return Err(error);
         }
@@ -120,10 +119,16 @@ impl Containers {
     }
 
     fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
-        match self.closing.load(Ordering::SeqCst) {
+        match *self.closing.borrow() {
             true => Err(ContainerError::Closing { name: name.to_owned() }),
             false => Ok(()),
         }
+    }
+
+    /// One that was being started when the daemon began to stop goes on as the others do. Where it stops them, it has not heard of
+    /// this one.
+    fn may_go_on(&self, name: &str) -> Result<(), ContainerError> {
+        if self.rooms.config.stop_containers { self.not_closing(name) } else { Ok(()) }
     }
 
     async fn make_cgroup(&self, record: &ContainerRecord) -> Result<Cgroup, ContainerError> {
@@ -177,6 +182,7 @@ impl Containers {
             },
             binds,
             cgroup_v2: cgroup.v2_dir(),
+            cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
@@ -236,16 +242,7 @@ impl Containers {
         ifindex: u32,
         cgroup: PathBuf,
     ) -> Result<(), ContainerError> {
-        let endpoint = Endpoint {
-            id: record.slot,
-            vni: vpc.vni,
-            rule_set: vpc.membership.rule_set,
-            ifindex,
-            mac: vpc.mac,
-            ipv4: vpc.ipv4,
-            ipv6: None,
-            queued: false,
-        };
+        let endpoint = vpc.endpoint(record.slot, ifindex);
         let tag = record.id.clone();
         self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
     }
@@ -277,7 +274,12 @@ impl Containers {
     }
 
     /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.
-    fn supervise(self: &Arc<Self>, record: &ContainerRecord, live: Arc<Live>, tell: watch::Sender<Option<Exit>>) {
+    pub(super) fn supervise(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        live: Arc<Live>,
+        tell: watch::Sender<Option<Exit>>,
+    ) {
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
             let ended = live.shim.wait().await;

@@ -80,7 +80,7 @@ impl House {
             host_id: host_id.to_owned(),
         });
         containers.reconcile().await?;
-        firewall.boot([]).await?;
+        firewall.boot().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
         let networks = Arc::clone(&datapath);
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
@@ -117,9 +117,14 @@ impl House {
         Arc::new(Counter { vpcs: Arc::clone(&self.vpcs), containers: Arc::clone(&self.containers) })
     }
 
-    /// Containers end with the daemon in this version.
+    /// Starts nothing more, and stops the containers if the configuration says so.
     pub(super) async fn close(&self, grace: std::time::Duration) {
-        self.containers.stop_all(grace).await;
+        self.containers.close(grace).await;
+    }
+
+    /// When nothing is served any more; returns how many containers go on.
+    pub(super) fn let_go(&self) -> usize {
+        self.containers.let_go()
     }
 }
 

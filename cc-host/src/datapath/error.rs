@@ -47,6 +47,10 @@ pub enum DatapathError {
     Qdisc { interface: String, source: aya::programs::tc::TcError },
     #[error("cannot attach program {program} to {to}")]
     Attach { program: &'static str, to: String, source: aya::programs::ProgramError },
+    #[error("cannot replace program {program} on {on}")]
+    Replace { program: &'static str, on: String, source: aya::programs::ProgramError },
+    #[error("endpoint {id} is not what an earlier daemon attached: {what}")]
+    NotWhole { id: u32, what: &'static str },
     #[error("the link of program {program} cannot be pinned")]
     Link { program: &'static str, source: aya::programs::links::LinkError },
     #[error("cannot open cgroup {path}")]

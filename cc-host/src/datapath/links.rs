@@ -1,20 +1,23 @@
 //! Attaches the programs of one endpoint. What hangs on a cgroup hangs by a pinned link: removing the pin detaches it. What hangs
-//! on an interface is a filter of its clsact qdisc, and goes with the interface. Refuses to keep either in memory.
+//! on an interface is a filter of its clsact qdisc, and goes with the interface. A program of either is replaced in place, without a
+//! moment in which none decides. Refuses to keep either in memory.
 //!
 //! Filters and not TCX links: the kernel ends every attachment and removal of the latter with an RCU grace period under the
 //! RTNL lock, 15 ms each, so that no host could start or end more than some fifteen containers a second.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError};
-use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcHandle};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, SchedClassifier, TcAttachType};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SchedClassifier, TcAttachType};
 use cc_common::names;
 use nix::net::if_::if_indextoname;
 
 use super::error::DatapathError;
 use super::object::Programs;
+use super::replace;
 
 /// A container's tag: the 16 hexadecimal digits of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,13 +49,43 @@ pub struct PinnedLinks {
 
 /// Both programs of the host-side interface, ahead of other filters.
 pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
-    let name = if_indextoname(ifindex).map_err(|source| DatapathError::NoInterface { ifindex, source })?;
-    let name = name.to_string_lossy();
-    tc::qdisc_add_clsact(&name)
-        .map_err(|source| DatapathError::Qdisc { interface: name.clone().into_owned(), source })?;
+    let name = name_of(ifindex)?;
+    tc::qdisc_add_clsact(&name).map_err(|source| DatapathError::Qdisc { interface: name.clone(), source })?;
     // First the one that keeps the host out.
     filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
     filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+}
+
+/// Both programs of an interface that has filters of ours, of an earlier daemon's programs. The kernel swaps the program behind a
+/// filter's handle: there is always one of ours, and never two. A filter that is gone is an error, not made anew.
+pub fn replace_on_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
+    let name = name_of(ifindex)?;
+    replace_filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
+    replace_filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+}
+
+fn name_of(ifindex: u32) -> Result<String, DatapathError> {
+    let name = if_indextoname(ifindex).map_err(|source| DatapathError::NoInterface { ifindex, source })?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn replace_filter(
+    classifier: &mut SchedClassifier,
+    program: &'static str,
+    hook: TcAttachType,
+    interface: &str,
+) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Replace { program, on: format!("interface {interface}"), source };
+    let there = SchedClassifierLink::attached(interface, hook, names::FILTER_PRIORITY, filter_handle(), None)
+        .map_err(|source| failed(tc::TcError::IoError(source).into()))?;
+    let id = classifier.attach_to_link(there).map_err(failed)?;
+    // As in `filter`.
+    std::mem::forget(classifier.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
+fn filter_handle() -> TcHandle {
+    TcHandle::new(0, names::FILTER_HANDLE)
 }
 
 fn filter(
@@ -62,8 +95,7 @@ fn filter(
     interface: &str,
 ) -> Result<(), DatapathError> {
     let failed = |source| DatapathError::Attach { program, to: format!("interface {interface}"), source };
-    let handle = TcHandle::new(0, names::FILTER_HANDLE);
-    let options = NlOptions { priority: names::FILTER_PRIORITY, handle, ..NlOptions::default() };
+    let options = NlOptions { priority: names::FILTER_PRIORITY, handle: filter_handle(), ..NlOptions::default() };
     let id = classifier.attach_with_options(interface, hook, TcAttachOptions::Netlink(options)).map_err(failed)?;
     // Dropping it would detach; it holds no descriptor, only the filter's number.
     std::mem::forget(classifier.take_link(id).map_err(failed)?);
@@ -110,6 +142,20 @@ impl PinnedLinks {
     fn pin(&self, program: &'static str, link: Result<FdLink, LinkError>, path: PathBuf) -> Result<(), DatapathError> {
         let link = link.map_err(|source| DatapathError::Link { program, source })?;
         link.pin(&path).map_err(|source| DatapathError::Pin { path, source })?;
+        Ok(())
+    }
+
+    /// Both programs of a cgroup whose links an earlier daemon pinned.
+    pub fn replace_on_cgroup(&self, programs: &Programs, tag: Tag) -> Result<(), DatapathError> {
+        for (skb, program, suffix) in [
+            (&programs.cgroup_ingress, names::PROGRAM_CGROUP_INGRESS, names::LINK_CGROUP_INGRESS),
+            (&programs.cgroup_egress, names::PROGRAM_CGROUP_EGRESS, names::LINK_CGROUP_EGRESS),
+        ] {
+            let path = self.path(tag, suffix);
+            let failed = |source| DatapathError::Replace { program, on: format!("link {}", path.display()), source };
+            let fd = skb.fd().map_err(failed)?;
+            replace::program_of_link(&path, fd.as_fd()).map_err(|source| failed(ProgramError::IOError(source)))?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The datapath: the only room that knows map and program names. It loads the object, pins it, and says what each endpoint
 //! may send and receive. Refuses to know containers: it knows endpoints.
 
+mod adopt;
 mod batch;
 mod counters;
 mod error;
@@ -8,6 +9,7 @@ mod links;
 mod log;
 mod object;
 mod reconcile;
+mod replace;
 mod rules;
 mod sweep;
 mod tables;
@@ -192,18 +194,7 @@ impl Datapath {
         if endpoint_id >= ENDPOINTS_MAX {
             return Err(DatapathError::EndpointOutOfRange { id: endpoint_id });
         }
-        let tables = &mut self.inner().tables;
-        let entry = tables.endpoint(endpoint_id)?;
-        if entry.generation == 0 {
-            return Ok(());
-        }
-        // What others' rules say of it first: it is reached by the new ones before it reaches out by them.
-        tables.set_endpoint(endpoint_id, EndpointEntry { rule_set, ..entry })?;
-        let key = cc_common::port::PortKey { ifindex: entry.ifindex };
-        match tables.ports.get(&key, 0) {
-            Ok(port) if port.endpoint == endpoint_id => tables.set_port(entry.ifindex, Port { rule_set, ..port }),
-            _ => Ok(()),
-        }
+        self.inner().set_rule_set(endpoint_id, rule_set)
     }
 
     /// Forgets flows that have had their time; a flow goes at the second sweep after its last packet's. Returns how many went.
@@ -237,17 +228,12 @@ impl Datapath {
         cgroup_v2_dir: &Path,
         attach: impl FnOnce(&mut Inner, Tag, u64) -> Result<(), DatapathError>,
     ) -> Result<(), DatapathError> {
-        if id >= ENDPOINTS_MAX {
-            return Err(DatapathError::EndpointOutOfRange { id });
-        }
-        let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
-        let metadata = std::fs::metadata(cgroup_v2_dir)
-            .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
+        let (tag, cgroup) = parse_target(id, tag, cgroup_v2_dir)?;
         let mut inner = self.inner();
         if inner.tables.endpoint(id)?.generation != 0 {
             return Err(DatapathError::EndpointInUse { id });
         }
-        let attached = attach(&mut inner, tag, metadata.ino());
+        let attached = attach(&mut inner, tag, cgroup);
         if attached.is_err()
             && let Err(error) = inner.detach(id)
         {
@@ -314,6 +300,17 @@ impl Datapath {
     }
 }
 
+/// The endpoint's number is in range; its tag as a number, and its cgroup's id.
+fn parse_target(id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(Tag, u64), DatapathError> {
+    if id >= ENDPOINTS_MAX {
+        return Err(DatapathError::EndpointOutOfRange { id });
+    }
+    let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
+    let metadata = std::fs::metadata(cgroup_v2_dir)
+        .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
+    Ok((tag, metadata.ino()))
+}
+
 impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
@@ -340,6 +337,21 @@ impl Inner {
         self.tables.set_port(ifindex, port)?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
+    }
+
+    fn set_rule_set(&mut self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {
+        let tables = &mut self.tables;
+        let entry = tables.endpoint(endpoint_id)?;
+        if entry.generation == 0 {
+            return Ok(());
+        }
+        // What others' rules say of it first: it is reached by the new ones before it reaches out by them.
+        tables.set_endpoint(endpoint_id, EndpointEntry { rule_set, ..entry })?;
+        let key = cc_common::port::PortKey { ifindex: entry.ifindex };
+        match tables.ports.get(&key, 0) {
+            Ok(port) if port.endpoint == endpoint_id => tables.set_port(entry.ifindex, Port { rule_set, ..port }),
+            _ => Ok(()),
+        }
     }
 
     /// The endpoint's row, its counters from zero, and the programs on its cgroup.

@@ -117,6 +117,24 @@ impl Tables {
         self.routes.insert(&host_key(vni, address), route, 0).map_err(failed("write", names::MAP_ROUTES))
     }
 
+    /// What leads to an address, if anything does.
+    pub fn route(&self, vni: u32, address: Ip) -> Result<Option<Route>, DatapathError> {
+        match self.routes.get(&host_key(vni, address), 0) {
+            Ok(route) => Ok(Some(route)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(failed("read", names::MAP_ROUTES)(error)),
+        }
+    }
+
+    /// What an interface is known as, if it is.
+    pub fn port(&self, ifindex: u32) -> Result<Option<Port>, DatapathError> {
+        match self.ports.get(&PortKey { ifindex }, 0) {
+            Ok(port) => Ok(Some(port)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(failed("read", names::MAP_PORTS)(error)),
+        }
+    }
+
     pub fn remove_route(&mut self, key: &Key<RouteKey>) -> Result<(), DatapathError> {
         removed(self.routes.remove(key), names::MAP_ROUTES)
     }

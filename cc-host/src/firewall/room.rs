@@ -94,10 +94,9 @@ impl Firewall {
         })
     }
 
-    /// Puts the rules of the endpoints that live in force, under the numbers that their rows name, and removes whatever else an
-    /// earlier daemon has left in force.
-    pub async fn boot(&self, live: impl IntoIterator<Item = Membership>) -> Result<(), FirewallError> {
-        live.into_iter().for_each(|membership| self.sets().adopt(&membership));
+    /// When all endpoints that live are adopted: puts their rules in force, under the numbers that their rows name, and removes
+    /// whatever else an earlier daemon has left in force. Until here, what it has put in force is.
+    pub async fn boot(&self) -> Result<(), FirewallError> {
         let (guard, applied) = self.apply(self.turn().await, self.records()).await;
         applied?;
         let stray = tokio::task::spawn_blocking(move || guard.remove_strays()).await;
@@ -259,8 +258,9 @@ impl Firewall {
         Ok(joined(number))
     }
 
-    /// The place of an endpoint that `boot` was told of.
+    /// The place of an endpoint that lives since before this daemon; for `boot`.
     pub fn adopted(self: &Arc<Self>, membership: Membership) -> Joined {
+        self.sets().adopt(&membership);
         Joined { firewall: Arc::clone(self), membership }
     }
 

@@ -18,6 +18,8 @@ use hierarchy::Hierarchies;
 pub use limits::Limits;
 pub use stats::Stats;
 
+/// Beside the containers' directories on the v2 tree, and no container's name.
+const SHIMS: &str = "shims";
 /// How long a killed container's processes may take to be gone; a process in an uninterruptible wait can take longer.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -102,6 +104,7 @@ impl CgroupRoot {
             make(&place, true)?;
         }
         root.hierarchies.delegate(&root.dir)?;
+        make(&root.shims_dir(), true)?;
         Ok(root)
     }
 
@@ -120,7 +123,8 @@ impl CgroupRoot {
 
     /// The handle of a cgroup that may or may not exist.
     pub fn get(&self, id: &str) -> Result<Cgroup, CgroupError> {
-        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let plain =
+            !id.is_empty() && id != SHIMS && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if !plain {
             return Err(CgroupError::BadName(id.to_owned()));
         }
@@ -133,12 +137,19 @@ impl CgroupRoot {
         for place in self.hierarchies.places(&self.dir) {
             ids.extend(children(&place)?.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
         }
+        ids.remove(SHIMS);
         Ok(ids.into_iter().collect())
     }
 
     /// Our directory on the v2 tree.
     pub fn v2_dir(&self) -> PathBuf {
         self.hierarchies.unified.mount.join(&self.dir)
+    }
+
+    /// Where shims live: outside of the containers' cgroups, whose limits are not theirs, and of the daemon's, whose end is not
+    /// theirs either.
+    pub fn shims_dir(&self) -> PathBuf {
+        self.v2_dir().join(SHIMS)
     }
 
     /// Depth of a container's cgroup below the v2 root, which is 0.

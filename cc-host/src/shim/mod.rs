@@ -1,8 +1,9 @@
 //! The shim: one small process per container, parent of its init. Refuses tokio, networking and everything of the daemon's.
 //!
-//! Read in the order of a start: `spec` (what to run), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
+//! Read in the order of a start: `spec` (what to run), `apart` (out of the daemon's cgroup), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
 //! `rootfs`, `masks`, `user`, `privileges`, `exec`), then `supervise` (the poll loop, with `client`, `protocol` and `log`).
 
+mod apart;
 mod channel;
 mod client;
 mod exec;

@@ -36,6 +36,9 @@ pub struct Spec {
     pub binds: Vec<Bind>,
     /// The container's directory in the v2 hierarchy: init is born in it.
     pub cgroup_v2: PathBuf,
+    /// The shim's own, so that it stays when the daemon's is ended; without one it stays where the daemon is.
+    #[serde(default)]
+    pub cgroup_shim: Option<PathBuf>,
     /// `tasks` files of v1 hierarchies; empty where all controllers are on v2.
     pub cgroup_tasks: Vec<PathBuf>,
     /// Keep a pipe for standard input; otherwise it is the container's /dev/null.
@@ -200,6 +203,7 @@ mod tests {
             rootfs: Rootfs { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), volatile: true },
             binds: vec![],
             cgroup_v2: "/c".into(),
+            cgroup_shim: None,
             cgroup_tasks: vec![],
             stdin: false,
             log: None,

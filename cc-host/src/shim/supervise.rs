@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::apart::{self, Which};
 use super::client::Client;
 use super::launch::{self, Launched};
 use super::log::Log;
@@ -46,6 +47,13 @@ pub enum ShimError {
 pub fn run(dir: &Path) -> Result<(), ShimError> {
     let in_dir = |step| move |source| ShimError::Directory { step, dir: dir.to_owned(), source };
     let spec = Spec::load(&dir.join(SPEC_FILE))?;
+    if let Some(cgroup) = &spec.cgroup_shim {
+        let cloned = apart::clone_into(cgroup);
+        match cloned.map_err(|source| ShimError::Process { step: "enter the cgroup of shims", source })? {
+            Which::Spawned => return Ok(()),
+            Which::Apart => {}
+        }
+    }
     // A session of its own: a terminal's signals are for the command that was typed there. It fails where we lead one already.
     let _ = rustix::process::setsid();
     let signals = block_signals().map_err(|source| ShimError::Process { step: "block signals", source })?;

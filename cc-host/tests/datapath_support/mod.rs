@@ -220,6 +220,37 @@ pub fn new_netns() -> OwnedFd {
     std::thread::spawn(make).join().unwrap()
 }
 
+/// For frames of any form, in the calling thread's namespace.
+pub fn raw_socket() -> OwnedFd {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap()
+}
+
+/// Out of the host's end of an interface.
+pub fn send_raw(socket: &OwnedFd, ifindex: u32, frame: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_ifindex: ifindex as i32,
+        sll_halen: 6,
+        // SAFETY: plain numbers, for which zeros are a value.
+        ..unsafe { std::mem::zeroed() }
+    };
+    // SAFETY: the buffer and the address live through the call, with their true lengths.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of_val(&address) as u32,
+        )
+    };
+    // A drop in the egress hook may be told to the sender: that it was counted is asserted.
+    assert!(sent == frame.len() as isize || std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS));
+}
+
 fn cgroup_v2_root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup v2 tree");

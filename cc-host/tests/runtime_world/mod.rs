@@ -93,6 +93,7 @@ impl World {
             },
             binds: vec![],
             cgroup_v2: cgroup.v2_dir(),
+            cgroup_shim: Some(self.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: false,
             log: Some(LogSpec::new(home.join("0.log"))),

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::error::{EXIT_PIPE, Failure};
 use crate::render::clean;
@@ -66,6 +66,7 @@ impl Signals {
 
 pub async fn attend(
     mut outputs: Streaming<RunOutput>,
+    id: &str,
     inputs: mpsc::Sender<RunInput>,
     signals: Signals,
     with_stdin: bool,
@@ -80,10 +81,12 @@ pub async fn attend(
     let mut stderr = Sink::new(tokio::io::stderr());
     loop {
         let message = tokio::select! {
-            message = outputs.message() => message?,
+            message = outputs.message() => message.map_err(|status| super::lost(id, status))?,
             Some(code) = given_up.recv() => return Ok(code),
         };
-        let Some(message) = message else { return Err(super::ended("before the container ended").into()) };
+        let Some(message) = message else {
+            return Err(super::lost(id, Status::unavailable("it ended the call")).into());
+        };
         match message.output {
             Some(Output::Stdout(bytes)) => {
                 let open = tokio::select! {

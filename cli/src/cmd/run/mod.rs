@@ -10,11 +10,11 @@ use cc_common::api::v1::{PullPolicy, RunInput, RunOutput, RunStart, run_input::I
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::Context;
 use crate::credentials;
-use crate::error::{Failure, usage};
+use crate::error::{self, Failure, usage};
 use crate::pull::PullDisplay;
 use crate::render::container::Created;
 use crate::size;
@@ -158,11 +158,11 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
     let Some(id) = created else { return Ok(signals.interrupted_code()) };
     let id = id?;
     if args.detach {
-        let code = detached(outputs).await?;
+        let code = detached(outputs, &id).await?;
         context.ui.show(&Created { id })?;
         return Ok(code);
     }
-    foreground::attend(outputs, inputs, signals, args.interactive, context.ui.json).await
+    foreground::attend(outputs, &id, inputs, signals, args.interactive, context.ui.json).await
 }
 
 fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
@@ -206,8 +206,8 @@ async fn created(outputs: &mut Streaming<RunOutput>, display: &mut PullDisplay) 
 }
 
 /// Detached is done when it runs; a container that cannot start is a failure of this command.
-async fn detached(mut outputs: Streaming<RunOutput>) -> Result<i32, Fault> {
-    while let Some(message) = outputs.message().await? {
+async fn detached(mut outputs: Streaming<RunOutput>, id: &str) -> Result<i32, Fault> {
+    while let Some(message) = outputs.message().await.map_err(|status| lost(id, status))? {
         match message.output {
             Some(Output::Started(_)) => return Ok(0),
             Some(Output::Exit(exit)) => {
@@ -217,10 +217,23 @@ async fn detached(mut outputs: Streaming<RunOutput>) -> Result<i32, Fault> {
             _ => {}
         }
     }
-    Err(ended("before the container started"))
+    Err(lost(id, Status::unavailable("it ended the call")))
 }
 
 fn ended(when: &str) -> Fault {
     Fault::new(Code::Unavailable, "transport", "the daemon ended the call", when)
-        .next("see cc-host's log and cc events")
+        .next("see cc ps, cc events and cc-host's log")
+}
+
+/// A container that has started does not end with its daemon, nor with the connection to it.
+fn lost(id: &str, status: Status) -> Fault {
+    let fault = Fault::from(status);
+    if !error::is_lost(&fault) {
+        return fault;
+    }
+    // How a connection broke, in a library's words, helps nobody.
+    let cause = if fault.code == error::STOPPING { fault.why.as_str() } else { "the connection to it broke" };
+    let why = format!("container {id} goes on without it ({cause})");
+    Fault::new(Code::Unavailable, "run.lost", "lost the daemon", why)
+        .next(format!("follow it when the daemon is back: cc logs -f {id}"))
 }
