@@ -106,7 +106,7 @@ fn what_cannot_go_on_is_taken_down_and_says_why() {
             assert!(tc.unwrap().success());
         }),
         ("cannot replace program cc_cg_out", |world, id| {
-            std::fs::remove_file(world.path(&format!("bpf/v1/links/{id}-cgout"))).unwrap();
+            std::fs::remove_file(world.pins().join(format!("links/{id}-cgout"))).unwrap();
         }),
         ("run-time directory was removed", |world, id| {
             std::fs::remove_dir_all(world.path(&format!("run/containers/{id}"))).unwrap();

@@ -42,6 +42,7 @@ pub struct Attachment {
     pub gateway: Ipv4Addr,
     pub mac: [u8; 6],
     /// Its groups, and the number of their rule set: 0 until it starts.
+    #[serde(default)]
     pub membership: Membership,
 }
 

@@ -12,7 +12,7 @@ use super::model::GroupId;
 const IDLE_MAX: usize = 256;
 
 /// An endpoint's groups, and the number of its rule set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Membership {
     pub groups: BTreeSet<GroupId>,
     pub rule_set: u32,

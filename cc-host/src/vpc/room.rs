@@ -190,11 +190,26 @@ impl Vpcs {
     pub async fn announce_all(&self) -> Result<Vec<VpcRecord>, VpcError> {
         let all = self.all().await?;
         for record in &all {
+            self.complete(record).await?;
             if let Err(error) = self.announce(record).await {
                 tracing::error!(vpc = %record.id, error = crate::error_chain(&error), "its gateway does not answer");
             }
         }
         Ok(all)
+    }
+
+    /// One that was made before there were groups gets its default group.
+    async fn complete(&self, record: &VpcRecord) -> Result<(), VpcError> {
+        if self.firewall.default_group(&record.id).is_some() {
+            return Ok(());
+        }
+        let failed = |source| VpcError::Store { name: record.name.to_string(), source };
+        let group = new_group(record.project.clone(), record.name.clone(), Some(record.id.clone()));
+        let commit = async |compares: Vec<Compare>, ops: Vec<Op>| {
+            let done = self.store.txn(compares, ops).await.map_err(failed)?;
+            Ok::<bool, VpcError>(matches!(done, Txn::Committed { .. }))
+        };
+        self.firewall.with_default_group(group, commit).await.map(drop)
     }
 
     pub async fn list(&self, project: &Project) -> Result<Vec<VpcRecord>, VpcError> {
