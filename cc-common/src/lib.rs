@@ -15,6 +15,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod limits;
 pub mod names;
+pub mod nat;
 pub mod nd;
 pub mod net;
 pub mod packet;

@@ -64,10 +64,13 @@ pub const NAT_BLOCKS_MAX: u32 = 65_536 / NAT_BLOCK_PORTS;
 /// Blocks that one endpoint may hold for itself; beyond them it shares. 1,024 conversations with one and the same remote port.
 pub const NAT_BLOCKS_PER_ENDPOINT: u32 = 16;
 /// Ports that are tried before a conversation is refused (`nat_exhausted`).
-pub const NAT_TRIES_MAX: u32 = 64;
+pub const NAT_TRIES_MAX: u32 = 48;
 
-/// Published ports of a host: every port of one address.
+/// Published ports of a host, one row for each of its addresses that they are published at. 65,536 × (20 + 16 + 48) bytes: 5.3 MiB
+/// when full, allocated as used. Full: publishing is refused.
 pub const FORWARDS_MAX: u32 = 1 << 16;
+/// Interfaces that lead out.
+pub const UPLINKS_MAX: u32 = 64;
 
 /// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.

@@ -20,7 +20,11 @@ pub const MAP_PREFIXES_V6: &str = "CC_PREFIX6";
 pub const MAP_FLOWS: &str = "CC_FLOWS";
 pub const MAP_QUOTAS: &str = "CC_QUOTAS";
 pub const MAP_FRAGMENTS: &str = "CC_FRAGMENTS";
-pub const MAPS: [&str; 14] = [
+pub const MAP_NAT: &str = "CC_NAT";
+pub const MAP_BLOCKS: &str = "CC_BLOCKS";
+pub const MAP_FORWARDS: &str = "CC_FORWARDS";
+pub const MAP_UPLINKS: &str = "CC_UPLINKS";
+pub const MAPS: [&str; 18] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -35,6 +39,10 @@ pub const MAPS: [&str; 14] = [
     MAP_FLOWS,
     MAP_QUOTAS,
     MAP_FRAGMENTS,
+    MAP_NAT,
+    MAP_BLOCKS,
+    MAP_FORWARDS,
+    MAP_UPLINKS,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

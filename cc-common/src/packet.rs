@@ -33,7 +33,9 @@ pub struct Tcp {
     pub flags: u8,
 }
 
+/// Its two addresses lie together, so that one sum over both serves every checksum that covers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Packet {
     pub source: Ip,
     pub destination: Ip,

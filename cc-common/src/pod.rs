@@ -5,6 +5,7 @@ use crate::counters::{Counters, DropCount, DropKey, SocketKey};
 use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
+use crate::nat::{Block, Forward, ForwardKey, Uplink};
 use crate::port::{Port, PortKey};
 use crate::quota::Quota;
 use crate::route::{EndpointEntry, Route, RouteKey};
@@ -23,5 +24,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Settings
+    Quota Settings Block ForwardKey Forward Uplink
 }

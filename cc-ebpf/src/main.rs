@@ -6,14 +6,20 @@
 
 mod admit;
 mod atomic;
+mod beyond;
 mod conntrack;
 mod counters;
 mod firewall;
 mod hooks;
 mod icmp;
+mod inbound;
 mod maps;
+mod nat;
 mod parse;
 mod rewrite;
+mod send;
+mod tell;
+mod translate;
 mod work;
 
 use aya_ebpf::macros::{cgroup_skb, classifier};
@@ -29,6 +35,18 @@ pub fn cc_from_ep(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn cc_to_ep(ctx: TcContext) -> i32 {
     hooks::to_endpoint::run(&ctx)
+}
+
+/// Ingress of an uplink: what comes from outside.
+#[classifier]
+pub fn cc_from_up(ctx: TcContext) -> i32 {
+    hooks::from_uplink::run(&ctx)
+}
+
+/// Clsact ingress of the datapath's end of the host's own interface: what the host's sockets send to containers.
+#[classifier]
+pub fn cc_from_host(ctx: TcContext) -> i32 {
+    hooks::from_host::run(&ctx)
 }
 
 /// On no packet: the daemon runs it to forget flows.

@@ -54,7 +54,7 @@ unsafe extern "C" fn visit(_map: *mut c_void, key: *const FlowKey, flow: *mut Fl
         return 0;
     }
     if conntrack::is_doomed(flow) {
-        sweep.forgotten += u32::from(conntrack::forget(key_ref, flow));
+        sweep.forgotten += u32::from(conntrack::forget(conntrack::By::Sweep, key_ref, flow));
     } else {
         conntrack::doom(flow);
     }

@@ -1,0 +1,143 @@
+//! Leases ports for translated conversations, and asks the host's routes for the way out. Refuses to translate.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC,
+};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32};
+use aya_ebpf::programs::TcContext;
+use cc_common::limits::{NAT_BLOCKS_PER_ENDPOINT, NAT_TRIES_MAX};
+use cc_common::nat;
+use cc_common::net::{Be16, Be32, Ip};
+use cc_common::port::PortKey;
+use cc_common::settings::Settings;
+use cc_common::verdict::DropReason;
+
+use crate::conntrack::Counter;
+use crate::maps::{CC_BLOCKS, CC_QUOTAS, CC_UPLINKS};
+use crate::work::Work;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const LOOKUP_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH | BPF_FIB_LOOKUP_SRC;
+
+/// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it.
+#[inline(always)]
+pub fn lease(
+    settings: &Settings,
+    work: &mut Work,
+    mut insert: impl FnMut(&mut Work, Be16) -> bool,
+) -> Result<Be16, DropReason> {
+    let generation = work.port.generation;
+    // SAFETY: draws a number.
+    let seed = unsafe { bpf_get_prandom_u32() };
+    for attempt in 0..NAT_TRIES_MAX {
+        let Some(candidate) = nat::candidate(settings, generation, seed, attempt) else { break };
+        if candidate.own && !claim(candidate.block, generation, work.port.endpoint) {
+            continue;
+        }
+        if insert(work, candidate.port) {
+            if let Some(block) = CC_BLOCKS.get_ptr_mut(candidate.block) {
+                // SAFETY: only an address is computed.
+                Counter::at(unsafe { &raw mut (*block).uses }).add();
+            }
+            return Ok(candidate.port);
+        }
+    }
+    Err(DropReason::NatExhausted)
+}
+
+/// Whether a block is the endpoint's, or becomes it.
+#[inline(always)]
+fn claim(block: u32, generation: u64, endpoint: u32) -> bool {
+    let (Some(block), Some(quota)) = (CC_BLOCKS.get_ptr_mut(block), CC_QUOTAS.get_ptr_mut(endpoint)) else {
+        return false;
+    };
+    // SAFETY: only addresses are computed.
+    let (owner, held) = unsafe { (Counter::at(&raw mut (*block).owner), Counter::at(&raw mut (*quota).nat_blocks)) };
+    let found = owner.get();
+    if found != 0 {
+        return found == generation;
+    }
+    if held.add() >= u64::from(NAT_BLOCKS_PER_ENDPOINT) || !owner.change(0, generation) {
+        held.sub(1);
+        return false;
+    }
+    true
+}
+
+/// A conversation with a leased port is over. A block without any is nobody's.
+#[inline(always)]
+pub fn release(settings: &Settings, port: Be16, endpoint: u32, generation: u64) {
+    let Some(block) = nat::block_of(settings, port).and_then(|block| CC_BLOCKS.get_ptr_mut(block)) else { return };
+    // SAFETY: only addresses are computed.
+    let (owner, uses) = unsafe { (Counter::at(&raw mut (*block).owner), Counter::at(&raw mut (*block).uses)) };
+    if uses.sub(1) != 1 {
+        return;
+    }
+    if owner.change(generation, 0) {
+        if let Some(quota) = CC_QUOTAS.get_ptr_mut(endpoint) {
+            // SAFETY: only an address is computed.
+            Counter::at(unsafe { &raw mut (*quota).nat_blocks }).sub(1);
+        }
+    } else {
+        // Others shared it, and its owner is gone, or has gone on elsewhere.
+        let found = owner.get();
+        owner.change(found, 0);
+    }
+}
+
+/// What the host's routes say of a destination.
+pub enum Way {
+    /// Out by this interface, from the address that is in `work.fib`.
+    Out { ifindex: u32 },
+    /// It is the host's own.
+    Host,
+}
+
+/// Asks as a packet that came in by the host's own side of the datapath would be forwarded.
+#[inline(always)]
+pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work, destination: &Ip) -> Result<Way, DropReason> {
+    let fib = &mut work.fib;
+    // SAFETY: plain numbers, for which zeros are a value.
+    unsafe { core::ptr::write_bytes(&raw mut *fib, 0, 1) };
+    fib.ifindex = settings.host_ifindex;
+    if destination.is_v4() {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.last().0);
+    } else {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_4.ipv6_dst = destination.words();
+    }
+    // SAFETY: the context is valid, and the parameters are as long as is said.
+    let result = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), fib, size_of_val(fib) as i32, LOOKUP_FLAGS) };
+    match result as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            let ifindex = fib.ifindex;
+            // SAFETY: only its presence is looked at.
+            match unsafe { CC_UPLINKS.get(PortKey { ifindex }) } {
+                Some(_) => Ok(Way::Out { ifindex }),
+                None => Err(DropReason::NoWayOut),
+            }
+        }
+        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(Way::Host),
+        aya_ebpf::bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),
+        _ => Err(DropReason::NoWayOut),
+    }
+}
+
+/// The address that the routes send from.
+#[inline(always)]
+pub fn source(work: &Work, v4: bool) -> Ip {
+    // SAFETY: every bit pattern is a value of either; the lookup has written the one of this family.
+    unsafe {
+        if v4 {
+            return Ip::v4(Be32(work.fib.__bindgen_anon_3.ipv4_src.to_ne_bytes()));
+        }
+        let [a, b, c, d] = work.fib.__bindgen_anon_3.ipv6_src.map(u32::to_ne_bytes);
+        Ip {
+            octets: [
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+            ],
+        }
+    }
+}
