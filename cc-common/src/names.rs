@@ -50,8 +50,17 @@ pub const PROGRAM_TO_ENDPOINT: &str = "cc_to_ep";
 pub const PROGRAM_CGROUP_INGRESS: &str = "cc_cg_in";
 pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
 pub const PROGRAM_SWEEP: &str = "cc_sweep";
-pub const PROGRAMS: [&str; 5] =
-    [PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT, PROGRAM_CGROUP_INGRESS, PROGRAM_CGROUP_EGRESS, PROGRAM_SWEEP];
+pub const PROGRAM_FROM_UPLINK: &str = "cc_from_up";
+pub const PROGRAM_FROM_HOST: &str = "cc_from_host";
+pub const PROGRAMS: [&str; 7] = [
+    PROGRAM_FROM_ENDPOINT,
+    PROGRAM_TO_ENDPOINT,
+    PROGRAM_CGROUP_INGRESS,
+    PROGRAM_CGROUP_EGRESS,
+    PROGRAM_SWEEP,
+    PROGRAM_FROM_UPLINK,
+    PROGRAM_FROM_HOST,
+];
 
 /// Pinned below the bpffs directory's `v<ABI>`.
 pub const PIN_LINKS_DIR: &str = "links";

@@ -7,16 +7,15 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
-use cc_common::firewall::{self, Decision, Peer};
 use cc_common::flow::{Flow, LIFE_HALF_OPEN, LIFE_LIVE, Side};
 use cc_common::net::{Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::packet::{Fragment, Packet, TCP_SYN};
+use cc_common::packet::{Packet, TCP_SYN};
 use cc_common::route::{self, ENDPOINT_RESOLVER, HOST_PREFIX_BITS, Hop, NO_ENDPOINT, Route, RouteKey};
 use cc_common::settings::Settings;
 use cc_common::tcp;
 use cc_common::verdict::{Direction, DropReason};
 
-use crate::firewall::{Maps, rule_set, version};
+use crate::firewall::{Question, version};
 use crate::maps::{CC_ENDPOINTS, CC_ROUTES, CC_SETTINGS};
 use crate::work::{Outcome, Work};
 use crate::{conntrack, parse, rewrite};
@@ -71,33 +70,25 @@ fn to_local(ctx: &TcContext, work: &mut Work, settings: &Settings, id: u32) -> R
     let they = End { endpoint: id, rule_set: entry.rule_set };
     // Before the rules are read: if they change meanwhile, the flow is judged once more.
     let versions = [version(we.rule_set), version(they.rule_set)];
-    let rules = judge(&work.parsed.packet, work.headless, we, they)?;
+    let rules = judge(&mut work.question, &work.parsed.packet, work.headless, we, they)?;
     open(ctx, work, settings, id, generation, versions, rules)
 }
 
 /// Asks the rules of who begins and of who is to answer, both endpoints of ours. Gives the rules that allowed it. The packet is
 /// as who begins sends it.
 #[inline(always)]
-fn judge(packet: &Packet, headless: bool, from: End, to: End) -> Result<[u32; 2], Outcome> {
-    let egress = ask(packet, headless, from, Direction::Egress, to);
+fn judge(question: &mut Question, packet: &Packet, headless: bool, from: End, to: End) -> Result<[u32; 2], Outcome> {
+    let question = question.about(packet.destination, to.rule_set).headless(headless);
+    let egress = question.ask(from.rule_set, Direction::Egress, packet);
     if !egress.allowed {
         return Err(Outcome::refused(from.endpoint, Direction::Egress, DropReason::FirewallEgress));
     }
-    let ingress = ask(packet, headless, to, Direction::Ingress, from);
+    let question = question.about(packet.source, from.rule_set).headless(headless);
+    let ingress = question.ask(to.rule_set, Direction::Ingress, packet);
     if !ingress.allowed {
         return Err(Outcome::refused(to.endpoint, Direction::Ingress, DropReason::FirewallIngress));
     }
     Ok([egress.rule, ingress.rule])
-}
-
-#[inline(always)]
-fn ask(packet: &Packet, headless: bool, of: End, direction: Direction, peer: End) -> Decision {
-    let address = match direction {
-        Direction::Egress => &packet.destination,
-        Direction::Ingress => &packet.source,
-    };
-    let peer = Peer { address, groups: peer.rule_set, beyond: false };
-    firewall::decide(&Maps, rule_set(of.rule_set), direction, &peer, packet.protocol, packet.service(), headless)
 }
 
 /// For a flow whose ends' rules have changed since it was judged: by the new ones, as who began it would be now. A flow that may
@@ -127,7 +118,7 @@ fn again(work: &mut Work, flow: &mut Flow) -> Outcome {
         if !began {
             work.quoted.turn_to_begun();
         }
-        match judge(&work.quoted, false, from, to) {
+        match judge(&mut work.question, &work.quoted, false, from, to) {
             Ok([egress, ingress]) => {
                 flow.allowed_by[us] = if began { egress } else { ingress };
                 flow.allowed_by[them] = if began { ingress } else { egress };
@@ -149,7 +140,7 @@ fn to_gateway(ctx: &TcContext, work: &mut Work, settings: &Settings, resolver: u
         PROTOCOL_ICMPV6 => packet.icmp[0] == ECHO_REQUEST_V6,
         _ => false,
     };
-    if is_echo && matches!(work.parsed.fragment, Fragment::Whole) {
+    if is_echo && work.parsed.fragment.is_whole() {
         rewrite::echo_reply(ctx, &work.port, &work.parsed).map_err(|reason| work.refuse(reason))?;
         return Ok(Outcome::ANSWER);
     }
@@ -187,14 +178,7 @@ fn open(
 
 /// The flow of a conversation that the port begins.
 #[inline(always)]
-pub fn fill(
-    ctx: &TcContext,
-    work: &mut Work,
-    other: u32,
-    generation: u64,
-    versions: [u64; 2],
-    rules: [u32; 2],
-) {
+pub fn fill(ctx: &TcContext, work: &mut Work, other: u32, generation: u64, versions: [u64; 2], rules: [u32; 2]) {
     let (us, them) = (work.side().index(), work.side().other().index());
     let flow = &mut work.flow;
     // SAFETY: a flow is plain numbers, for which zeros are a value; written where it is, and not made on the stack first.

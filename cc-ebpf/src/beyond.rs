@@ -3,37 +3,41 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::programs::TcContext;
-use cc_common::firewall::{self, Decision, Peer};
+use cc_common::firewall::Decision;
 use cc_common::flow::{
     BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
 };
 use cc_common::nat::{Forward, ForwardKey};
 use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::packet::Packet;
 use cc_common::route::EndpointEntry;
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
-use crate::firewall::{Maps, rule_set, version};
+use crate::firewall::version;
 use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
 use crate::{admit, conntrack, parse};
 
-/// The forward that a packet is for.
+/// The forward that the packet is for.
 #[inline(always)]
-fn forward_of(packet: &Packet) -> Option<&'static Forward> {
+fn forward_of(work: &mut Work) -> Option<&'static Forward> {
+    let (packet, key) = (&work.parsed.packet, &mut work.forward);
     if packet.protocol != PROTOCOL_TCP && packet.protocol != PROTOCOL_UDP {
         return None;
     }
-    let key = ForwardKey {
-        address: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        pad: 0,
-    };
+    key.address = packet.destination;
+    key.port = packet.destination_port;
+    key.protocol = packet.protocol;
+    key.pad = 0;
+    find_forward(key)
+}
+
+#[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
     // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
-    unsafe { CC_FORWARDS.get(key) }
+    unsafe { CC_FORWARDS.get(&*key) }
 }
 
 /// The endpoint that a forward is for, if it is still the same.
@@ -47,19 +51,13 @@ fn address_of(entry: &EndpointEntry, v4: bool) -> Ip {
     if v4 { Ip::v4(entry.ipv4) } else { entry.ipv6 }
 }
 
-#[inline(always)]
-fn ask(packet: &Packet, number: u32, direction: Direction, address: &Ip, groups: u32, beyond: bool) -> Decision {
-    let peer = Peer { address, groups, beyond };
-    firewall::decide(&Maps, rule_set(number), direction, &peer, packet.protocol, packet.service(), false)
-}
-
 /// A published port is open to whom no rule denies: publishing it is the rule.
 #[inline(always)]
 fn is_shut(decision: &Decision) -> bool {
     !decision.allowed && decision.rule != 0
 }
 
-/// Out of the network, for `from_endpoint`: whether the rules allow it, and by which way.
+/// Out of the network, first half: whether the rules allow it, and by which way.
 ///
 /// # Safety
 /// `skb` is the context that the kernel gave the program.
@@ -77,76 +75,82 @@ fn out(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome,
     if work.headless {
         return Err(work.refuse(DropReason::FragmentUnknown));
     }
-    if forward_of(&work.parsed.packet).is_some() {
+    if forward_of(work).is_some() {
         return Ok(Outcome::PUBLISHED);
     }
     let packet = &work.parsed.packet;
-    let decision = ask(packet, work.port.rule_set, Direction::Egress, &packet.destination, 0, true);
+    let question = work.question.about_outside(packet.destination);
+    let decision = question.ask(work.port.rule_set, Direction::Egress, packet);
     if !decision.allowed {
         let reason = if decision.closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
         return Err(work.refuse(reason));
     }
-    let (v4, destination) = (packet.destination.is_v4(), packet.destination);
     let versions = [version(work.port.rule_set), settings.beyond_version];
-    match nat::way(ctx, settings, work, &destination).map_err(|reason| work.refuse(reason))? {
+    let way = nat::way(ctx, settings, work).map_err(|reason| work.refuse(reason))?;
+    let to = match way {
+        Way::Out { .. } => BEYOND_UPLINK,
+        Way::Host => BEYOND_HOST,
+    };
+    admit::fill(ctx, work, to, 0, versions, [decision.rule, 0]);
+    match way {
         Way::Out { ifindex } => {
-            let source = nat::source(work, v4);
-            admit::fill(ctx, work, BEYOND_UPLINK, 0, versions, [decision.rule, 0]);
             work.flow.flags = FLAG_TRANSLATED | FLAG_OUTSIDE | FLAG_LEASED;
             work.flow.ifindex = ifindex;
-            (work.to, work.to_ifindex) = (BEYOND_UPLINK, ifindex);
-            masquerade(work, settings, source)
         }
         Way::Host => {
-            if settings.host_ifindex == 0 || !settings.stand_ins.has(v4) {
-                return Err(work.refuse(DropReason::NoWayOut));
-            }
-            let source = settings.stand_ins.of(v4, work.port.endpoint);
-            admit::fill(ctx, work, BEYOND_HOST, 0, versions, [decision.rule, 0]);
             work.flow.flags = FLAG_TRANSLATED | FLAG_OUTSIDE;
             work.flow.ifindex = settings.host_ifindex;
-            (work.to, work.to_ifindex) = (BEYOND_HOST, settings.host_ifindex);
-            stand_in(work, settings, source)
         }
+    }
+    (work.to, work.to_ifindex) = (to, work.flow.ifindex);
+    Ok(Outcome::GO)
+}
+
+/// Second half: by which address and port the world knows it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_masquerade() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let named = if work.to == BEYOND_UPLINK { masquerade(work, settings) } else { stand_in(work, settings) };
+    match named.and_then(|()| finish(work, settings)) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
     }
 }
 
 /// From the host's address, and a port of it that makes the conversation unique for the world.
 #[inline(always)]
-fn masquerade(work: &mut Work, settings: &Settings, source: Ip) -> Result<Outcome, Outcome> {
+fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
     let packet = &work.parsed.packet;
-    let has_ports = matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMP | PROTOCOL_ICMPV6);
-    if !has_ports {
+    if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMP | PROTOCOL_ICMPV6) {
         return Err(work.refuse(DropReason::NatProtocol));
     }
+    let (us, them) = (work.side().index(), work.side().other().index());
+    work.flow.outer_addresses[us] = nat::source(work);
+    work.flow.outer_addresses[them] = work.parsed.packet.destination;
     let is_query = packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6;
     let leased = nat::lease(settings, work, |work, port| {
-        outer(work, source, port, is_query);
+        work.flow.outer_ports[us] = port;
+        // A query has one number for both ends.
+        work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
         register(work)
     });
-    leased.map_err(|reason| work.refuse(reason))?;
-    finish(work, settings)
+    leased.map(drop).map_err(|reason| work.refuse(reason))
 }
 
 /// From its stand-in, with its own port: nobody else has that address.
 #[inline(always)]
-fn stand_in(work: &mut Work, settings: &Settings, source: Ip) -> Result<Outcome, Outcome> {
-    let port = work.parsed.packet.source_port;
-    outer(work, source, port, false);
-    if !register(work) {
-        return Err(work.refuse(DropReason::FlowClosing));
+fn stand_in(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
+    let packet = &work.parsed.packet;
+    let v4 = packet.destination.is_v4();
+    if settings.host_ifindex == 0 || !settings.stand_ins.has(v4) {
+        return Err(work.refuse(DropReason::NoWayOut));
     }
-    finish(work, settings)
-}
-
-/// The tuple on the other face: another source, and for a query, which has one number for both ends, another number.
-#[inline(always)]
-fn outer(work: &mut Work, source: Ip, port: Be16, is_query: bool) {
     let (us, them) = (work.side().index(), work.side().other().index());
-    work.flow.outer_addresses[us] = source;
-    work.flow.outer_addresses[them] = work.parsed.packet.destination;
-    work.flow.outer_ports[us] = port;
-    work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
+    work.flow.outer_addresses[us] = settings.stand_ins.of(v4, work.port.endpoint);
+    work.flow.outer_addresses[them] = packet.destination;
+    work.flow.outer_ports[us] = packet.source_port;
+    work.flow.outer_ports[them] = packet.destination_port;
+    if register(work) { Ok(()) } else { Err(work.refuse(DropReason::FlowClosing)) }
 }
 
 /// Makes the flow known to the outside, unless another one is known there so.
@@ -187,70 +191,138 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
     Ok(Outcome::GO)
 }
 
-/// To a published port of this host: into its container, from the host's address, so that the answer comes back here.
+/// To a published port of this host, of three steps the first: whether the rules allow it. It goes into its container from the host's
+/// address, so that the answer comes back here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_hairpin() -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    match hairpin(work) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+/// A conversation between two containers by a published port, as its first half leaves it to the second.
+#[repr(C)]
+pub struct Hairpin {
+    /// Where it is published, and what it leads to.
+    host: Ip,
+    target: Ip,
+    generation: u64,
+    /// Of the rules of who begins and of who answers.
+    versions: [u64; 2],
+    rules: [u32; 2],
+    endpoint: u32,
+    /// Of the container's network.
+    vni: u32,
+    service: Be16,
+    port: Be16,
+    leased: Be16,
+    pad: Be16,
+}
+
+/// Neighbours know each other by their groups and addresses; to another network, each is the host.
+#[inline(always)]
+fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
+    let forward = forward_of(work);
+    let packet = &work.parsed.packet;
+    let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
+        return Err(work.refuse(DropReason::NoRoute));
+    };
+    let target = address_of(entry, packet.destination.is_v4());
+    if target.is_unspecified() {
+        return Err(work.refuse(DropReason::NoRoute));
+    }
+    work.hairpin.versions = [version(work.port.rule_set), version(entry.rule_set)];
+    let neighbours = entry.vni == work.port.vni;
+    let question = match neighbours {
+        true => work.question.about(target, entry.rule_set),
+        false => work.question.about(packet.destination, 0),
+    };
+    let egress = question.ask(work.port.rule_set, Direction::Egress, packet);
+    if !egress.allowed {
+        return Err(work.refuse(DropReason::FirewallEgress));
+    }
+    let question = match neighbours {
+        true => work.question.about(packet.source, work.port.rule_set),
+        false => work.question.about(packet.destination, 0),
+    };
+    let ingress = question.ask(entry.rule_set, Direction::Ingress, packet);
+    if is_shut(&ingress) {
+        return Err(Outcome::refused(forward.endpoint, Direction::Ingress, DropReason::FirewallIngress));
+    }
+    work.hairpin.rules = [egress.rule, ingress.rule];
+    let hairpin = &mut work.hairpin;
+    hairpin.host = packet.destination;
+    hairpin.target = target;
+    hairpin.generation = entry.generation;
+    hairpin.endpoint = forward.endpoint;
+    (hairpin.service, hairpin.port) = (packet.destination_port, forward.port);
+    hairpin.vni = entry.vni;
+    Ok(Outcome::GO)
+}
+
+/// The second: the flow in the container's network, from the leased port that makes it unique there.
 ///
 /// # Safety
 /// `skb` is the context that the kernel gave the program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe extern "C" fn cc_hairpin(skb: *mut __sk_buff) -> u64 {
+pub unsafe extern "C" fn cc_hairpin_there(skb: *mut __sk_buff) -> u64 {
     let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    match hairpin(&TcContext::new(skb), work, settings) {
+    let ctx = TcContext::new(skb);
+    let leased = nat::lease(settings, work, |work, leased| {
+        work.hairpin.leased = leased;
+        work.quoted.begin(work.hairpin.host, work.hairpin.target, work.key.protocol);
+        (work.quoted.source_port, work.quoted.destination_port) = (leased, work.hairpin.port);
+        let sender = work.other_key.set(work.hairpin.vni, &work.quoted);
+        pair(work, sender);
+        let (client, server) = (sender.index(), sender.other().index());
+        work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
+        work.flow.outer_addresses[client] = work.parsed.packet.source;
+        work.flow.outer_addresses[server] = work.hairpin.host;
+        work.flow.outer_ports[client] = work.parsed.packet.source_port;
+        work.flow.outer_ports[server] = work.hairpin.service;
+        admit::begin(&ctx, work);
+        conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint).is_ok()
+    });
+    match leased {
+        Ok(_) => Outcome::GO.bits(),
+        Err(reason) => work.refuse(reason).bits(),
+    }
+}
+
+/// The third: the flow in the client's own network.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_hairpin_back(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    match hairpin_back(&TcContext::new(skb), work, settings) {
         Ok(outcome) | Err(outcome) => outcome.bits(),
     }
 }
 
 #[inline(always)]
-fn hairpin(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
-    let packet = &work.parsed.packet;
-    let v4 = packet.destination.is_v4();
-    let Some((forward, entry)) = forward_of(packet).and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
-        return Err(work.refuse(DropReason::NoRoute));
-    };
-    let (endpoint, generation, set) = (forward.endpoint, entry.generation, entry.rule_set);
-    let versions = [version(work.port.rule_set), version(set)];
-    let [egress, ingress] = between(work, packet, (endpoint, entry))?;
-    let (host, service) = (packet.destination, packet.destination_port);
-    let (target, port) = (address_of(entry, v4), forward.port);
-    if target.is_unspecified() {
-        return Err(work.refuse(DropReason::NoRoute));
-    }
-    // First the target's side of it, by the port that makes it unique there.
-    let vni = entry.vni;
-    let theirs = End { endpoint, generation, version: versions[1], rule: ingress };
-    let leased = nat::lease(settings, work, |work, leased| {
-        work.quoted.begin(host, target, work.key.protocol);
-        (work.quoted.source_port, work.quoted.destination_port) = (leased, port);
-        let sender = work.other_key.set(vni, &work.quoted);
-        let (address, number) = (work.parsed.packet.source, work.parsed.packet.source_port);
-        pair(work, sender, &theirs, versions[0], egress);
-        let (client, server) = (sender.index(), sender.other().index());
-        work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
-        work.flow.outer_addresses[client] = address;
-        work.flow.outer_addresses[server] = host;
-        work.flow.outer_ports[client] = number;
-        work.flow.outer_ports[server] = service;
-        admit::begin(ctx, work);
-        conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint).is_ok()
-    });
-    let leased = leased.map_err(|reason| work.refuse(reason))?;
-    // Then the client's.
-    pair(work, work.side(), &theirs, versions[0], egress);
+fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    pair(work, work.side());
     let (us, them) = (work.side().index(), work.side().other().index());
     work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED;
-    work.flow.outer_addresses[us] = host;
-    work.flow.outer_addresses[them] = target;
-    work.flow.outer_ports[us] = leased;
-    work.flow.outer_ports[them] = port;
+    work.flow.outer_addresses[us] = work.hairpin.host;
+    work.flow.outer_addresses[them] = work.hairpin.target;
+    work.flow.outer_ports[us] = work.hairpin.leased;
+    work.flow.outer_ports[them] = work.hairpin.port;
     admit::begin(ctx, work);
     if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
-        nat::release(settings, leased, work.port.endpoint, work.port.generation);
+        nat::release(settings, work.hairpin.leased, work.port.endpoint, work.port.generation);
         if let Some(flow) = other_flow(work) {
             conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
         }
         return Err(work.refuse(reason));
     }
-    work.to = endpoint;
+    work.to = work.hairpin.endpoint;
     work.translate = TRANSLATE_PACKET;
     work.out = work.flow.outward(work.side());
     Ok(Outcome::GO)
@@ -262,52 +334,23 @@ fn other_flow(work: &Work) -> Option<*mut Flow> {
     CC_FLOWS.get_ptr_mut(&work.other_key)
 }
 
-/// The end of a conversation that answers it.
-struct End {
-    endpoint: u32,
-    generation: u64,
-    version: u64,
-    rule: u32,
-}
-
-/// A flow between the port, which begins it from `side`, and another endpoint.
+/// The flow of the hairpin, which the port begins from `side` of the key at hand.
 #[inline(always)]
-fn pair(work: &mut Work, side: Side, theirs: &End, version: u64, rule: u32) {
+fn pair(work: &mut Work, side: Side) {
     let (us, them) = (side.index(), side.other().index());
-    let flow = &mut work.flow;
+    let (flow, hairpin) = (&mut work.flow, &work.hairpin);
     // SAFETY: a flow is plain numbers, for which zeros are a value.
     unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
-    flow.rules[us] = version;
-    flow.rules[them] = theirs.version;
+    flow.rules[us] = hairpin.versions[0];
+    flow.rules[them] = hairpin.versions[1];
     flow.generations[us] = work.port.generation;
-    flow.generations[them] = theirs.generation;
+    flow.generations[them] = hairpin.generation;
     flow.endpoints[us] = work.port.endpoint;
-    flow.endpoints[them] = theirs.endpoint;
-    flow.allowed_by[us] = rule;
-    flow.allowed_by[them] = theirs.rule;
+    flow.endpoints[them] = hairpin.endpoint;
+    flow.allowed_by[us] = hairpin.rules[0];
+    flow.allowed_by[them] = hairpin.rules[1];
     flow.initiator = us as u8;
     flow.owner = us as u8;
-}
-
-/// Asks both ends' rules for a conversation by a published port. Neighbours know each other by their groups and addresses; to another
-/// network, the client is the host.
-#[inline(always)]
-fn between(work: &Work, packet: &Packet, (endpoint, entry): (u32, &EndpointEntry)) -> Result<[u32; 2], Outcome> {
-    let v4 = packet.destination.is_v4();
-    let neighbours = entry.vni == work.port.vni;
-    let target = address_of(entry, v4);
-    let (to, to_groups) = if neighbours { (&target, entry.rule_set) } else { (&packet.destination, 0) };
-    let egress = ask(packet, work.port.rule_set, Direction::Egress, to, to_groups, false);
-    if !egress.allowed {
-        return Err(work.refuse(DropReason::FirewallEgress));
-    }
-    let (from, groups) =
-        if neighbours { (&packet.source, work.port.rule_set) } else { (&packet.destination, 0) };
-    let ingress = ask(packet, entry.rule_set, Direction::Ingress, from, groups, false);
-    if is_shut(&ingress) {
-        return Err(Outcome::refused(endpoint, Direction::Ingress, DropReason::FirewallIngress));
-    }
-    Ok([egress.rule, ingress.rule])
 }
 
 /// From outside, for `from_uplink`: a packet that no flow stands for. Passes what is no published port's.
@@ -325,9 +368,8 @@ pub unsafe extern "C" fn cc_enter(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
-    let packet = &work.parsed.packet;
-    let v4 = packet.destination.is_v4();
-    let Some(forward) = forward_of(packet) else { return Ok(Outcome::PASS) };
+    let Some(forward) = forward_of(work) else { return Ok(Outcome::PASS) };
+    let v4 = work.parsed.packet.destination.is_v4();
     let (endpoint, port) = (forward.endpoint, forward.port);
     let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
     let entry = endpoint_of(forward).ok_or(shut(DropReason::StaleEndpoint))?;
@@ -386,7 +428,8 @@ fn admitted(
     let packet = &work.parsed.packet;
     work.quoted.begin(packet.source, target, packet.protocol);
     (work.quoted.source_port, work.quoted.destination_port) = (packet.source_port, port);
-    let decision = ask(&work.quoted, entry.rule_set, Direction::Ingress, &packet.source, 0, true);
+    let question = work.question.about_outside(packet.source);
+    let decision = question.ask(entry.rule_set, Direction::Ingress, &work.quoted);
     if is_shut(&decision) {
         return Err(shut(DropReason::FirewallIngress));
     }
@@ -456,54 +499,61 @@ fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcom
         work.quoted.icmp = [128, 0];
     }
     let entry = |side: usize| CC_ENDPOINTS.get(flow.endpoints[side & 1]);
-    let (client, server) = (entry(from), entry(to));
-    let mut rules = [0, 0];
-    let mut versions = [settings.beyond_version; 2];
+    let now = &mut work.hairpin;
+    now.versions = [settings.beyond_version; 2];
+    now.rules = [0; 2];
     let packet = &work.quoted;
-    match (client, server) {
+    match (entry(from), entry(to)) {
         // Two containers, by a published port.
         (Some(client), Some(server)) => {
-            versions = [version(client.rule_set), version(server.rule_set)];
+            now.versions = [version(client.rule_set), version(server.rule_set)];
             let neighbours = client.vni == server.vni;
-            // On the client's side the key's destination is the host; on the target's its source is.
-            let host = if client.vni == work.key.vni { packet.destination } else { packet.source };
             let v4 = packet.source.is_v4();
-            let (client_address, server_address) = (address_of(client, v4), address_of(server, v4));
-            let (peer, groups) = if neighbours { (&server_address, server.rule_set) } else { (&host, 0) };
-            let egress = ask(packet, client.rule_set, Direction::Egress, peer, groups, false);
-            let (peer, groups) = if neighbours { (&client_address, client.rule_set) } else { (&host, 0) };
-            let ingress = ask(packet, server.rule_set, Direction::Ingress, peer, groups, false);
+            // On the client's side the key's destination is the host; on the target's its source is.
+            let is_clients = client.vni == work.key.vni;
+            let host = if is_clients { &packet.destination } else { &packet.source };
+            let question = match neighbours {
+                true => work.question.about(address_of(server, v4), server.rule_set),
+                false => work.question.about(*host, 0),
+            };
+            let egress = question.ask(client.rule_set, Direction::Egress, packet);
             if !egress.allowed {
                 return Outcome::refused(flow.endpoints[from], Direction::Egress, DropReason::FirewallEgress);
             }
+            let question = match neighbours {
+                true => work.question.about(address_of(client, v4), client.rule_set),
+                false => work.question.about(*host, 0),
+            };
+            let ingress = question.ask(server.rule_set, Direction::Ingress, packet);
             if is_shut(&ingress) {
                 return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
             }
-            rules = [egress.rule, ingress.rule];
+            now.rules = [egress.rule, ingress.rule];
         }
         (Some(client), None) => {
-            versions[0] = version(client.rule_set);
-            let egress = ask(packet, client.rule_set, Direction::Egress, &packet.destination, 0, true);
+            now.versions[0] = version(client.rule_set);
+            let question = work.question.about_outside(packet.destination);
+            let egress = question.ask(client.rule_set, Direction::Egress, packet);
             if !egress.allowed {
-                let closed = egress.closed;
-                let reason = if closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
+                let reason = if egress.closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
                 return Outcome::refused(flow.endpoints[from], Direction::Egress, reason);
             }
-            rules[0] = egress.rule;
+            now.rules[0] = egress.rule;
         }
         (None, Some(server)) => {
-            versions[1] = version(server.rule_set);
-            let ingress = ask(packet, server.rule_set, Direction::Ingress, &packet.source, 0, true);
+            now.versions[1] = version(server.rule_set);
+            let question = work.question.about_outside(packet.source);
+            let ingress = question.ask(server.rule_set, Direction::Ingress, packet);
             if is_shut(&ingress) {
                 return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
             }
-            rules[1] = ingress.rule;
+            now.rules[1] = ingress.rule;
         }
         (None, None) => return work.refuse(DropReason::StaleEndpoint),
     }
-    flow.allowed_by[from] = rules[0];
-    flow.allowed_by[to] = rules[1];
-    flow.rules[from] = versions[0];
-    flow.rules[to] = versions[1];
+    flow.allowed_by[from] = now.rules[0];
+    flow.allowed_by[to] = now.rules[1];
+    flow.rules[from] = now.versions[0];
+    flow.rules[to] = now.versions[1];
     Outcome::GO
 }

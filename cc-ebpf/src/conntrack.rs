@@ -3,7 +3,9 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
-use cc_common::flow::{FLAG_LEASED, FLAG_OUTSIDE, Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side};
+use cc_common::flow::{
+    FLAG_LEASED, FLAG_OUTSIDE, Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side,
+};
 use cc_common::limits::ENDPOINTS_MAX;
 use cc_common::net::PROTOCOL_TCP;
 use cc_common::quota;

@@ -171,7 +171,13 @@ fn fits_or_told(ctx: &TcContext, work: &mut Work) -> Result<Outcome, DropReason>
     let mut mtu = 0u32;
     // SAFETY: the context is valid, and the kernel writes one word.
     let result = unsafe {
-        bpf_check_mtu(ctx.skb.skb.cast(), work.to_ifindex, &mut mtu, 0, u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS))
+        bpf_check_mtu(
+            ctx.skb.skb.cast(),
+            work.to_ifindex,
+            &mut mtu,
+            0,
+            u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS),
+        )
     };
     if result <= 0 {
         // An interface that is gone says so when the packet is sent.

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::{Side, VNI_OUTSIDE};
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
-use cc_common::packet::{Fragment, Kind, TCP_ACK, TCP_SYN};
+use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 
 use crate::conntrack::By;
@@ -73,7 +73,7 @@ fn find(ctx: &TcContext, work: &mut Work, enter: impl Fn(&TcContext) -> u64) -> 
         return Ok(Outcome::from_bits(unsafe { icmp::cc_related_outside(ctx.skb.skb) }) == Outcome::GO);
     }
     work.headless = false;
-    if !matches!(work.parsed.fragment, Fragment::Whole) {
+    if !work.parsed.fragment.is_whole() {
         cc_fragment();
     }
     if work.headless {
@@ -109,9 +109,8 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
     conntrack::keep(flow).map_err(shut)?;
     let packet = &work.parsed.packet;
-    let begins_again = packet.protocol == PROTOCOL_TCP
-        && packet.tcp.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-        && known.tracked.is_over();
+    let begins_again =
+        packet.protocol == PROTOCOL_TCP && packet.tcp.flags & (TCP_SYN | TCP_ACK) == TCP_SYN && known.tracked.is_over();
     let (Some(entry), Some(settings)) = (CC_ENDPOINTS.get(endpoint), CC_SETTINGS.get(0)) else {
         return Err(shut(DropReason::StaleEndpoint));
     };

@@ -10,8 +10,8 @@ use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKe
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
-    SOCKETS_MAX, UPLINKS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX,
+    ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
 use cc_common::port::{Port, PortKey};

@@ -96,8 +96,8 @@ pub enum Way {
 
 /// Asks as a packet that came in by the host's own side of the datapath would be forwarded.
 #[inline(always)]
-pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work, destination: &Ip) -> Result<Way, DropReason> {
-    let fib = &mut work.fib;
+pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work) -> Result<Way, DropReason> {
+    let (fib, destination) = (&mut work.fib, &work.parsed.packet.destination);
     // SAFETY: plain numbers, for which zeros are a value.
     unsafe { core::ptr::write_bytes(&raw mut *fib, 0, 1) };
     fib.ifindex = settings.host_ifindex;
@@ -127,17 +127,14 @@ pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work, destination: &
 
 /// The address that the routes send from.
 #[inline(always)]
-pub fn source(work: &Work, v4: bool) -> Ip {
+pub fn source(work: &Work) -> Ip {
+    let v4 = work.parsed.packet.destination.is_v4();
     // SAFETY: every bit pattern is a value of either; the lookup has written the one of this family.
     unsafe {
         if v4 {
             return Ip::v4(Be32(work.fib.__bindgen_anon_3.ipv4_src.to_ne_bytes()));
         }
         let [a, b, c, d] = work.fib.__bindgen_anon_3.ipv6_src.map(u32::to_ne_bytes);
-        Ip {
-            octets: [
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-            ],
-        }
+        Ip { octets: [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]] }
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_csum_diff;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::Ends;
 use cc_common::net::{Be16, Ip, Ipv4Header, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::packet::{Fragment, Packet, has_ports};
+use cc_common::packet::{Packet, has_ports};
 use cc_common::verdict::DropReason;
 
 use crate::parse;
@@ -97,7 +97,7 @@ fn packet(ctx: &TcContext, work: &mut Work) -> Result<(), DropReason> {
     let (from, to) = (&work.parsed.packet, &work.out);
     let difference = difference(&from.source, &to.source);
     let transport = work.parsed.transport as usize;
-    let has_header = !matches!(work.parsed.fragment, Fragment::Later { .. }) && has_ports(from.protocol);
+    let has_header = !work.parsed.fragment.is_later() && has_ports(from.protocol);
     store_addresses(ctx, to, difference)?;
     hop(ctx, from, work.parsed.ttl)?;
     if !has_header {

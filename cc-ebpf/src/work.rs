@@ -3,10 +3,13 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use cc_common::flow::{Ends, Flow, FlowKey, NatEntry, Side};
+use cc_common::nat::ForwardKey;
 use cc_common::packet::Packet;
 use cc_common::port::Port;
 use cc_common::verdict::{Direction, DropReason};
 
+use crate::beyond::Hairpin;
+use crate::firewall::Question;
 use crate::maps::{CC_FLOWS, CC_NAT, CC_WORK};
 use crate::parse::Parsed;
 
@@ -35,6 +38,9 @@ pub struct Work {
     /// The other key of a flow: in `CC_NAT`, or in another network.
     pub other_key: FlowKey,
     pub nat: NatEntry,
+    pub forward: ForwardKey,
+    pub hairpin: Hairpin,
+    pub question: Question,
     pub fib: bpf_fib_lookup,
     /// Bytes of the packet that an error of ours quotes.
     pub quote: [u8; QUOTE_BYTES],
@@ -109,8 +115,6 @@ impl Outcome {
     pub const BEYOND: Outcome = Outcome(0xfffc);
     /// It is for a published port: likewise.
     pub const PUBLISHED: Outcome = Outcome(0xfffb);
-    /// It is for the host itself: likewise.
-    pub const HOST: Outcome = Outcome(0xfffa);
     /// It is none of ours.
     pub const PASS: Outcome = Outcome(0xfff9);
     /// It asks for a neighbour.

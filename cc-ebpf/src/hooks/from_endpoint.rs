@@ -8,7 +8,7 @@ use cc_common::flow::{BEYOND_UPLINK, FLAG_TRANSLATED, Flow, is_beyond};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
-use cc_common::packet::{Fragment, Kind, TCP_ACK, TCP_SYN};
+use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
 use cc_common::port::{self, Payload, PortKey};
 use cc_common::route;
 use cc_common::verdict::{Direction, DropReason, Verdict};
@@ -160,7 +160,7 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
             return expired(ctx, work);
         }
         if work.to == BEYOND_UPLINK {
-            fits(ctx, work)?;
+            fits(ctx)?;
         }
         translated(ctx, work)?;
     }
@@ -185,7 +185,7 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         };
     }
     work.headless = false;
-    if !matches!(work.parsed.fragment, Fragment::Whole) {
+    if !work.parsed.fragment.is_whole() {
         cc_fragment();
     }
     work.sender = work.key.set(work.port.vni, &work.parsed.packet) as u8;
@@ -222,23 +222,32 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         // Of an endpoint that is gone, or over: whoever goes on begins anew.
         conntrack::forget(By::Packet, &work.key, flow);
     }
-    begin(ctx, work)
+    begin(ctx)
 }
 
 /// A conversation that no flow stands for. What it may come to is decided by one function after the other, each verified by itself.
 #[inline(always)]
-fn begin(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
+fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
     // SAFETY: the context is this program's.
     let mut outcome = Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) });
-    if outcome == Outcome::BEYOND {
-        // SAFETY: as above.
-        outcome = Outcome::from_bits(unsafe { beyond::cc_beyond(ctx.skb.skb) });
+    // SAFETY: as above.
+    unsafe {
+        if outcome == Outcome::BEYOND {
+            outcome = Outcome::from_bits(beyond::cc_beyond(ctx.skb.skb));
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_masquerade());
+            }
+        }
         if outcome == Outcome::PUBLISHED {
-            // SAFETY: as above.
-            outcome = Outcome::from_bits(unsafe { beyond::cc_hairpin(ctx.skb.skb) });
+            outcome = Outcome::from_bits(beyond::cc_hairpin());
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_hairpin_there(ctx.skb.skb));
+            }
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_hairpin_back(ctx.skb.skb));
+            }
         }
     }
-    let _ = work;
     match outcome {
         Outcome::GO => Ok(true),
         Outcome::ANSWER => Ok(false),
@@ -252,14 +261,15 @@ fn begin(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
 pub extern "C" fn cc_fragment() -> u64 {
     let Some(work) = Work::mine() else { return 0 };
     let vni = work.port.vni;
-    match work.parsed.fragment {
-        Fragment::Whole => {}
-        Fragment::First { id } => {
+    let id = work.parsed.fragment.id;
+    match work.parsed.fragment.place {
+        Place::Whole => {}
+        Place::First => {
             let packet = &work.parsed.packet;
             // A full table forgets its oldest: nothing is lost that cannot be sent again.
             let _ = CC_FRAGMENTS.insert(FragmentKey::of(vni, packet, id), FragmentEntry::of(packet), 0);
         }
-        Fragment::Later { id } => {
+        Place::Later => {
             // SAFETY: eight bytes, copied at once.
             match unsafe { CC_FRAGMENTS.get(FragmentKey::of(vni, &work.parsed.packet, id)) } {
                 Some(entry) => entry.complete(&mut work.parsed.packet),
@@ -285,9 +295,8 @@ fn standing(work: &Work, flow: &Flow) -> Standing {
     let (us, them) = (work.side().index(), work.side().other().index());
     let (port, packet) = (&work.port, &work.parsed.packet);
     // The same ports again after both were done: a new conversation.
-    let begins_again = packet.protocol == PROTOCOL_TCP
-        && packet.tcp.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-        && flow.tracked.is_over();
+    let begins_again =
+        packet.protocol == PROTOCOL_TCP && packet.tcp.flags & (TCP_SYN | TCP_ACK) == TCP_SYN && flow.tracked.is_over();
     if flow.generations[us] != port.generation || begins_again {
         return Standing::Foreign;
     }
@@ -324,9 +333,7 @@ pub fn proceed(ctx: &TcContext, work: &Work, row: *mut Flow, flow: &mut Flow) ->
             // SAFETY: the context is this program's.
             admit::scale(unsafe { admit::cc_scale(ctx.skb.skb) })
         };
-        if !matches!(work.parsed.fragment, Fragment::Later { .. })
-            && !flow.tracked.segment(work.side(), &packet.tcp, scale)
-        {
+        if !work.parsed.fragment.is_later() && !flow.tracked.segment(work.side(), &packet.tcp, scale) {
             return Err(DropReason::TcpReset);
         }
     } else {
@@ -359,7 +366,7 @@ const ALWAYS_FITS_BYTES: u32 = 1280 + ETHERNET_BYTES as u32;
 
 /// Whether the packet, or each of the segments that it stands for, fits the way out; the sender is told what would.
 #[inline(always)]
-fn fits(ctx: &TcContext, work: &mut Work) -> Result<(), Outcome> {
+fn fits(ctx: &TcContext) -> Result<(), Outcome> {
     if ctx.len() <= ALWAYS_FITS_BYTES {
         return Ok(());
     }

@@ -9,13 +9,14 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
-use cc_common::flow::{Flow, FlowKey};
+use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
-    SOCKETS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX,
+    ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
@@ -45,12 +46,14 @@ pub struct Programs {
     pub to_endpoint: SchedClassifier,
     pub cgroup_ingress: CgroupSkb,
     pub cgroup_egress: CgroupSkb,
+    pub from_uplink: SchedClassifier,
+    pub from_host: SchedClassifier,
     /// On no interface: it is run by hand.
     pub sweep: SchedClassifier,
 }
 
 /// Key bytes, value bytes and rows of every map, as this build has them.
-fn shapes() -> [(&'static str, [u32; 3]); 14] {
+fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
     fn shape<K, V>(rows: u32) -> [u32; 3] {
         [size_of::<K>() as u32, size_of::<V>() as u32, rows]
     }
@@ -70,6 +73,10 @@ fn shapes() -> [(&'static str, [u32; 3]); 14] {
         (names::MAP_FLOWS, shape::<FlowKey, Flow>(FLOWS_MAX)),
         (names::MAP_QUOTAS, shape::<u32, Quota>(ENDPOINTS_MAX + 1)),
         (names::MAP_FRAGMENTS, shape::<FragmentKey, FragmentEntry>(FRAGMENTS_MAX)),
+        (names::MAP_NAT, shape::<FlowKey, NatEntry>(NAT_MAX)),
+        (names::MAP_BLOCKS, shape::<u32, Block>(NAT_BLOCKS_MAX)),
+        (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),
+        (names::MAP_UPLINKS, shape::<PortKey, Uplink>(UPLINKS_MAX)),
     ]
 }
 
@@ -125,6 +132,8 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathErro
 fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
     Ok(Programs {
         sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
+        from_uplink: classifier(ebpf, dir, names::PROGRAM_FROM_UPLINK)?,
+        from_host: classifier(ebpf, dir, names::PROGRAM_FROM_HOST)?,
         from_endpoint: classifier(ebpf, dir, names::PROGRAM_FROM_ENDPOINT)?,
         to_endpoint: classifier(ebpf, dir, names::PROGRAM_TO_ENDPOINT)?,
         cgroup_ingress: cgroup(ebpf, dir, names::PROGRAM_CGROUP_INGRESS, aya::programs::CgroupSkbAttachType::Ingress)?,
