@@ -20,7 +20,8 @@ pub const MAP_PREFIXES_V6: &str = "CC_PREFIX6";
 pub const MAP_FLOWS: &str = "CC_FLOWS";
 pub const MAP_QUOTAS: &str = "CC_QUOTAS";
 pub const MAP_FRAGMENTS: &str = "CC_FRAGMENTS";
-pub const MAPS: [&str; 14] = [
+pub const MAP_RATES: &str = "CC_RATES";
+pub const MAPS: [&str; 15] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -35,6 +36,7 @@ pub const MAPS: [&str; 14] = [
     MAP_FLOWS,
     MAP_QUOTAS,
     MAP_FRAGMENTS,
+    MAP_RATES,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

@@ -7,6 +7,7 @@ use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
 use crate::port::{Port, PortKey};
 use crate::quota::Quota;
+use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
 
@@ -23,5 +24,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Settings
+    Quota Rate Settings
 }

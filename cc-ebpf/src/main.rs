@@ -13,6 +13,7 @@ mod hooks;
 mod icmp;
 mod maps;
 mod parse;
+mod rate;
 mod rewrite;
 mod work;
 

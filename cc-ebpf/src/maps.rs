@@ -15,6 +15,7 @@ use cc_common::limits::{
 };
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
@@ -64,6 +65,9 @@ pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new(
 
 #[btf_map]
 pub static CC_FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static CC_RATES: Array<Rate, { ENDPOINTS_MAX as usize }> = Array::new();
 
 /// What a program knows of the packet it works on: too large for its stack. Not pinned; nobody reads it but the run that
 /// wrote it, and classifiers do not interrupt each other on one CPU.

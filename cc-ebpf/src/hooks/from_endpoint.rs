@@ -11,7 +11,7 @@ use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names::MARK_OURS;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
 use cc_common::packet::{Fragment, Kind, TCP_ACK, TCP_SYN};
-use cc_common::port::{self, Payload, PortKey};
+use cc_common::port::{self, PORT_RATED, Payload, PortKey};
 use cc_common::route::{self, ENDPOINT_QUEUED, EndpointEntry};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
@@ -20,7 +20,7 @@ use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_PORTS};
 use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::work::{Outcome, Target, Work};
-use crate::{admit, conntrack, counters, firewall, icmp, parse, rewrite};
+use crate::{admit, conntrack, counters, firewall, icmp, parse, rate, rewrite};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -162,6 +162,13 @@ fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
 
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    if work.port.flags & PORT_RATED != 0 {
+        // SAFETY: the context is this program's.
+        match Outcome::from_bits(unsafe { rate::cc_rate(ctx.skb.skb) }) {
+            Outcome::GO => {}
+            refused => return Err(refused),
+        }
+    }
     match destination(ctx, work)? {
         Some(target) => deliver(ctx, work, &target),
         None => {

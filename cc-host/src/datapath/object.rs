@@ -18,6 +18,7 @@ use cc_common::limits::{
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
@@ -50,7 +51,7 @@ pub struct Programs {
 }
 
 /// Key bytes, value bytes and rows of every map, as this build has them.
-fn shapes() -> [(&'static str, [u32; 3]); 14] {
+fn shapes() -> [(&'static str, [u32; 3]); 15] {
     fn shape<K, V>(rows: u32) -> [u32; 3] {
         [size_of::<K>() as u32, size_of::<V>() as u32, rows]
     }
@@ -70,6 +71,7 @@ fn shapes() -> [(&'static str, [u32; 3]); 14] {
         (names::MAP_FLOWS, shape::<FlowKey, Flow>(FLOWS_MAX)),
         (names::MAP_QUOTAS, shape::<u32, Quota>(ENDPOINTS_MAX + 1)),
         (names::MAP_FRAGMENTS, shape::<FragmentKey, FragmentEntry>(FRAGMENTS_MAX)),
+        (names::MAP_RATES, shape::<u32, Rate>(ENDPOINTS_MAX)),
     ]
 }
 
