@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption, TcStats2};
@@ -120,14 +120,14 @@ async fn set(handle: Handle, ifindex: u32, discipline: &impl Discipline) -> Resu
     let options = discipline.options().into_iter().map(|(kind, bytes)| TcOption::Other(DefaultNla::new(kind, bytes)));
     message.attributes.push(TcAttribute::Kind(discipline.kind().to_owned()));
     message.attributes.push(TcAttribute::Options(options.collect()));
-    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
     let asked = ask(handle, RouteNetlinkMessage::NewQueueDiscipline(message), flags).await;
     asked.map(drop).map_err(|source| QdiscError::Set { ifindex, source })
 }
 
-/// Asks for this one alone: the crate's own request lists those of every interface.
+/// Asks for this one alone: the crate's own request lists those of every interface. The kernel answers by an echo only.
 async fn read(handle: Handle, ifindex: u32) -> Result<Option<QueueStats>, QdiscError> {
-    match ask(handle, RouteNetlinkMessage::GetQueueDiscipline(at_root(ifindex)), 0).await {
+    match ask(handle, RouteNetlinkMessage::GetQueueDiscipline(at_root(ifindex)), NLM_F_ECHO).await {
         Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(found))) => Ok(stats(&found)),
         Ok(_) => Ok(None),
         Err(source) => Err(QdiscError::Read { ifindex, source }),
@@ -140,14 +140,15 @@ fn at_root(ifindex: u32) -> TcMessage {
     message
 }
 
-/// The crate's own requests take no attributes. Returns the answer, if it is more than "done".
+/// The crate's own requests take no attributes. Returns the answer, if there is one before the acknowledgement, which always comes:
+/// of an interface without a queue the kernel says nothing else.
 async fn ask(
     mut handle: Handle,
     message: RouteNetlinkMessage,
     flags: u16,
 ) -> Result<Option<RouteNetlinkMessage>, rtnetlink::Error> {
     let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
     let mut answers = handle.request(request)?;
     match answers.next().await.map(|answer| answer.payload) {
         Some(NetlinkPayload::InnerMessage(message)) => Ok(Some(message)),
