@@ -23,6 +23,7 @@ pub mod packet;
 mod pod;
 pub mod port;
 pub mod quota;
+pub mod rate;
 pub mod route;
 pub mod settings;
 pub mod tcp;

@@ -24,7 +24,8 @@ pub const MAP_NAT: &str = "CC_NAT";
 pub const MAP_BLOCKS: &str = "CC_BLOCKS";
 pub const MAP_FORWARDS: &str = "CC_FORWARDS";
 pub const MAP_UPLINKS: &str = "CC_UPLINKS";
-pub const MAPS: [&str; 18] = [
+pub const MAP_RATES: &str = "CC_RATES";
+pub const MAPS: [&str; 19] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -43,6 +44,7 @@ pub const MAPS: [&str; 18] = [
     MAP_BLOCKS,
     MAP_FORWARDS,
     MAP_UPLINKS,
+    MAP_RATES,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

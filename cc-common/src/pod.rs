@@ -8,6 +8,7 @@ use crate::fragment::{FragmentEntry, FragmentKey};
 use crate::nat::{Block, Forward, ForwardKey, Uplink};
 use crate::port::{Port, PortKey};
 use crate::quota::Quota;
+use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
 
@@ -24,5 +25,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Settings Block ForwardKey Forward Uplink
+    Quota Rate Settings Block ForwardKey Forward Uplink
 }

@@ -16,6 +16,7 @@ mod inbound;
 mod maps;
 mod nat;
 mod parse;
+mod rate;
 mod rewrite;
 mod send;
 mod tell;

@@ -16,6 +16,7 @@ use cc_common::limits::{
 use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
@@ -81,6 +82,9 @@ pub static CC_UPLINKS: HashMap<PortKey, Uplink, { UPLINKS_MAX as usize }> = Hash
 /// A key being made where a flow is forgotten, by packets' programs and by the sweep. Not pinned.
 #[btf_map]
 pub static CC_OUTER: PerCpuArray<FlowKey, 2> = PerCpuArray::new();
+
+#[btf_map]
+pub static CC_RATES: Array<Rate, { ENDPOINTS_MAX as usize }> = Array::new();
 
 /// What a program knows of the packet it works on: too large for its stack. Not pinned; nobody reads it but the run that
 /// wrote it, and classifiers do not interrupt each other on one CPU.

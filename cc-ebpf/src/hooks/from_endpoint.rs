@@ -9,7 +9,7 @@ use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
-use cc_common::port::{self, Payload, PortKey};
+use cc_common::port::{self, PORT_RATED, Payload, PortKey};
 use cc_common::route;
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
@@ -20,7 +20,7 @@ use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::send::{deliver, send, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rewrite};
+use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rate, rewrite};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -148,6 +148,13 @@ fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
 
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    if work.port.flags & PORT_RATED != 0 {
+        // SAFETY: the context is this program's.
+        match Outcome::from_bits(unsafe { rate::cc_rate(ctx.skb.skb) }) {
+            Outcome::GO => {}
+            refused => return Err(refused),
+        }
+    }
     work.translate = TRANSLATE_NOT;
     if !destination(ctx, work)? {
         let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));

@@ -2,7 +2,9 @@
 
 use cc_common::api::v1;
 
-use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Exit, RunSpec, State};
+use crate::container::{
+    BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State,
+};
 use crate::image::{ImageRecord, LayerProgress, LayerState};
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
@@ -57,6 +59,10 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     if spec.labels.len() > LABELS_MAX {
         return Err(bad("--label", spec.labels.len(), "a container has at most 256 labels"));
     }
+    let bandwidth = Bandwidth {
+        egress: rate_limit(["--egress-bandwidth", "--egress-burst"], spec.egress_bandwidth, &spec.vpc)?,
+        ingress: rate_limit(["--ingress-bandwidth", "--ingress-burst"], spec.ingress_bandwidth, &spec.vpc)?,
+    };
     Ok(RunSpec {
         image: spec.image,
         vpc: non_empty(spec.vpc),
@@ -70,10 +76,34 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         labels: spec.labels.into_iter().collect(),
         command: spec.command,
         groups: spec.groups,
+        bandwidth,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
     })
+}
+
+fn rate_limit(
+    [rate, burst]: [&'static str; 2],
+    limit: Option<v1::RateLimit>,
+    vpc: &str,
+) -> Result<Option<RateLimit>, ContainerError> {
+    let Some(v1::RateLimit { bytes_per_s, burst_bytes }) = limit else { return Ok(None) };
+    if vpc.is_empty() {
+        return Err(bad(rate, bytes_per_s, "there is no network to limit: name a --vpc"));
+    }
+    RateLimit::new(bytes_per_s, (burst_bytes != 0).then_some(burst_bytes)).map(Some).map_err(|wrong| match wrong {
+        BadLimit::Rate => bad(rate, bytes_per_s, wrong.why()),
+        BadLimit::Burst => bad(burst, burst_bytes, wrong.why()),
+    })
+}
+
+fn rate_limit_view(limit: Option<RateLimit>) -> Option<v1::RateLimit> {
+    let view = |RateLimit { bytes_per_s, burst_bytes }| v1::RateLimit {
+        bytes_per_s,
+        burst_bytes: burst_bytes.unwrap_or_default(),
+    };
+    limit.map(view)
 }
 
 fn is_hostname(text: &str) -> bool {
@@ -98,6 +128,8 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
+        egress_bandwidth: rate_limit_view(spec.bandwidth.egress),
+        ingress_bandwidth: rate_limit_view(spec.bandwidth.ingress),
     }
 }
 
@@ -181,7 +213,7 @@ pub(super) fn progress_view(progress: LayerProgress) -> v1::PullProgress {
 }
 
 pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) -> v1::Metrics {
-    let ContainerMetrics { resources, traffic } = metrics;
+    let ContainerMetrics { resources, traffic, queues } = metrics;
     let count = |t: crate::datapath::Traffic| Some(v1::Traffic { packets: t.packets, bytes: t.bytes });
     v1::Metrics {
         id: record.id.to_string(),
@@ -210,6 +242,17 @@ pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) 
             })
             .collect(),
         at_ms: crate::ids::now_ms(),
+        queues: queues.into_iter().map(queue_view).collect(),
+    }
+}
+
+fn queue_view(Queue { direction, bytes_per_s, stats }: Queue) -> v1::Queue {
+    v1::Queue {
+        direction: direction.to_owned(),
+        bytes_per_s,
+        dropped_packets: stats.dropped_packets,
+        waits: stats.waits,
+        waiting_bytes: stats.waiting_bytes,
     }
 }
 
@@ -218,17 +261,23 @@ mod tests {
     use super::*;
 
     fn spec() -> v1::ContainerSpec {
-        v1::ContainerSpec { image: "busybox".into(), ..Default::default() }
+        v1::ContainerSpec { image: "busybox".into(), vpc: "blue".into(), ..Default::default() }
     }
 
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 10] = [
+        let cases: [Spoil; 13] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
             ("--mtu", |s| s.mtu = 100),
+            ("--egress-bandwidth", |s| s.egress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1, burst_bytes: 0 })),
+            ("--ingress-burst", |s| s.ingress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 1 })),
+            ("--vpc", |s| {
+                s.vpc.clear();
+                s.ingress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 0 });
+            }),
             ("--env", |s| s.env.push("NOVALUE".into())),
             ("--dir", |s| s.dir = "tmp".into()),
             ("--hostname", |s| s.hostname = "a b".into()),

@@ -88,7 +88,7 @@ impl Containers {
         let endpoint = match &record.vpc {
             Some(vpc) => {
                 let ifindex = if_nametoindex(record.interface().as_str()).map_err(|_| Lost::NoInterface)?;
-                Some(vpc.endpoint(slot, ifindex))
+                Some(vpc.endpoint(slot, ifindex, &record.spec.bandwidth, self.mtu(record)))
             }
             None => None,
         };

@@ -10,6 +10,7 @@ use crate::image::ImageError;
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::link::LinkError;
 use crate::kernel::netns::NetnsError;
+use crate::kernel::qdisc::QdiscError;
 use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::store::StoreError;
 use crate::vpc::VpcError;
@@ -50,6 +51,8 @@ pub enum ContainerError {
     Cgroup { operation: &'static str, name: String, source: CgroupError },
     #[error("cannot {operation} the network interface of container {name}")]
     Link { operation: &'static str, name: String, source: LinkError },
+    #[error("cannot limit the bandwidth of container {name}")]
+    Bandwidth { name: String, source: QdiscError },
     #[error("cannot enter the network namespace of container {name}")]
     Netns { name: String, source: NetnsError },
     #[error("the datapath refused to {operation} container {name}")]

@@ -1,6 +1,7 @@
 //! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.
 
 mod adopt;
+mod bandwidth;
 mod boot;
 mod create;
 mod error;
@@ -22,6 +23,7 @@ mod stop;
 mod teardown;
 mod tunnel;
 
+pub use bandwidth::{BadLimit, Bandwidth, Queue, RateLimit};
 pub use error::ContainerError;
 pub use metrics::ContainerMetrics;
 pub use record::{Attachment, ContainerRecord, Exit, RunSpec, State};

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::bandwidth::Bandwidth;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
@@ -27,6 +28,8 @@ pub struct RunSpec {
     /// Names or ids of its groups; none means the VPC's default group.
     #[serde(default)]
     pub groups: Vec<String>,
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
     pub auto_remove: bool,
     pub stdin: bool,
 }
@@ -48,10 +51,11 @@ pub struct Attachment {
 
 impl Attachment {
     /// As the datapath is told of it.
-    pub(super) fn endpoint(&self, slot: u32, ifindex: u32) -> Endpoint {
+    pub(super) fn endpoint(&self, slot: u32, ifindex: u32, bandwidth: &Bandwidth, mtu: u16) -> Endpoint {
         let &Attachment { vni, mac, ipv4, .. } = self;
         let rule_set = self.membership.rule_set;
-        Endpoint { id: slot, vni, rule_set, ifindex, mac, ipv4, ipv6: None, queued: false }
+        let (queued, egress_rate) = (bandwidth.ingress.is_some(), bandwidth.egress_rate(mtu));
+        Endpoint { id: slot, vni, rule_set, ifindex, mac, ipv4, ipv6: None, queued, egress_rate }
     }
 }
 

@@ -221,9 +221,10 @@ impl Containers {
         let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
         let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
         pace.step("veth");
-        // Before the container's end is up: no packet ever passes undecided.
-        self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await?;
+        // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
+        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir()).await?;
         pace.step("datapath");
+        self.limit_bandwidth(record, Arc::clone(&kept), ifindex, mtu).await?;
         let address = EndpointAddress { address: vpc.ipv4, prefix_len: vpc.prefix_len, gateway: vpc.gateway };
         link::configure_endpoint(netns, address).await.map_err(failed("configure"))?;
         pace.step("addresses");
@@ -240,9 +241,10 @@ impl Containers {
         record: &ContainerRecord,
         vpc: &Attachment,
         ifindex: u32,
+        mtu: u16,
         cgroup: PathBuf,
     ) -> Result<(), ContainerError> {
-        let endpoint = vpc.endpoint(record.slot, ifindex);
+        let endpoint = vpc.endpoint(record.slot, ifindex, &record.spec.bandwidth, mtu);
         let tag = record.id.clone();
         self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
     }
@@ -260,7 +262,7 @@ impl Containers {
     }
 
     /// What the uplink leaves to an overlay's payload, unless it was said.
-    fn mtu(&self, record: &ContainerRecord) -> u16 {
+    pub(super) fn mtu(&self, record: &ContainerRecord) -> u16 {
         let config = &self.rooms.config;
         if let Some(mtu) = record.spec.mtu.or(config.mtu) {
             return mtu;

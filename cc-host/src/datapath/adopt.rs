@@ -56,6 +56,9 @@ impl Inner {
         if known != (ifindex, vni, address, address_v6, mac) {
             return Err(not_whole("its row has another interface, network or address"));
         }
+        if entry.flags != endpoint.entry_flags() {
+            return Err(not_whole("its row has another way to its interface"));
+        }
         // The groups are the store's to know: a daemon may have died while it changed them.
         let port = self.tables.port(ifindex)?.map(|port| Port { rule_set: 0, ..port });
         let expected = Port {
@@ -66,7 +69,7 @@ impl Inner {
             ipv4: address,
             ipv6: address_v6,
             mac,
-            pad: [0; 2],
+            flags: endpoint.port_flags(),
         };
         if port != Some(expected) {
             return Err(not_whole("its interface is not in the table of ports"));

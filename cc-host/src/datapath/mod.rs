@@ -23,7 +23,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use cc_common::names::PIN_LINKS_DIR;
 use cc_common::net::{Be32, Ip, MacAddr};
-use cc_common::port::Port;
+use cc_common::port::{PORT_RATED, Port};
+use cc_common::rate::Rate;
 use cc_common::route::{ENDPOINT_QUEUED, EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
 
@@ -54,6 +55,18 @@ pub struct Endpoint {
     pub ipv6: Option<Ipv6Addr>,
     /// What it receives goes through its interface's queue, which shapes it.
     pub queued: bool,
+    /// What it sends beyond this is dropped.
+    pub egress_rate: Option<Rate>,
+}
+
+impl Endpoint {
+    fn entry_flags(&self) -> u32 {
+        if self.queued { ENDPOINT_QUEUED } else { 0 }
+    }
+
+    fn port_flags(&self) -> u16 {
+        if self.egress_rate.is_some() { PORT_RATED } else { 0 }
+    }
 }
 
 /// What the datapath needs to know of a VPC.
@@ -315,7 +328,7 @@ impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
-        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, queued } = endpoint;
+        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, .. } = endpoint;
         let generation = self.next_generation();
         let entry = EndpointEntry {
             generation,
@@ -324,7 +337,7 @@ impl Inner {
             ifindex,
             vni,
             rule_set,
-            flags: if queued { ENDPOINT_QUEUED } else { 0 },
+            flags: endpoint.entry_flags(),
             ipv4: Be32(ipv4.octets()),
             ipv6: ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into())),
             mac: MacAddr(mac),
@@ -333,7 +346,10 @@ impl Inner {
         self.attach_sockets(id, entry, tag, cgroup_dir)?;
         links::attach_interface(&mut self.programs, ifindex)?;
         let EndpointEntry { ipv4: address, ipv6: address_v6, mac, .. } = entry;
-        let port = Port { generation, endpoint: id, vni, rule_set, ipv4: address, ipv6: address_v6, mac, pad: [0; 2] };
+        let flags = endpoint.port_flags();
+        let port = Port { generation, endpoint: id, vni, rule_set, ipv4: address, ipv6: address_v6, mac, flags };
+        // Before the port that leads to it.
+        self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
         self.tables.set_port(ifindex, port)?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))

@@ -19,6 +19,7 @@ use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DI
 use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
@@ -77,6 +78,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_BLOCKS, shape::<u32, Block>(NAT_BLOCKS_MAX)),
         (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),
         (names::MAP_UPLINKS, shape::<PortKey, Uplink>(UPLINKS_MAX)),
+        (names::MAP_RATES, shape::<u32, Rate>(ENDPOINTS_MAX)),
     ]
 }
 

@@ -59,6 +59,7 @@ pub fn remove_endpoint(
     }
     tables.remove_drops(id)?;
     tables.zero_counters(id)?;
+    tables.set_rate(id, Default::default())?;
     // Last but one: until here, the entry says what is left to do.
     tables.set_endpoint(id, Default::default())?;
     // Its flows are orphans from here on, and close no books any more.

@@ -11,6 +11,7 @@ use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, Route, RouteKey, prefix_bits};
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
@@ -27,6 +28,7 @@ pub struct Tables {
     pub drops: PerCpuHashMap<MapData, DropKey, DropCount>,
     pub sockets: PerCpuHashMap<MapData, SocketKey, Counters>,
     pub rules: Rules,
+    rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
     cpus: usize,
 }
@@ -76,6 +78,7 @@ impl Tables {
             drops: typed!(PerCpuHashMap, names::MAP_DROPS),
             sockets: typed!(PerCpuHashMap, names::MAP_SOCKETS),
             rules: Rules::take(ebpf)?,
+            rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
             cpus,
         };
@@ -96,6 +99,10 @@ impl Tables {
 
     pub fn set_endpoint(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
         self.endpoints.set(id, entry, 0).map_err(failed("write", names::MAP_ENDPOINTS))
+    }
+
+    pub fn set_rate(&mut self, id: u32, rate: Rate) -> Result<(), DatapathError> {
+        self.rates.set(id, rate, 0).map_err(failed("write", names::MAP_RATES))
     }
 
     pub fn set_port(&mut self, ifindex: u32, port: Port) -> Result<(), DatapathError> {

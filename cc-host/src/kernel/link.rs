@@ -173,6 +173,11 @@ impl Links {
         }
     }
 
+    /// For what else is asked of interfaces.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
         let _one = self.listing.lock().await;
         self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
@@ -206,11 +211,16 @@ pub async fn loopback_up(netns: OwnedFd) -> Result<(), LinkError> {
 }
 
 /// Runs netlink work inside `netns`, with a small runtime on a thread of its own.
-async fn inside<F>(netns: OwnedFd, work: impl FnOnce(Handle) -> F + Send + 'static) -> Result<(), LinkError>
+pub(super) async fn inside<T, E, F>(
+    netns: impl AsFd + Send + 'static,
+    work: impl FnOnce(Handle) -> F + Send + 'static,
+) -> Result<T, E>
 where
-    F: Future<Output = Result<(), LinkError>>,
+    T: Send + 'static,
+    E: From<LinkError> + Send + 'static,
+    F: Future<Output = Result<T, E>>,
 {
-    let blocking = move || {
+    let blocking = move || -> Result<T, E> {
         in_netns(netns.as_fd(), move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()

@@ -5,4 +5,5 @@ pub mod cgroup;
 pub mod check;
 pub mod link;
 pub mod netns;
+pub mod qdisc;
 pub mod uplink;

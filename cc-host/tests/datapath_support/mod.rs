@@ -141,7 +141,8 @@ impl World {
         let (ifindex, netns) = self.veth(id, mac);
         let ipv4 = Ipv4Addr::new(10, 0, 0, host);
         let ipv6 = Some(address_v6(host));
-        let endpoint = Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false };
+        let endpoint =
+            Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false, egress_rate: None };
         let tag = format!("{id:016x}");
         let cgroup = self.cgroup.join(&tag);
         if !cgroup.exists() {

@@ -50,6 +50,15 @@ pub struct SpecView {
     pub mtu: u32,
     pub auto_remove: bool,
     pub groups: Vec<String>,
+    pub egress_bandwidth: Option<RateLimitView>,
+    pub ingress_bandwidth: Option<RateLimitView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RateLimitView {
+    pub bytes_per_s: u64,
+    /// None: by the rate.
+    pub burst_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +102,16 @@ impl From<v1::ContainerSpec> for SpecView {
             mtu: spec.mtu,
             auto_remove: spec.auto_remove,
             groups: spec.groups,
+            egress_bandwidth: spec.egress_bandwidth.map(Into::into),
+            ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
         }
+    }
+}
+
+impl From<v1::RateLimit> for RateLimitView {
+    fn from(limit: v1::RateLimit) -> Self {
+        let burst_bytes = (limit.burst_bytes != 0).then_some(limit.burst_bytes);
+        RateLimitView { bytes_per_s: limit.bytes_per_s, burst_bytes }
     }
 }
 
@@ -224,7 +242,12 @@ mod tests {
 
     fn container(name: &str, exit: Option<v1::Exit>) -> ContainerView {
         let state = if exit.is_some() { "stopped" } else { "running" };
-        let spec = v1::ContainerSpec { image: "debian:12".into(), memory_bytes: 512 << 20, ..Default::default() };
+        let spec = v1::ContainerSpec {
+            image: "debian:12".into(),
+            memory_bytes: 512 << 20,
+            egress_bandwidth: Some(v1::RateLimit { bytes_per_s: 10 << 20, burst_bytes: 0 }),
+            ..Default::default()
+        };
         ContainerView::from(v1::Container {
             id: format!("c-{name}"),
             name: name.into(),

@@ -335,6 +335,21 @@ pub struct ContainerSpec {
     /// names or ids; empty: the VPC's default group
     #[prost(string, repeated, tag = "15")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of what it sends; absent: no limit
+    #[prost(message, optional, tag = "20")]
+    pub egress_bandwidth: ::core::option::Option<RateLimit>,
+    /// of what it receives
+    #[prost(message, optional, tag = "21")]
+    pub ingress_bandwidth: ::core::option::Option<RateLimit>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimit {
+    /// of frames, without preamble and checksum
+    #[prost(uint64, tag = "1")]
+    pub bytes_per_s: u64,
+    /// 0: by the rate
+    #[prost(uint64, tag = "2")]
+    pub burst_bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunInput {
@@ -509,6 +524,27 @@ pub struct Metrics {
     pub drops: ::prost::alloc::vec::Vec<Drop>,
     #[prost(uint64, tag = "17")]
     pub at_ms: u64,
+    /// of limited directions
+    #[prost(message, repeated, tag = "20")]
+    pub queues: ::prost::alloc::vec::Vec<Queue>,
+}
+/// What holds a direction to its limit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Queue {
+    /// egress, ingress
+    #[prost(string, tag = "1")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub bytes_per_s: u64,
+    /// for want of room in the queue
+    #[prost(uint64, tag = "3")]
+    pub dropped_packets: u64,
+    /// how often it waited for the rate
+    #[prost(uint64, tag = "4")]
+    pub waits: u64,
+    /// at this moment
+    #[prost(uint64, tag = "5")]
+    pub waiting_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Traffic {

@@ -76,6 +76,18 @@ pub struct RunArgs {
     /// The interface's MTU
     #[arg(long, value_parser = clap::value_parser!(u32).range(576..=65_535))]
     mtu: Option<u32>,
+    /// What it may send in a second: 10MiB, or bytes; needs --vpc
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    egress_bandwidth: Option<u64>,
+    /// What it may send at once after a pause (default: by the rate)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "egress_bandwidth")]
+    egress_burst: Option<u64>,
+    /// What it may receive in a second; needs --vpc
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    ingress_bandwidth: Option<u64>,
+    /// What it may receive at once after a pause
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "ingress_bandwidth")]
+    ingress_burst: Option<u64>,
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing")]
     pull: Pull,

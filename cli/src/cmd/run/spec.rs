@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cc_common::api::fault::Fault;
-use cc_common::api::v1::ContainerSpec;
+use cc_common::api::v1::{ContainerSpec, RateLimit};
 
 use super::RunArgs;
 use crate::error::usage;
@@ -42,7 +42,13 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
         groups: args.group.clone(),
+        egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
+        ingress_bandwidth: limit(args.ingress_bandwidth, args.ingress_burst),
     })
+}
+
+fn limit(bytes_per_s: Option<u64>, burst_bytes: Option<u64>) -> Option<RateLimit> {
+    bytes_per_s.map(|bytes_per_s| RateLimit { bytes_per_s, burst_bytes: burst_bytes.unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -70,6 +76,19 @@ mod tests {
         assert_eq!(spec.command, ["ls", "-l"]);
         assert_eq!(spec.labels["l"], "");
         assert!(spec.auto_remove);
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_rate_and_perhaps_a_burst() {
+        let limits = |args: &[&str]| {
+            let spec = from_args(&parsed(args).unwrap(), |_| None).unwrap();
+            [spec.egress_bandwidth, spec.ingress_bandwidth].map(|l| l.map(|l| (l.bytes_per_s, l.burst_bytes)))
+        };
+        assert_eq!(limits(&[]), [None, None]);
+        assert_eq!(limits(&["--egress-bandwidth", "10MiB"]), [Some((10 << 20, 0)), None]);
+        let both = ["--ingress-bandwidth", "1250000", "--ingress-burst", "64KiB", "--egress-bandwidth", "1MB"];
+        assert_eq!(limits(&both), [Some((1_000_000, 0)), Some((1_250_000, 64 << 10))]);
+        assert!(parsed(&["--egress-burst", "64KiB"]).is_err(), "a burst of what?");
     }
 
     #[test]
