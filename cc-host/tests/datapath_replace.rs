@@ -5,6 +5,7 @@ mod datapath_support;
 
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -97,13 +98,13 @@ fn the_newer_programs_are_the_ones_in_force() {
     let mut world = World::new();
     world.network(1);
     let a = world.container(0, 1, 2);
-    let (old, old_links) = (filters(), link_programs());
+    let (old, old_links) = (filters(), link_programs(&world));
     assert_eq!((old.len(), old_links.len()), (2, 2), "{old:?} {old_links:?}");
     world.datapath = None;
     world.datapath = Some(world.open());
-    assert_eq!((filters(), link_programs()), (old.clone(), old_links.clone()), "until an endpoint is adopted");
+    assert_eq!((filters(), link_programs(&world)), (old.clone(), old_links.clone()), "until an endpoint is adopted");
     world.datapath().adopt(&a.endpoint, &a.tag, &a.cgroup).unwrap();
-    let (new, new_links) = (filters(), link_programs());
+    let (new, new_links) = (filters(), link_programs(&world));
     assert_eq!((new.len(), new_links.len()), (2, 2), "one replaces the other: {new:?} {new_links:?}");
     assert!(new.iter().all(|id| !old.contains(id)) && new_links.iter().all(|id| !old_links.contains(id)));
     assert_eq!(world.pinned_links().len(), 2);
@@ -202,11 +203,12 @@ fn filters() -> Vec<u64> {
     tc.iter().map(|filter| filter["id"].as_u64().unwrap()).collect()
 }
 
-/// Numbers of the programs behind links that are pinned in this mount namespace.
-fn link_programs() -> Vec<u64> {
+/// Numbers of the programs behind the links that this world has pinned: others' BPF filesystems may be mounted beside ours.
+fn link_programs(world: &World) -> Vec<u64> {
     let links = json(&["link", "show"]);
+    let dir = world.config().bpffs_dir;
     let pinned = |link: &&serde_json::Value| {
-        link["pinned"].as_array().is_some_and(|pins| pins.iter().any(|pin| pin.as_str().unwrap().contains("-cg")))
+        link["pinned"].as_array().is_some_and(|pins| pins.iter().any(|pin| Path::new(pin.as_str().unwrap()).starts_with(&dir)))
     };
     let mut ids: Vec<u64> =
         links.as_array().unwrap().iter().filter(pinned).map(|link| link["prog_id"].as_u64().unwrap()).collect();
