@@ -21,8 +21,8 @@ pub struct Settings {
     /// The interface by which the host itself is reached, and whose routes are asked; 0 if there is none.
     pub host_ifindex: u32,
     pub stand_ins: StandIns,
-    /// Blocks of ports for translated flows, from this port on.
-    pub nat_port_first: u16,
+    /// Blocks of ports for translated flows: the first one's number, and how many.
+    pub nat_block_first: u16,
     pub nat_blocks: u16,
 }
 const _: () = assert!(size_of::<Settings>() == 120 && align_of::<Settings>() == 8);
@@ -105,7 +105,7 @@ impl Settings {
         host_ifindex: 0,
         stand_ins: StandIns { ipv4: Be32([0; 4]), ipv6: Ip::UNSPECIFIED },
         beyond_version: 1,
-        nat_port_first: 0,
+        nat_block_first: 0,
         nat_blocks: 0,
     };
 }

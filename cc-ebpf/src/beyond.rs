@@ -7,7 +7,7 @@ use cc_common::firewall::Decision;
 use cc_common::flow::{
     BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
 };
-use cc_common::nat::{Forward, ForwardKey};
+use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, Forward, ForwardKey};
 use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use cc_common::route::EndpointEntry;
 use cc_common::settings::Settings;
@@ -19,9 +19,9 @@ use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
 use crate::{admit, conntrack, parse};
 
-/// The forward that the packet is for.
+/// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
-fn forward_of(work: &mut Work) -> Option<&'static Forward> {
+fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
     let (packet, key) = (&work.parsed.packet, &mut work.forward);
     if packet.protocol != PROTOCOL_TCP && packet.protocol != PROTOCOL_UDP {
         return None;
@@ -30,7 +30,7 @@ fn forward_of(work: &mut Work) -> Option<&'static Forward> {
     key.port = packet.destination_port;
     key.protocol = packet.protocol;
     key.pad = 0;
-    find_forward(key)
+    find_forward(key).filter(|forward| forward.from == from)
 }
 
 #[inline(always)]
@@ -75,7 +75,7 @@ fn out(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome,
     if work.headless {
         return Err(work.refuse(DropReason::FragmentUnknown));
     }
-    if forward_of(work).is_some() {
+    if forward_of(work, FORWARD_FROM_ALL).is_some() {
         return Ok(Outcome::PUBLISHED);
     }
     let packet = &work.parsed.packet;
@@ -182,7 +182,7 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
         remove_nat(work);
         let us = work.side().index();
         if work.flow.flags & FLAG_LEASED != 0 {
-            nat::release(settings, work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
+            nat::release(work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
         }
         return Err(work.refuse(reason));
     }
@@ -224,7 +224,7 @@ pub struct Hairpin {
 /// Neighbours know each other by their groups and addresses; to another network, each is the host.
 #[inline(always)]
 fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
-    let forward = forward_of(work);
+    let forward = forward_of(work, FORWARD_FROM_ALL);
     let packet = &work.parsed.packet;
     let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
         return Err(work.refuse(DropReason::NoRoute));
@@ -316,7 +316,7 @@ fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result
     work.flow.outer_ports[them] = work.hairpin.port;
     admit::begin(ctx, work);
     if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
-        nat::release(settings, work.hairpin.leased, work.port.endpoint, work.port.generation);
+        nat::release(work.hairpin.leased, work.port.endpoint, work.port.generation);
         if let Some(flow) = other_flow(work) {
             conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
         }
@@ -361,14 +361,15 @@ fn pair(work: &mut Work, side: Side) {
 #[inline(never)]
 pub unsafe extern "C" fn cc_enter(skb: *mut __sk_buff) -> u64 {
     let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::PASS.bits() };
-    match enter(&TcContext::new(skb), work, settings) {
+    match enter(&TcContext::new(skb), work, settings, BEYOND_UPLINK) {
         Ok(outcome) | Err(outcome) => outcome.bits(),
     }
 }
 
 #[inline(always)]
-fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
-    let Some(forward) = forward_of(work) else { return Ok(Outcome::PASS) };
+fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings, beyond: u32) -> Result<Outcome, Outcome> {
+    let from = if beyond == BEYOND_HOST { FORWARD_FROM_HOST } else { FORWARD_FROM_ALL };
+    let Some(forward) = forward_of(work, from) else { return Ok(Outcome::PASS) };
     let v4 = work.parsed.packet.destination.is_v4();
     let (endpoint, port) = (forward.endpoint, forward.port);
     let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
@@ -377,10 +378,10 @@ fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcom
     if target.is_unspecified() {
         return Err(shut(DropReason::NoRoute));
     }
-    admitted(ctx, work, settings, BEYOND_UPLINK, endpoint, entry, target, port)
+    admitted(ctx, work, settings, beyond, endpoint, entry, target, port)
 }
 
-/// From the host's own sockets, for `from_host`: to an endpoint's stand-in.
+/// From the host's own sockets, for `from_host`: to a port that is published at an endpoint's stand-in.
 ///
 /// # Safety
 /// `skb` is the context that the kernel gave the program.
@@ -388,32 +389,14 @@ fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcom
 #[inline(never)]
 pub unsafe extern "C" fn cc_enter_host(skb: *mut __sk_buff) -> u64 {
     let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    match enter_host(&TcContext::new(skb), work, settings) {
+    match enter(&TcContext::new(skb), work, settings, BEYOND_HOST) {
         Ok(outcome) | Err(outcome) => outcome.bits(),
     }
 }
 
-#[inline(always)]
-fn enter_host(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
-    let packet = &work.parsed.packet;
-    let Some(endpoint) = settings.stand_ins.endpoint_of(&packet.destination) else {
-        return Err(work.refuse(DropReason::NoRoute));
-    };
-    let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
-    let entry = CC_ENDPOINTS.get(endpoint).filter(|entry| entry.generation != 0);
-    let entry = entry.ok_or(shut(DropReason::NoRoute))?;
-    let target = address_of(entry, packet.destination.is_v4());
-    let has_ports = packet.protocol == PROTOCOL_TCP || packet.protocol == PROTOCOL_UDP;
-    if target.is_unspecified() || !has_ports {
-        return Err(shut(DropReason::NoRoute));
-    }
-    let port = packet.destination_port;
-    admitted(ctx, work, settings, BEYOND_HOST, endpoint, entry, target, port)
-}
-
 /// Opens the flow of a conversation that comes in.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "two callers, and nothing of it belongs together")]
+#[expect(clippy::too_many_arguments, reason = "one caller, and nothing of it belongs together")]
 fn admitted(
     ctx: &TcContext,
     work: &mut Work,

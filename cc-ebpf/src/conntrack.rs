@@ -14,7 +14,7 @@ use cc_common::tcp::Phase;
 use cc_common::verdict::DropReason;
 
 use crate::atomic;
-use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_NAT, CC_OUTER, CC_QUOTAS, CC_SETTINGS};
+use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_NAT, CC_OUTER, CC_QUOTAS};
 use crate::nat;
 
 const OUT_OF_MEMORY: i32 = -12;
@@ -239,11 +239,9 @@ pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
 fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
     // SAFETY: the element stays mapped; these words are written only before the flow is in the table.
     let flow = unsafe { &*flow };
-    if flow.flags & FLAG_LEASED != 0
-        && let Some(settings) = CC_SETTINGS.get(0)
-    {
+    if flow.flags & FLAG_LEASED != 0 {
         let side = flow.initiator().index();
-        nat::release(settings, flow.outer_ports[side], flow.endpoints[side], flow.generations[side]);
+        nat::release(flow.outer_ports[side], flow.endpoints[side], flow.generations[side]);
     }
     if flow.flags & FLAG_OUTSIDE != 0
         && let Some(outer) = CC_OUTER.get_ptr_mut(by as u32)

@@ -1,12 +1,14 @@
 //! Leases ports for translated conversations, and asks the host's routes for the way out. Refuses to translate.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC,
 };
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
 use cc_common::limits::{NAT_BLOCKS_PER_ENDPOINT, NAT_TRIES_MAX};
-use cc_common::nat;
+use cc_common::nat::{self, Block};
 use cc_common::net::{Be16, Be32, Ip};
 use cc_common::port::PortKey;
 use cc_common::settings::Settings;
@@ -65,25 +67,55 @@ fn claim(block: u32, generation: u64, endpoint: u32) -> bool {
     true
 }
 
-/// A conversation with a leased port is over. A block without any is nobody's.
+/// A conversation with a leased port is over. A block without any is nobody's, but for one that others shared last: its owner has it
+/// until he uses it again, or goes.
 #[inline(always)]
-pub fn release(settings: &Settings, port: Be16, endpoint: u32, generation: u64) {
-    let Some(block) = nat::block_of(settings, port).and_then(|block| CC_BLOCKS.get_ptr_mut(block)) else { return };
+pub fn release(port: Be16, endpoint: u32, generation: u64) {
+    let Some(block) = CC_BLOCKS.get_ptr_mut(nat::block_of(port)) else { return };
     // SAFETY: only addresses are computed.
     let (owner, uses) = unsafe { (Counter::at(&raw mut (*block).owner), Counter::at(&raw mut (*block).uses)) };
-    if uses.sub(1) != 1 {
-        return;
+    if uses.sub(1) == 1 {
+        disown(owner, endpoint, generation);
     }
-    if owner.change(generation, 0) {
-        if let Some(quota) = CC_QUOTAS.get_ptr_mut(endpoint) {
-            // SAFETY: only an address is computed.
-            Counter::at(unsafe { &raw mut (*quota).nat_blocks }).sub(1);
-        }
-    } else {
-        // Others shared it, and its owner is gone, or has gone on elsewhere.
-        let found = owner.get();
-        owner.change(found, 0);
+}
+
+/// The block is nobody's, if it is this owner's. Once per claim: whoever changes it does the books.
+#[inline(always)]
+fn disown(owner: Counter, endpoint: u32, generation: u64) {
+    if owner.change(generation, 0)
+        && let Some(quota) = CC_QUOTAS.get_ptr_mut(endpoint)
+    {
+        // SAFETY: only an address is computed.
+        Counter::at(unsafe { &raw mut (*quota).nat_blocks }).sub(1);
     }
+}
+
+/// An endpoint that has gone.
+#[repr(C)]
+struct Gone {
+    generation: u64,
+    endpoint: u32,
+}
+
+/// Its blocks are everybody's. Conversations that still have a port of one are orphans, and go by themselves.
+#[inline(always)]
+pub fn retire(endpoint: u32, generation: u64) {
+    let mut gone = Gone { generation, endpoint };
+    let (map, callback) = (&raw const CC_BLOCKS, visit as unsafe extern "C" fn(_, _, _, _) -> i64);
+    // SAFETY: the kernel calls `visit` with each element of the map, and with the pointer to `gone`, which outlives the call.
+    unsafe {
+        bpf_for_each_map_elem(map.cast_mut().cast(), callback as *mut c_void, (&raw mut gone).cast(), 0);
+    }
+}
+
+/// # Safety
+/// `block` is an element of `CC_BLOCKS`, and `gone` is what `retire` has passed.
+#[inline(never)]
+unsafe extern "C" fn visit(_map: *mut c_void, _number: *const u32, block: *mut Block, gone: *mut Gone) -> i64 {
+    // SAFETY: as this function's contract says; of the block only an address is computed.
+    let (owner, gone) = unsafe { (Counter::at(&raw mut (*block).owner), &*gone) };
+    disown(owner, gone.endpoint, gone.generation);
+    0
 }
 
 /// What the host's routes say of a destination.

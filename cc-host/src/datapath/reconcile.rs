@@ -63,7 +63,7 @@ pub fn remove_endpoint(
     // Last but one: until here, the entry says what is left to do.
     tables.set_endpoint(id, Default::default())?;
     // Its flows are orphans from here on, and close no books any more.
-    sweep::retire(sweep, id)?;
+    sweep::retire(sweep, id, entry.generation)?;
     Ok(gone)
 }
 
