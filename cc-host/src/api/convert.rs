@@ -1,15 +1,20 @@
 //! Between the contract's messages and the rooms' types. Refuses to decide anything but whether a field is well formed.
 
+use std::net::IpAddr;
+
 use cc_common::api::v1;
 
 use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Exit, RunSpec, State};
 use crate::image::{ImageRecord, LayerProgress, LayerState};
+use crate::resolver::NameServer;
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
 /// fit into the store with what else it says. Linux would take more.
 const STRINGS_BYTES_MAX: usize = 128 << 10;
 const _: () = assert!(STRINGS_BYTES_MAX * 6 < crate::store::VALUE_BYTES_MAX);
 const LABELS_MAX: usize = 256;
+/// As the C library has it.
+const NAME_SERVERS_MAX: usize = 3;
 const HOSTNAME_LEN_MAX: usize = 63;
 /// What Linux needs for IPv4, and what a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
@@ -57,6 +62,10 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     if spec.labels.len() > LABELS_MAX {
         return Err(bad("--label", spec.labels.len(), "a container has at most 256 labels"));
     }
+    if spec.dns.len() > NAME_SERVERS_MAX {
+        return Err(bad("--dns", spec.dns.join(" "), "programs ask three name servers at most"));
+    }
+    let dns = spec.dns.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
     Ok(RunSpec {
         image: spec.image,
         vpc: non_empty(spec.vpc),
@@ -70,10 +79,18 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         labels: spec.labels.into_iter().collect(),
         command: spec.command,
         groups: spec.groups,
+        dns,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
     })
+}
+
+/// Without a port: a container's resolv.conf has no place for one.
+fn name_server(text: &str) -> Result<IpAddr, ContainerError> {
+    let ip = text.parse::<IpAddr>().map_err(|_| bad("--dns", text, "it is not an address, as in 192.0.2.53"))?;
+    NameServer::parse(text).map_err(|_| bad("--dns", text, "it is no machine's address"))?;
+    Ok(ip)
 }
 
 fn is_hostname(text: &str) -> bool {
@@ -95,6 +112,7 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         labels: spec.labels.clone().into_iter().collect(),
         command: spec.command.clone(),
         groups: spec.groups.clone(),
+        dns: spec.dns.iter().map(ToString::to_string).collect(),
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
@@ -224,7 +242,7 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 10] = [
+        let cases: [Spoil; 13] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
@@ -232,6 +250,9 @@ mod tests {
             ("--env", |s| s.env.push("NOVALUE".into())),
             ("--dir", |s| s.dir = "tmp".into()),
             ("--hostname", |s| s.hostname = "a b".into()),
+            ("--dns", |s| s.dns.push("dns.example".into())),
+            ("--dns", |s| s.dns.push("0.0.0.0".into())),
+            ("--dns", |s| s.dns = vec!["192.0.2.53".into(); 4]),
             ("text", |s| s.command.push("a\0b".into())),
             ("text", |s| drop(s.labels.insert("a".into(), "a\0b".into()))),
             ("128 KiB", |s| drop(s.labels.insert("a".into(), "b".repeat(STRINGS_BYTES_MAX)))),

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::record::ContainerRecord;
+use crate::resolver;
 use crate::shim::spec::Bind;
 
 /// Writes them into `dir` and says where they belong. They are the container's own, by its ids: what it does to them stays its.
@@ -34,10 +36,16 @@ fn hosts(record: &ContainerRecord) -> String {
     text
 }
 
-/// The VPC's gateway is where its resolver answers; without a VPC there is nobody to ask.
+/// The VPC's gateway is where its resolver answers; without a VPC there is nobody to ask. Name servers of the user's own are not
+/// told of the VPC's domain: what is below it is nobody else's business.
 fn resolv_conf(record: &ContainerRecord) -> String {
+    let servers = |servers: &[IpAddr]| servers.iter().map(|ip| format!("nameserver {ip}\n")).collect::<String>();
     match &record.vpc {
-        Some(vpc) => format!("nameserver {}\n", vpc.gateway),
+        Some(_) if !record.spec.dns.is_empty() => servers(&record.spec.dns),
+        Some(vpc) => {
+            let [zone, top] = resolver::DOMAIN;
+            format!("{}search {}.{zone}.{top}\n", servers(&[vpc.gateway.into()]), vpc.vpc_name)
+        }
         None => String::from("# no network, so no name server\n"),
     }
 }

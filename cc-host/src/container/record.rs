@@ -1,13 +1,15 @@
 //! A container as the store keeps it. Refuses to hold what can be derived: the interface's name, the paths, the range of ids.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
+use crate::kernel::link::EndpointAddress;
+use crate::vpc::Gateway;
 
 /// What the user asked for, parsed at the door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct RunSpec {
     /// Names or ids of its groups; none means the VPC's default group.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Name servers to ask instead of the VPC's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     pub auto_remove: bool,
     pub stdin: bool,
 }
@@ -47,6 +52,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// As its interface has them inside.
+    pub(super) fn addresses(&self) -> Vec<EndpointAddress> {
+        let &Attachment { ipv4, prefix_len, gateway, .. } = self;
+        vec![EndpointAddress { address: ipv4.into(), prefix_len, gateway: Some(gateway.into()) }]
+    }
+
     /// As the datapath is told of it.
     pub(super) fn endpoint(&self, slot: u32, ifindex: u32) -> Endpoint {
         let &Attachment { vni, mac, ipv4, .. } = self;
@@ -127,6 +138,13 @@ impl ContainerRecord {
     /// The host side of its veth pair: at most 15 characters, and found again from the id alone.
     pub fn interface(&self) -> String {
         format!("cc{}", &self.id.as_str()[..12])
+    }
+
+    /// Where it asks for names.
+    pub(super) fn gateway(&self) -> Option<Gateway> {
+        let Attachment { vpc, vpc_name, vni, gateway, prefix_len, .. } = self.vpc.clone()?;
+        let (name, project) = (vpc_name, self.project.clone());
+        Some(Gateway { vpc, name, project, vni, ipv4: (gateway, prefix_len), ipv6: None })
     }
 
     pub fn hostname(&self) -> &str {

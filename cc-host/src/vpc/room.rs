@@ -7,6 +7,7 @@ use cc_common::api::fault::Fault;
 use tonic::Code;
 
 use super::cidr::{Cidr, CidrError};
+use super::gateways::Gateways;
 use super::record::{VPCS, VpcRecord, project_prefix};
 use crate::datapath::{Datapath, DatapathError, Network, Range};
 use crate::firewall::{Firewall, FirewallError, new_group};
@@ -62,11 +63,17 @@ pub struct Vpcs {
     store: Arc<dyn Store>,
     datapath: Arc<Datapath>,
     firewall: Arc<Firewall>,
+    gateways: Arc<Gateways>,
 }
 
 impl Vpcs {
-    pub fn new(store: Arc<dyn Store>, datapath: Arc<Datapath>, firewall: Arc<Firewall>) -> Self {
-        Vpcs { store, datapath, firewall }
+    pub fn new(
+        store: Arc<dyn Store>,
+        datapath: Arc<Datapath>,
+        firewall: Arc<Firewall>,
+        gateways: Arc<Gateways>,
+    ) -> Self {
+        Vpcs { store, datapath, firewall, gateways }
     }
 
     pub async fn create(&self, project: &Project, name: &str, cidr: &str) -> Result<VpcRecord, VpcError> {
@@ -177,7 +184,7 @@ impl Vpcs {
             },
             ipv6: None,
             internet: false,
-            resolver: None,
+            resolver: self.gateways.endpoint(record.vni).await,
         };
         let datapath = Arc::clone(&self.datapath);
         tokio::task::spawn_blocking(move || datapath.add_network(&network))
@@ -284,6 +291,7 @@ impl Vpcs {
     async fn forget(&self, doomed: Vec<(VpcRecord, u64)>) -> Result<Vec<VpcId>, VpcError> {
         let mut deleted = Vec::new();
         for (vpc, _) in doomed {
+            self.gateways.close(vpc.vni).await;
             let datapath = Arc::clone(&self.datapath);
             tokio::task::spawn_blocking(move || datapath.remove_network(vpc.vni))
                 .await

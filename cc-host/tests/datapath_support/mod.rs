@@ -70,7 +70,6 @@ pub struct Container {
     pub tag: String,
     pub netns: OwnedFd,
     pub cgroup: PathBuf,
-    pub address: EndpointAddress,
 }
 
 impl World {
@@ -149,9 +148,9 @@ impl World {
             self.cgroups.push(cgroup.clone());
         }
         self.datapath().attach(&endpoint, &tag, &cgroup).unwrap_or_else(|error| panic!("{error:?}"));
-        let address = EndpointAddress { address: ipv4, prefix_len: 24, gateway: GATEWAY };
-        self.block_on(configure_endpoint(netns.try_clone().unwrap(), address)).unwrap();
-        Container { endpoint, tag, netns, cgroup, address }
+        let address = EndpointAddress { address: ipv4.into(), prefix_len: 24, gateway: Some(GATEWAY.into()) };
+        self.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![address])).unwrap();
+        Container { endpoint, tag, netns, cgroup }
     }
 
     /// Deletes a container's interface, twice; nothing of it can be found afterwards.

@@ -50,6 +50,7 @@ pub struct SpecView {
     pub mtu: u32,
     pub auto_remove: bool,
     pub groups: Vec<String>,
+    pub dns: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +94,7 @@ impl From<v1::ContainerSpec> for SpecView {
             mtu: spec.mtu,
             auto_remove: spec.auto_remove,
             groups: spec.groups,
+            dns: spec.dns,
         }
     }
 }

@@ -335,6 +335,9 @@ pub struct ContainerSpec {
     /// names or ids; empty: the VPC's default group
     #[prost(string, repeated, tag = "15")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// addresses of name servers; empty: the VPC's own
+    #[prost(string, repeated, tag = "24")]
+    pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunInput {

@@ -42,6 +42,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
         groups: args.group.clone(),
+        dns: args.dns.iter().map(ToString::to_string).collect(),
     })
 }
 
