@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cc_common::limits::{CONTAINERS_MAX, ENDPOINTS_MAX};
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::ipam;
 use crate::daemon::events::Events;
@@ -232,7 +232,9 @@ impl Gateways {
     async fn interface_goes(&self, name: &str, began: Instant) -> Result<(), LinkError> {
         while let Ok(ifindex) = if_nametoindex(name) {
             if began.elapsed() > INTERFACE_GOES_WITHIN {
-                return self.links.delete(ifindex).await;
+                // It may be another name of somebody else's interface.
+                let is_its = if_indextoname(ifindex).is_ok_and(|own| own.to_bytes() == name.as_bytes());
+                return if is_its { self.links.delete(ifindex).await } else { Ok(()) };
             }
             tokio::time::sleep(INTERFACE_LOOK).await;
         }
