@@ -128,7 +128,7 @@ fn what_is_not_whole_is_not_adopted() {
     adopt(world.datapath(), &a).unwrap();
     // As a daemon leaves it that dies half-way through an end.
     world.datapath().silence(a.endpoint.id).unwrap();
-    refused(adopt(world.datapath(), &a), "table of ports");
+    refused(adopt(world.datapath(), &a), "its traffic was ended");
     // As another program leaves it that removes filters.
     let name = format!("cct{}", b.endpoint.id);
     let removed = Command::new("tc").args(["filter", "del", "dev", &name, "ingress"]).status().unwrap();

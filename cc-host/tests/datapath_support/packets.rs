@@ -85,6 +85,11 @@ pub fn with_destination_mac(destination: [u8; 6], mut packet: Vec<u8>) -> Vec<u8
     packet
 }
 
+pub fn with_source_mac(source: [u8; 6], mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6..12].copy_from_slice(&source);
+    packet
+}
+
 pub fn arp(operation: u16, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut packet = ethernet(BROADCAST, OWN_MAC, 0x0806);
     packet.extend([0, 1, 8, 0, 6, 4]);
