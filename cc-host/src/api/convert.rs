@@ -150,6 +150,7 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         vpc: vpc.map(|a| a.vpc.to_string()).unwrap_or_default(),
         vpc_name: vpc.map(|a| a.vpc_name.to_string()).unwrap_or_default(),
         ipv4: vpc.map(|a| format!("{}/{}", a.ipv4, a.prefix_len)).unwrap_or_default(),
+        ipv6: vpc.and_then(|a| a.ipv6).map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)).unwrap_or_default(),
         mac: vpc.map(|a| a.mac.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),
         pid,
         created_ms: record.created_ms,

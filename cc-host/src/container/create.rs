@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 
 use super::error::ContainerError;
-use super::record::{Attachment, ContainerRecord, RunSpec, State};
+use super::record::{Attachment, ContainerRecord, Ipv6Attachment, RunSpec, State};
 use super::room::Containers;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
@@ -135,6 +135,11 @@ impl Containers {
             ipv4,
             prefix_len: vpc.cidr.prefix_len(),
             gateway: vpc.cidr.gateway(),
+            ipv6: vpc.cidr6.map(|cidr6| Ipv6Attachment {
+                address: ipam::ipv6_of(cidr6, vpc.cidr, ipv4),
+                prefix_len: cidr6.prefix_len(),
+                gateway: cidr6.gateway(),
+            }),
             mac: ipam::mac_of(ipv4),
             membership: Membership { groups, rule_set: 0 },
         });

@@ -31,8 +31,13 @@ pub(super) fn write_etc(dir: &Path, id_base: u32, record: &ContainerRecord) -> i
 
 fn hosts(record: &ContainerRecord) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let address = record.vpc.as_ref().map_or_else(|| "127.0.1.1".to_owned(), |vpc| vpc.ipv4.to_string());
-    let _ = writeln!(text, "{address}\t{}", record.hostname());
+    let addresses = match &record.vpc {
+        Some(vpc) => vpc.addresses().iter().map(|address| address.address).collect(),
+        None => vec![IpAddr::from([127, 0, 1, 1])],
+    };
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{}", record.hostname());
+    }
     text
 }
 
@@ -44,7 +49,8 @@ fn resolv_conf(record: &ContainerRecord) -> String {
         Some(_) if !record.spec.dns.is_empty() => servers(&record.spec.dns),
         Some(vpc) => {
             let [zone, top] = resolver::DOMAIN;
-            format!("{}search {}.{zone}.{top}\n", servers(&[vpc.gateway.into()]), vpc.vpc_name)
+            let gateways: Vec<IpAddr> = vpc.addresses().iter().filter_map(|address| address.gateway).collect();
+            format!("{}search {}.{zone}.{top}\n", servers(&gateways), vpc.vpc_name)
         }
         None => String::from("# no network, so no name server\n"),
     }

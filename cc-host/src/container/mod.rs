@@ -24,6 +24,6 @@ mod tunnel;
 
 pub use error::ContainerError;
 pub use metrics::ContainerMetrics;
-pub use record::{Attachment, ContainerRecord, Exit, RunSpec, State};
+pub use record::{Attachment, ContainerRecord, Exit, Ipv6Attachment, RunSpec, State};
 pub use room::{Containers, Rooms};
 pub use start::{Started, Stdio};

@@ -22,7 +22,7 @@ impl Containers {
             name: record.name.clone(),
             hostname: record.hostname().to_owned(),
             groups: groups.filter_map(|group| self.rooms.firewall.group_name(group)).collect(),
-            addresses: vec![vpc.ipv4.into()],
+            addresses: vpc.addresses().iter().map(|address| address.address).collect(),
         };
         self.rooms.gateways.directory().publish(vpc.vni, entry);
     }

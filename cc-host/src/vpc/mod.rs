@@ -1,6 +1,7 @@
 //! VPCs: private subnets of a project. Two may use the same CIDR. Refuses to know containers; it is told who uses what.
 
 pub mod cidr;
+pub mod cidr6;
 mod gateways;
 pub mod ipam;
 mod record;

@@ -7,7 +7,9 @@ use cc_common::api::fault::Fault;
 use tonic::Code;
 
 use super::cidr::{Cidr, CidrError};
+use super::cidr6::{Cidr6, Cidr6Error};
 use super::gateways::Gateways;
+use super::ipam;
 use super::record::{VPCS, VpcRecord, project_prefix};
 use crate::datapath::{Datapath, DatapathError, Network, Range};
 use crate::firewall::{Firewall, FirewallError, new_group};
@@ -32,6 +34,12 @@ pub enum VpcError {
     BadName { name: String, source: NameError },
     #[error("cannot create VPC {name}: CIDR {cidr:?}")]
     BadCidr { name: String, cidr: String, source: CidrError },
+    #[error("cannot create VPC {name}: CIDR {cidr6:?}")]
+    BadCidr6 { name: String, cidr6: String, source: Cidr6Error },
+    #[error("cannot create VPC {name} without an IPv4 range")]
+    NoIpv4 { name: String },
+    #[error("cannot create VPC {name}: {cidr6} has fewer addresses than {cidr}")]
+    Smaller { name: String, cidr: Cidr, cidr6: Cidr6 },
     #[error("cannot create VPC {name}: the name is taken by {id}")]
     NameTaken { name: Name, id: VpcId },
     #[error(
@@ -76,14 +84,11 @@ impl Vpcs {
         Vpcs { store, datapath, firewall, gateways }
     }
 
-    pub async fn create(&self, project: &Project, name: &str, cidr: &str) -> Result<VpcRecord, VpcError> {
+    /// An empty `cidr6` is none.
+    pub async fn create(&self, project: &Project, name: &str, cidr: &str, cidr6: &str) -> Result<VpcRecord, VpcError> {
         let bad_name = |source| VpcError::BadName { name: name.to_owned(), source };
         let parsed = Name::parse(name).map_err(bad_name)?;
-        let cidr = Cidr::parse(cidr).map_err(|source| VpcError::BadCidr {
-            name: name.to_owned(),
-            cidr: cidr.to_owned(),
-            source,
-        })?;
+        let (cidr, cidr6) = ranges(name, cidr, cidr6)?;
         for _ in 0..CONFLICT_RETRIES_MAX {
             let all = self.all().await?;
             let own = all.iter().filter(|v| v.project == *project);
@@ -102,6 +107,7 @@ impl Vpcs {
                 name: parsed.clone(),
                 project: project.clone(),
                 cidr,
+                cidr6,
                 vni,
                 created_ms: now_ms(),
                 last_address: None,
@@ -182,7 +188,11 @@ impl Vpcs {
                 prefix_len: record.cidr.prefix_len(),
                 gateway: record.cidr.gateway(),
             },
-            ipv6: None,
+            ipv6: record.cidr6.map(|cidr6| Range {
+                network: cidr6.network(),
+                prefix_len: cidr6.prefix_len(),
+                gateway: cidr6.gateway(),
+            }),
             internet: false,
             resolver: self.gateways.endpoint(record.vni).await,
         };
@@ -303,6 +313,29 @@ impl Vpcs {
     }
 }
 
+/// Both families' ranges, and whether they fit together.
+fn ranges(name: &str, cidr: &str, cidr6: &str) -> Result<(Cidr, Option<Cidr6>), VpcError> {
+    let name = name.to_owned();
+    if cidr.is_empty() && !cidr6.is_empty() {
+        return Err(VpcError::NoIpv4 { name });
+    }
+    let cidr = match Cidr::parse(cidr) {
+        Ok(cidr) => cidr,
+        Err(source) => return Err(VpcError::BadCidr { name, cidr: cidr.to_owned(), source }),
+    };
+    if cidr6.is_empty() {
+        return Ok((cidr, None));
+    }
+    let cidr6 = match Cidr6::parse(cidr6) {
+        Ok(cidr6) => cidr6,
+        Err(source) => return Err(VpcError::BadCidr6 { name, cidr6: cidr6.to_owned(), source }),
+    };
+    if !ipam::is_as_large(cidr6, cidr) {
+        return Err(VpcError::Smaller { name, cidr, cidr6 });
+    }
+    Ok((cidr, Some(cidr6)))
+}
+
 fn encode(record: &VpcRecord) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of strings and numbers is JSON")
 }
@@ -324,9 +357,27 @@ impl From<VpcError> for Fault {
             VpcError::BadCidr { source, .. } => {
                 let next = match source {
                     CidrError::HostBits(network) => format!("use --cidr {network}"),
+                    CidrError::Ipv6 => "give it as --cidr6, beside --cidr 10.0.0.0/24".to_owned(),
                     _ => "use a private range such as --cidr 10.0.0.0/24".to_owned(),
                 };
                 Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
+            }
+            VpcError::BadCidr6 { source, .. } => {
+                let next = match source {
+                    Cidr6Error::HostBits(network) => format!("use --cidr6 {network}"),
+                    Cidr6Error::Ipv4 => "give it as --cidr".to_owned(),
+                    _ => "use a unique local range such as --cidr6 fd00:1::/64".to_owned(),
+                };
+                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
+            }
+            VpcError::NoIpv4 { .. } => {
+                let why = "every container has an IPv4 address, and an IPv6 address beside it";
+                Fault::new(Code::InvalidArgument, "vpc.no_ipv4", what, why).next("add one: --cidr 10.0.0.0/24")
+            }
+            VpcError::Smaller { cidr, .. } => {
+                let why = "a container's two addresses have the same host part";
+                let next = format!("use an IPv6 range of /{} or shorter: a /64 is usual", 128 - cidr.host_bits());
+                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, why).next(next)
             }
             VpcError::NameTaken { .. } => {
                 Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
