@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod dns;
+pub mod dual_stack;
 pub mod eventually;
 pub mod exposition;
 pub mod images;

@@ -1,45 +1,21 @@
-//! VPCs with an IPv6 range beside their IPv4 one: everything works over both, and what is hostile over either is dropped with a
-//! reason.
+//! VPCs with an IPv6 range beside their IPv4 one: everything works over both.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cc_tests::dns::{Answer, RecordType, ask};
+use cc_tests::dual_stack::{Ear, host, ip6, mac, vpc};
 use cc_tests::netns::Netns;
-use cc_tests::packet::{Wire, ethernet, icmpv6, ipv6, udp};
+use cc_tests::packet::{Wire, ethernet, ipv6, udp};
 use cc_tests::{Leave, World, eventually};
 
 const SLEEP: &[&str] = &["sleep", "600"];
 const PATIENCE: Duration = Duration::from_secs(3);
 const REFUSED_WITHIN: Duration = Duration::from_millis(400);
-/// Whom every answer to neighbour discovery names.
-const GATEWAY_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
-
-fn dual(world: &World, name: &str) -> String {
-    let args = ["vpc", "create", "--cidr", "10.0.0.0/24", "--cidr6", "fd00:1::/64", "--name", name, "-q"];
-    world.cc(&args).line()
-}
 
 fn run(world: &World, vpc: &str, name: &str) -> String {
     world.run("busybox", &["--vpc", vpc, "--name", name], SLEEP)
-}
-
-fn ip6(world: &World, id: &str) -> Ipv6Addr {
-    let text = world.inspect(id)["ipv6"].as_str().expect("it has an IPv6 address").to_owned();
-    text.split('/').next().unwrap().parse().unwrap()
-}
-
-/// A host part of the range that every VPC here has.
-fn host(part: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, part)
-}
-
-fn mac(world: &World, id: &str) -> [u8; 6] {
-    let text = world.inspect(id)["mac"].as_str().unwrap().to_owned();
-    let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
-    bytes.try_into().unwrap()
 }
 
 /// Says `word` to whoever connects, and then back what it hears.
@@ -82,11 +58,11 @@ fn pings(world: &World, from: &str, to: Ipv6Addr) -> bool {
 #[test]
 fn a_container_has_both_addresses_and_no_others() {
     let world = World::new();
-    let vpc = dual(&world, "blue");
+    let id = vpc(&world, "blue");
     let listed = world.cc(&["vpc", "list", "--json"]).json()[0].clone();
     assert_eq!(
         (&listed["id"], &listed["cidr6"], &listed["gateway6"]),
-        (&vpc.into(), &"fd00:1::/64".into(), &"fd00:1::1".into())
+        (&id.into(), &"fd00:1::/64".into(), &"fd00:1::1".into())
     );
     let ids = ["a", "b"].map(|name| run(&world, "blue", name));
     let inspected = world.inspect(&ids[1]);
@@ -120,7 +96,7 @@ fn a_container_has_both_addresses_and_no_others() {
 #[test]
 fn everything_works_over_both_within_a_vpc() {
     let world = World::new();
-    dual(&world, "blue");
+    vpc(&world, "blue");
     let (client, target) = (run(&world, "blue", "client"), run(&world, "blue", "target"));
     let to = ip6(&world, &target);
     assert_eq!(to, host(3));
@@ -168,7 +144,7 @@ fn everything_works_over_both_within_a_vpc() {
 #[test]
 fn names_have_addresses_of_both_families() {
     let world = World::new();
-    dual(&world, "blue");
+    vpc(&world, "blue");
     let ids = ["a", "b"].map(|name| run(&world, "blue", name));
     let netns = Netns::of_pid(world.pid(&ids[0])).unwrap();
     for server in ["10.0.0.1", "fd00:1::1"] {
@@ -192,8 +168,8 @@ fn names_have_addresses_of_both_families() {
 #[test]
 fn equal_ranges_never_meet() {
     let world = World::new();
-    dual(&world, "blue");
-    dual(&world, "red");
+    vpc(&world, "blue");
+    vpc(&world, "red");
     let (blue, red) = (run(&world, "blue", "blue-a"), run(&world, "red", "red-a"));
     let only_red = run(&world, "red", "red-b");
     let (blue_client, red_client) = (run(&world, "blue", "blue-c"), run(&world, "red", "red-c"));
@@ -213,7 +189,7 @@ fn equal_ranges_never_meet() {
     world.in_container(&blue, move || {
         let wire = Wire::open("eth0").unwrap();
         let datagram = udp(9, 9, b"not for the other side");
-        for to in [GATEWAY_MAC, victim, [0x33, 0x33, 0, 0, 0, 1]] {
+        for to in [[2, 0xcc, 0, 0, 0, 1], victim, [0x33, 0x33, 0, 0, 0, 1]] {
             wire.send(&ethernet(to, own, 0x86dd, &ipv6(host(2), host(4), 17, 64, &datagram))).unwrap();
         }
     });
@@ -221,147 +197,10 @@ fn equal_ranges_never_meet() {
     assert!(world.drops(&blue, "nd_unknown_target") > 0 && world.drops(&blue, "no_route") > 0);
 }
 
-/// Hears what comes to a container for a moment.
-struct Ear {
-    hearing: std::thread::JoinHandle<Vec<Vec<u8>>>,
-    own: [u8; 6],
-}
-
-impl Ear {
-    fn at(world: &World, id: &str) -> Ear {
-        let netns = Netns::of_pid(world.pid(id)).unwrap();
-        let (open, opened) = mpsc::channel();
-        let ear = std::thread::spawn(move || {
-            let hear = move || {
-                let wire = Wire::open("eth0").unwrap();
-                open.send(()).unwrap();
-                wire.hear(Instant::now() + PATIENCE).unwrap()
-            };
-            netns.run(hear).unwrap()
-        });
-        // Nothing is sent before somebody listens.
-        opened.recv().unwrap();
-        Ear { hearing: ear, own: mac(world, id) }
-    }
-
-    /// Its own kernel reports the groups that it is in, which nobody else hears.
-    fn heard(self) -> Vec<Vec<u8>> {
-        let Ear { hearing, own } = self;
-        hearing.join().unwrap().into_iter().filter(|frame| frame[6..12] != own).collect()
-    }
-}
-
-const ROUNDS: u64 = 10;
-const MARK: &[u8] = b"hostile";
-
-#[test]
-fn hostile_frames_are_dropped_with_their_reason() {
-    let world = World::new();
-    dual(&world, "blue");
-    let (own, peer) = (run(&world, "blue", "own"), run(&world, "blue", "peer"));
-    let (own_mac, peer_mac) = (mac(&world, &own), mac(&world, &peer));
-    let (us, them, nobody) = (host(2), host(3), host(99));
-    let link_local: Ipv6Addr = "fe80::1".parse().unwrap();
-    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
-    let mapped: Ipv6Addr = "::ffff:10.0.0.3".parse().unwrap();
-    let to = |destination: [u8; 6], packet: Vec<u8>| ethernet(destination, own_mac, 0x86dd, &packet);
-    let datagram = |from, at| ipv6(from, at, 17, 64, &udp(9, 9, MARK));
-    let neighbor = |from: Ipv6Addr, at: Ipv6Addr, kind, hops, target: Ipv6Addr| {
-        let rest = [&[0; 4], &target.octets()[..], &[1, 1], &own_mac, MARK, &[0]].concat();
-        ipv6(from, at, 58, hops, &icmpv6(from, at, kind, &rest))
-    };
-    let behind = |extension: &[u8], next| ipv6(us, them, next, 64, &[extension, &udp(9, 9, MARK)].concat());
-    let multicast_mac = [0x33, 0x33, 0, 0, 0, 1];
-    let router: Vec<u8> = [&[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &[1, 1], &own_mac, MARK, &[0]].concat();
-    let advertisement = |from| ipv6(from, all_nodes, 58, 255, &icmpv6(from, all_nodes, 134, &router));
-    let report = [&[5, 2, 0, 0][..], &[0; 4], MARK].concat();
-    let mld = [&[58, 0, 5, 2, 0, 0, 1, 0][..], &icmpv6(us, all_nodes, 143, &report)].concat();
-    let error = |quoted: Vec<u8>| {
-        let rest = [&[0; 4][..], &quoted, MARK].concat();
-        ipv6(us, them, 58, 64, &icmpv6(us, them, 1, &rest))
-    };
-    let cases: Vec<(&str, &str, Vec<u8>)> = vec![
-        ("another's address", "spoofed_ipv6", to(GATEWAY_MAC, datagram(nobody, them))),
-        ("no address", "spoofed_ipv6", to(GATEWAY_MAC, datagram(Ipv6Addr::UNSPECIFIED, them))),
-        ("a link-local source", "spoofed_ipv6", to(GATEWAY_MAC, datagram(link_local, them))),
-        ("a mapped source", "spoofed_ipv6", to(GATEWAY_MAC, datagram("::ffff:10.0.0.2".parse().unwrap(), them))),
-        ("another's MAC", "spoofed_mac", ethernet(GATEWAY_MAC, peer_mac, 0x86dd, &datagram(us, them))),
-        ("past the gateway", "wrong_destination_mac", to(peer_mac, datagram(us, them))),
-        ("all nodes", "multicast", to(multicast_mac, datagram(us, all_nodes))),
-        ("an MLD report", "multicast", to(multicast_mac, ipv6(us, "ff02::16".parse().unwrap(), 0, 1, &mld))),
-        ("a link-local destination", "no_route", to(GATEWAY_MAC, datagram(us, link_local))),
-        ("a mapped destination", "no_route", to(GATEWAY_MAC, datagram(us, mapped))),
-        ("nobody", "no_route", to(GATEWAY_MAC, datagram(us, nobody))),
-        ("the internet", "no_internet", to(GATEWAY_MAC, datagram(us, "2001:db8::1".parse().unwrap()))),
-        ("the gateway", "gateway_closed", to(GATEWAY_MAC, datagram(us, host(1)))),
-        (
-            "a solicitation in another's name",
-            "spoofed_nd",
-            to(multicast_mac, neighbor(nobody, all_nodes, 135, 255, them)),
-        ),
-        ("a solicitation from afar", "nd_malformed", to(multicast_mac, neighbor(us, all_nodes, 135, 64, them))),
-        ("a solicitation of a group", "nd_malformed", to(multicast_mac, neighbor(us, all_nodes, 135, 255, all_nodes))),
-        ("a solicitation of nobody", "nd_unknown_target", to(multicast_mac, neighbor(us, all_nodes, 135, 255, nobody))),
-        ("a probe", "nd_announcement", to(multicast_mac, neighbor(Ipv6Addr::UNSPECIFIED, all_nodes, 135, 255, them))),
-        (
-            "an advertisement of another's",
-            "nd_announcement",
-            to(multicast_mac, neighbor(us, all_nodes, 136, 255, them)),
-        ),
-        ("a router's advertisement", "nd_announcement", to(multicast_mac, advertisement(us))),
-        ("a router's, link-local", "nd_announcement", to(multicast_mac, advertisement(link_local))),
-        ("a redirect", "nd_announcement", to(GATEWAY_MAC, neighbor(us, them, 137, 255, them))),
-        ("a routing header", "ipv6_extension", to(GATEWAY_MAC, behind(&[17, 0, 0, 0, 0, 0, 0, 0], 43))),
-        ("too many headers", "ipv6_extension", to(GATEWAY_MAC, behind(&[60, 0, 1, 4, 0, 0, 0, 0].repeat(5), 60))),
-        ("a length beyond the frame", "ipv6_length", {
-            let mut frame = to(GATEWAY_MAC, datagram(us, them));
-            frame[18..20].copy_from_slice(&1000u16.to_be_bytes());
-            frame
-        }),
-        ("version 4", "ipv6_header", {
-            let mut frame = to(GATEWAY_MAC, datagram(us, them));
-            frame[14] = 0x45;
-            frame
-        }),
-        (
-            "an error about nothing",
-            "icmp_unrelated",
-            to(GATEWAY_MAC, error(ipv6(them, us, 17, 64, &udp(70, 71, MARK)))),
-        ),
-    ];
-    let ear = Ear::at(&world, &peer);
-    let count = |reason: &str| world.drops(&own, reason);
-    let mut expected = std::collections::BTreeMap::<&str, u64>::new();
-    for (_, reason, _) in &cases {
-        *expected.entry(reason).or_insert_with(|| count(reason)) += ROUNDS;
-    }
-    let good = to(GATEWAY_MAC, ipv6(us, them, 17, 64, &udp(9, 9, b"for the peer")));
-    let frames: Vec<(String, Vec<u8>)> =
-        cases.iter().map(|(what, _, frame)| (what.to_string(), frame.clone())).collect();
-    world.in_container(&own, move || {
-        let wire = Wire::open("eth0").unwrap();
-        for _ in 0..ROUNDS {
-            for (what, frame) in &frames {
-                wire.send(frame).unwrap_or_else(|error| panic!("{what}: {error}"));
-            }
-            wire.send(&good).unwrap();
-        }
-    });
-    let heard = ear.heard();
-    let contains = |mark: &[u8]| heard.iter().filter(|frame| frame.windows(mark.len()).any(|w| w == mark)).count();
-    assert_eq!(contains(b"for the peer"), ROUNDS as usize, "the wire works");
-    assert_eq!(contains(MARK), 0, "{heard:02x?}");
-    let found: std::collections::BTreeMap<&str, u64> = expected.keys().map(|reason| (*reason, count(reason))).collect();
-    // A container's own stack may lose something meanwhile, too; never less.
-    for (reason, least) in expected {
-        assert!(found[reason] >= least, "{reason}: {} of {least} in {found:?}", found[reason]);
-    }
-}
-
 #[test]
 fn rules_go_by_ipv6_ranges_lists_and_types() {
     let world = World::new();
-    dual(&world, "blue");
+    vpc(&world, "blue");
     world.cc(&["group", "create", "--name", "web"]).ok();
     world.cc(&["prefixes", "create", "--name", "friends"]).ok();
     let (client, other) = (run(&world, "blue", "client"), run(&world, "blue", "other"));
@@ -401,7 +240,7 @@ fn rules_go_by_ipv6_ranges_lists_and_types() {
 #[test]
 fn a_restart_keeps_both() {
     let mut world = World::new();
-    dual(&world, "blue");
+    vpc(&world, "blue");
     let (client, target) = (run(&world, "blue", "client"), run(&world, "blue", "target"));
     let to = ip6(&world, &target);
     server(&world, &target, 80, "hello");
@@ -430,7 +269,7 @@ fn a_restart_keeps_both() {
 #[test]
 fn local_remote_reaches_what_speaks_ipv6_alone() {
     let world = World::new();
-    dual(&world, "blue");
+    vpc(&world, "blue");
     let id = run(&world, "blue", "six");
     let own = ip6(&world, &id);
     let listener = world.in_container(&id, move || TcpListener::bind((own, 7000)).unwrap());

@@ -2,11 +2,13 @@
 
 pub mod cidr;
 pub mod cidr6;
+mod error;
 mod gateways;
 pub mod ipam;
 mod record;
 mod room;
 
+pub use error::VpcError;
 pub use gateways::{Gateway, Gateways};
 pub use record::VpcRecord;
-pub use room::{VpcError, Vpcs};
+pub use room::Vpcs;

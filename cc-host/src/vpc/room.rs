@@ -3,68 +3,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cc_common::api::fault::Fault;
-use tonic::Code;
-
-use super::cidr::{Cidr, CidrError};
-use super::cidr6::{Cidr6, Cidr6Error};
+use super::cidr::Cidr;
+use super::cidr6::Cidr6;
+use super::error::VpcError;
 use super::gateways::Gateways;
 use super::ipam;
 use super::record::{VPCS, VpcRecord, project_prefix};
-use crate::datapath::{Datapath, DatapathError, Network, Range};
-use crate::firewall::{Firewall, FirewallError, new_group};
-use crate::ids::{Name, NameError, Project, VpcId, now_ms};
-use crate::store::{Compare, Op, Store, StoreError, Txn};
+use crate::datapath::{Datapath, Network, Range};
+use crate::firewall::{Firewall, new_group};
+use crate::ids::{Name, Project, VpcId, now_ms};
+use crate::store::{Compare, Op, Store, Txn};
 
 /// VPCs of one project. The whole host's limit is the datapath's routes.
-const VPCS_PER_PROJECT_MAX: usize = 1024;
+pub(super) const VPCS_PER_PROJECT_MAX: usize = 1024;
 /// VPCs of a host: each has a route to its gateway, and the other half of the routes is the endpoints'.
 const VPCS_MAX: usize = 4096;
 /// VPCs of one deletion: six operations each, in one transaction of at most 1,024.
-const DELETE_MAX: usize = 160;
+pub(super) const DELETE_MAX: usize = 160;
 const VNI_CURSOR: &str = "vni-last";
 /// 24 bits, as VXLAN has them; 0 stands for "none".
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 64;
-
-#[derive(Debug, thiserror::Error)]
-pub enum VpcError {
-    #[error("cannot create VPC {name:?}")]
-    BadName { name: String, source: NameError },
-    #[error("cannot create VPC {name}: CIDR {cidr:?}")]
-    BadCidr { name: String, cidr: String, source: CidrError },
-    #[error("cannot create VPC {name}: CIDR {cidr6:?}")]
-    BadCidr6 { name: String, cidr6: String, source: Cidr6Error },
-    #[error("cannot create VPC {name} without an IPv4 range")]
-    NoIpv4 { name: String },
-    #[error("cannot create VPC {name}: {cidr6} has fewer addresses than {cidr}")]
-    Smaller { name: String, cidr: Cidr, cidr6: Cidr6 },
-    #[error("cannot create VPC {name}: the name is taken by {id}")]
-    NameTaken { name: Name, id: VpcId },
-    #[error(
-        "cannot create VPC {name}: a security group of that name exists, and the VPC's default group would bear it"
-    )]
-    GroupNameTaken { name: Name },
-    #[error("the firewall refused")]
-    Firewall(#[from] FirewallError),
-    #[error("cannot create VPC {name}: project {project} has {VPCS_PER_PROJECT_MAX} already")]
-    TooMany { name: Name, project: Project },
-    #[error("cannot delete {count} VPCs at once")]
-    TooManyAtOnce { count: usize },
-    #[error("no VPC {wanted:?} in project {project}")]
-    NotFound { wanted: String, project: Project },
-    #[error("cannot delete VPC {name}: {users} containers are attached to it")]
-    InUse { name: Name, users: usize, example: String },
-    #[error("VPC {name} changed too often while it was being worked on")]
-    Busy { name: String },
-    #[error("the store failed while working on VPC {name}")]
-    Store { name: String, source: StoreError },
-    #[error("VPC record {key} cannot be read")]
-    Decode { key: String, source: serde_json::Error },
-    #[error("the datapath refused VPC {name}")]
-    Datapath { name: String, source: DatapathError },
-}
 
 /// The VPCs of all projects on this host.
 pub struct Vpcs {
@@ -344,73 +304,4 @@ fn free_vni(all: &[VpcRecord], last: u32) -> u32 {
     let taken: BTreeSet<u32> = all.iter().map(|v| v.vni).collect();
     let mut candidates = (last + 1..=VNI_MAX).chain(1..=last.min(VNI_MAX));
     candidates.find(|vni| !taken.contains(vni)).expect("a host has fewer VPCs than there are numbers")
-}
-
-impl From<VpcError> for Fault {
-    fn from(error: VpcError) -> Fault {
-        let what = error.to_string();
-        match error {
-            VpcError::BadName { source, .. } => {
-                Fault::new(Code::InvalidArgument, "vpc.bad_name", what, source.to_string())
-                    .next("choose a name like web-1: lower-case letters, digits and hyphens")
-            }
-            VpcError::BadCidr { source, .. } => {
-                let next = match source {
-                    CidrError::HostBits(network) => format!("use --cidr {network}"),
-                    CidrError::Ipv6 => "give it as --cidr6, beside --cidr 10.0.0.0/24".to_owned(),
-                    _ => "use a private range such as --cidr 10.0.0.0/24".to_owned(),
-                };
-                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
-            }
-            VpcError::BadCidr6 { source, .. } => {
-                let next = match source {
-                    Cidr6Error::HostBits(network) => format!("use --cidr6 {network}"),
-                    Cidr6Error::Ipv4 => "give it as --cidr".to_owned(),
-                    _ => "use a unique local range such as --cidr6 fd00:1::/64".to_owned(),
-                };
-                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
-            }
-            VpcError::NoIpv4 { .. } => {
-                let why = "every container has an IPv4 address, and an IPv6 address beside it";
-                Fault::new(Code::InvalidArgument, "vpc.no_ipv4", what, why).next("add one: --cidr 10.0.0.0/24")
-            }
-            VpcError::Smaller { cidr, .. } => {
-                let why = "a container's two addresses have the same host part";
-                let next = format!("use an IPv6 range of /{} or shorter: a /64 is usual", 128 - cidr.host_bits());
-                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, why).next(next)
-            }
-            VpcError::NameTaken { .. } => {
-                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
-                    .next("choose another name, or delete that VPC: cc vpc delete NAME")
-            }
-            VpcError::GroupNameTaken { .. } => {
-                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
-                    .next("choose another name, or delete that group: cc group delete NAME")
-            }
-            VpcError::Firewall(source) => Fault::from(source),
-            VpcError::TooMany { .. } => {
-                Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
-                    .next("delete what is not used: cc vpc list, cc vpc delete ID")
-            }
-            VpcError::TooManyAtOnce { .. } => {
-                Fault::new(Code::InvalidArgument, "vpc.too_many_at_once", what, format!("{DELETE_MAX} is the limit"))
-                    .next("delete them in several calls")
-            }
-            VpcError::NotFound { .. } => {
-                Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
-                    .next("see cc vpc list, or create it: cc vpc create --cidr CIDR --name NAME")
-            }
-            VpcError::InUse { ref example, .. } => {
-                let next = format!("remove them first, for example: cc rm -f {example}");
-                Fault::new(Code::FailedPrecondition, "vpc.in_use", what, "nothing was deleted").next(next)
-            }
-            VpcError::Busy { .. } => {
-                Fault::new(Code::Aborted, "vpc.busy", what, "others are changing it").next("try again")
-            }
-            VpcError::Store { .. } | VpcError::Decode { .. } | VpcError::Datapath { .. } => {
-                Fault::new(Code::Internal, "vpc.internal", what, crate::error_chain(&error))
-                    .next("see the daemon's log; cc-host check names what is missing")
-            }
-        }
-    }
 }
