@@ -27,6 +27,8 @@ pub mod metrics;
 #[cfg(feature = "daemon")]
 pub mod resolver;
 #[cfg(feature = "daemon")]
+mod slots;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vpc;

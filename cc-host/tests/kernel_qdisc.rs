@@ -59,10 +59,11 @@ fn a_queue_is_as_it_was_asked_for() {
 fn what_waits_is_lost_and_passes_is_counted() {
     let (_, inside, runtime) = pair();
     let tbf = Tbf { bytes_per_s: 100_000, burst_bytes: 1464, queue_bytes: 14_640 };
-    let address = EndpointAddress { address: [10, 0, 0, 2].into(), prefix_len: 24, gateway: [10, 0, 0, 1].into() };
+    let address =
+        EndpointAddress { address: [10, 0, 0, 2].into(), prefix_len: 24, gateway: Some([10, 0, 0, 1].into()) };
     runtime.block_on(async {
         shape_inside(Arc::clone(&inside), tbf).await.unwrap();
-        configure_endpoint(inside.try_clone().unwrap(), address).await.unwrap();
+        configure_endpoint(inside.try_clone().unwrap(), vec![address]).await.unwrap();
     });
     let sender = netns::in_netns(inside.as_fd(), || {
         let static_neighbour = ["neigh", "replace", "10.0.0.9", "dev", "eth0", "lladdr", "02:00:00:00:00:01"];

@@ -1,6 +1,8 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
 pub mod daemon;
+pub mod dns;
+pub mod dual_stack;
 pub mod eventually;
 pub mod exposition;
 pub mod images;

@@ -275,7 +275,9 @@ impl World {
     pub fn residue(&self) -> Vec<String> {
         let mut left = Vec::new();
         let links = self.netns.links().expect("links can be listed");
-        left.extend(links.into_iter().filter(|l| l != "lo" && l.starts_with("cc")).map(|l| format!("link {l}")));
+        let known = self.resolver_links();
+        let strays = links.into_iter().filter(|link| link.starts_with("cc") && !known.contains(link));
+        left.extend(strays.map(|link| format!("link {link}")));
         let below = |dir: &Path| -> Vec<PathBuf> {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
@@ -295,6 +297,15 @@ impl World {
         left.extend(mounts.lines().filter(of_ours).map(|line| format!("mount {line}")));
         left.extend(processes_of(&dir, self.daemon.as_ref().map(Daemon::pid)));
         left
+    }
+
+    /// Those of the VPCs that there are, which stay with them.
+    fn resolver_links(&self) -> Vec<String> {
+        if self.daemon.is_none() {
+            return Vec::new();
+        }
+        let vpcs = self.cc(&["vpc", "list", "-q"]).ok().stdout;
+        vpcs.lines().map(|id| id.replace("vpc-", "ccg")).collect()
     }
 
     /// Waits until nothing is left; panics with what is.

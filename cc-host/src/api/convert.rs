@@ -1,17 +1,22 @@
 //! Between the contract's messages and the rooms' types. Refuses to decide anything but whether a field is well formed.
 
+use std::net::IpAddr;
+
 use cc_common::api::v1;
 
 use crate::container::{
     BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State,
 };
 use crate::image::{ImageRecord, LayerProgress, LayerState};
+use crate::resolver::NameServer;
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
 /// fit into the store with what else it says. Linux would take more.
 const STRINGS_BYTES_MAX: usize = 128 << 10;
 const _: () = assert!(STRINGS_BYTES_MAX * 6 < crate::store::VALUE_BYTES_MAX);
 const LABELS_MAX: usize = 256;
+/// As the C library has it.
+const NAME_SERVERS_MAX: usize = 3;
 const HOSTNAME_LEN_MAX: usize = 63;
 /// What Linux needs for IPv4, and what a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
@@ -63,6 +68,10 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         egress: rate_limit(["--egress-bandwidth", "--egress-burst"], spec.egress_bandwidth, &spec.vpc)?,
         ingress: rate_limit(["--ingress-bandwidth", "--ingress-burst"], spec.ingress_bandwidth, &spec.vpc)?,
     };
+    if spec.dns.len() > NAME_SERVERS_MAX {
+        return Err(bad("--dns", spec.dns.join(" "), "programs ask three name servers at most"));
+    }
+    let dns = spec.dns.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
     Ok(RunSpec {
         image: spec.image,
         vpc: non_empty(spec.vpc),
@@ -77,6 +86,7 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         command: spec.command,
         groups: spec.groups,
         bandwidth,
+        dns,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
@@ -106,6 +116,13 @@ fn rate_limit_view(limit: Option<RateLimit>) -> Option<v1::RateLimit> {
     limit.map(view)
 }
 
+/// Without a port: a container's resolv.conf has no place for one.
+fn name_server(text: &str) -> Result<IpAddr, ContainerError> {
+    let ip = text.parse::<IpAddr>().map_err(|_| bad("--dns", text, "it is not an address, as in 192.0.2.53"))?;
+    NameServer::parse(text).map_err(|_| bad("--dns", text, "it is no machine's address"))?;
+    Ok(ip)
+}
+
 fn is_hostname(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
     text.len() <= HOSTNAME_LEN_MAX && text.bytes().all(good) && !text.starts_with(['-', '.'])
@@ -125,6 +142,7 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         labels: spec.labels.clone().into_iter().collect(),
         command: spec.command.clone(),
         groups: spec.groups.clone(),
+        dns: spec.dns.iter().map(ToString::to_string).collect(),
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
@@ -164,6 +182,7 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         vpc: vpc.map(|a| a.vpc.to_string()).unwrap_or_default(),
         vpc_name: vpc.map(|a| a.vpc_name.to_string()).unwrap_or_default(),
         ipv4: vpc.map(|a| format!("{}/{}", a.ipv4, a.prefix_len)).unwrap_or_default(),
+        ipv6: vpc.and_then(|a| a.ipv6).map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)).unwrap_or_default(),
         mac: vpc.map(|a| a.mac.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),
         pid,
         created_ms: record.created_ms,
@@ -267,7 +286,7 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 13] = [
+        let cases: [Spoil; 16] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
@@ -281,6 +300,9 @@ mod tests {
             ("--env", |s| s.env.push("NOVALUE".into())),
             ("--dir", |s| s.dir = "tmp".into()),
             ("--hostname", |s| s.hostname = "a b".into()),
+            ("--dns", |s| s.dns.push("dns.example".into())),
+            ("--dns", |s| s.dns.push("0.0.0.0".into())),
+            ("--dns", |s| s.dns = vec!["192.0.2.53".into(); 4]),
             ("text", |s| s.command.push("a\0b".into())),
             ("text", |s| drop(s.labels.insert("a".into(), "a\0b".into()))),
             ("128 KiB", |s| drop(s.labels.insert("a".into(), "b".repeat(STRINGS_BYTES_MAX)))),

@@ -77,6 +77,7 @@ impl Containers {
         let (cgroup, netns, joined) = (Arc::new(cgroup), Arc::new(netns), Mutex::new(joined));
         let live = Arc::new(Live { shim, cgroup, netns, joined, exit });
         self.set_live(&record.id, Some(Arc::clone(&live)));
+        self.publish(record);
         self.supervise(record, live, tell);
         Ok(())
     }

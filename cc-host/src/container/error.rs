@@ -21,6 +21,8 @@ pub enum ContainerError {
     Firewall(#[from] crate::firewall::FirewallError),
     #[error("cannot run container {name:?}")]
     BadName { name: String, source: NameError },
+    #[error("cannot run container {name}")]
+    ReservedName { name: String },
     #[error("cannot run a container: {field} {value:?} is not valid")]
     BadField { field: &'static str, value: String, why: &'static str },
     #[error("cannot run container {name}: the name is taken by {id}")]
@@ -83,6 +85,12 @@ impl From<ContainerError> for Fault {
                 "container.bad_name",
                 source.to_string(),
                 "choose a name like web-1: lower-case letters, digits and hyphens",
+            ),
+            E::ReservedName { .. } => fault(
+                Code::InvalidArgument,
+                "container.bad_name",
+                "in every VPC this name means something else".into(),
+                "choose another name",
             ),
             E::BadField { why, .. } => {
                 fault(Code::InvalidArgument, "container.bad_option", why.into(), "see cc run --help")

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use super::error::ContainerError;
 use super::launch::Shim;
 use super::record::{CONTAINERS, ContainerRecord, Exit};
-use super::slots::Slots;
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
@@ -18,8 +17,9 @@ use crate::ids::{ContainerId, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
 use crate::kernel::link::Links;
+use crate::slots::Slots;
 use crate::store::{Compare, Op, Store, Txn};
-use crate::vpc::Vpcs;
+use crate::vpc::{Gateways, Vpcs};
 
 /// The rooms that this one stands on.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub struct Rooms {
     pub datapath: Arc<Datapath>,
     pub images: Images,
     pub vpcs: Arc<Vpcs>,
+    pub gateways: Arc<Gateways>,
     pub firewall: Arc<Firewall>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
@@ -66,7 +67,7 @@ pub struct Containers {
 
 impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
-        let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::ENDPOINTS_MAX));
+        let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::CONTAINERS_MAX));
         Arc::new(Containers {
             rooms,
             slots,

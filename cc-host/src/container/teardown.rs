@@ -87,8 +87,9 @@ impl Containers {
         }
     }
 
-    /// No packet from or to it passes after this.
+    /// No packet from or to it passes after this, and no name leads to it.
     async fn silence(&self, record: &ContainerRecord) {
+        self.withdraw(record);
         let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
         match tokio::task::spawn_blocking(move || datapath.silence(slot)).await {
             Ok(Ok(())) => {}
@@ -150,6 +151,7 @@ impl Containers {
 
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.
     async fn disconnect(&self, record: &ContainerRecord) {
+        self.withdraw(record);
         if record.vpc.is_some()
             && let Err(error) = self.delete_interface(&record.interface()).await
         {

@@ -12,6 +12,7 @@ use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
 use ipnet::IpNet;
+use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
 
@@ -30,8 +31,9 @@ use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
 use crate::kernel::link::Links;
 use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
+use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
-use crate::vpc::Vpcs;
+use crate::vpc::{Gateways, Vpcs};
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -66,26 +68,38 @@ impl House {
         let lists = config.state_dir.join("prefixes");
         let firewall = Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed_ranges()).await?;
         let firewall = Arc::new(firewall);
-        let vpcs = Arc::new(Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall)));
+        let gateways = Arc::new(Gateways::new(
+            Arc::clone(&datapath),
+            links.clone(),
+            Resolvers::new(Arc::default(), Handle::current()),
+            Upstreams::from(config.dns.as_slice()),
+            events.clone(),
+            host_id,
+        ));
+        let vpcs = Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall), Arc::clone(&gateways));
+        let vpcs = Arc::new(vpcs);
         let containers = Containers::new(Rooms {
             config: Arc::new(config.clone()),
             store,
             datapath: Arc::clone(&datapath),
             images: images.clone(),
             vpcs: Arc::clone(&vpcs),
+            gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
             cgroups: Arc::new(cgroups),
             links,
             events,
             host_id: host_id.to_owned(),
         });
-        containers.reconcile().await?;
+        let ((), reconciled) = tokio::join!(gateways.remove_strays(), containers.reconcile());
+        reconciled?;
         firewall.boot().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
         let networks = Arc::clone(&datapath);
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
+        containers.open_resolvers().await;
         tokio::spawn(sweep(Arc::clone(&datapath)));
         Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
     }

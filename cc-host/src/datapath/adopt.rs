@@ -50,6 +50,9 @@ impl Inner {
     fn check_traffic(&self, endpoint: &Endpoint, entry: &EndpointEntry) -> Result<(), DatapathError> {
         let &Endpoint { id, vni, ifindex, mac, ipv4, ipv6, .. } = endpoint;
         let not_whole = |what| DatapathError::NotWhole { id, what };
+        if entry.vni == 0 {
+            return Err(not_whole("its traffic was ended"));
+        }
         let (mac, address) = (MacAddr(mac), Be32(ipv4.octets()));
         let address_v6 = ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into()));
         let known = (entry.ifindex, entry.vni, entry.ipv4, entry.ipv6, entry.mac);

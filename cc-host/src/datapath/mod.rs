@@ -10,6 +10,7 @@ mod log;
 mod object;
 mod reconcile;
 mod replace;
+mod resolver;
 mod rules;
 mod sweep;
 mod tables;
@@ -344,15 +345,18 @@ impl Inner {
             pad: [0; 6],
         };
         self.attach_sockets(id, entry, tag, cgroup_dir)?;
-        links::attach_interface(&mut self.programs, ifindex)?;
-        let EndpointEntry { ipv4: address, ipv6: address_v6, mac, .. } = entry;
-        let flags = endpoint.port_flags();
-        let port = Port { generation, endpoint: id, vni, rule_set, ipv4: address, ipv6: address_v6, mac, flags };
         // Before the port that leads to it.
         self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
-        self.tables.set_port(ifindex, port)?;
+        self.attach_port(id, &entry, endpoint.port_flags())?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
+    }
+
+    /// The programs on the endpoint's interface, and whose it is.
+    fn attach_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
+        let &EndpointEntry { generation, ifindex, vni, rule_set, ipv4, ipv6, mac, .. } = entry;
+        links::attach_interface(&mut self.programs, ifindex)?;
+        self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set, ipv4, ipv6, mac, flags })
     }
 
     fn set_rule_set(&mut self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {

@@ -12,7 +12,7 @@ use cc_common::names;
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
 use cc_common::rate::Rate;
-use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, Route, RouteKey, prefix_bits};
+use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, NO_ENDPOINT, Route, RouteKey, prefix_bits};
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
@@ -146,12 +146,15 @@ impl Tables {
         removed(self.routes.remove(key), names::MAP_ROUTES)
     }
 
-    /// Removes the endpoint's routes, unless an address leads to another endpoint by now.
+    /// Removes the endpoint's routes, unless an address leads to another endpoint by now. A resolver's leave the gateway closed.
     pub fn remove_routes_of(&mut self, id: u32, entry: &EndpointEntry) -> Result<(), DatapathError> {
         for address in [Ip::v4(entry.ipv4), entry.ipv6] {
             let key = host_key(entry.vni, address);
             match self.routes.get(&key, 0) {
                 Ok(Route { kind: KIND_LOCAL, endpoint }) if endpoint == id => self.remove_route(&key)?,
+                Ok(Route { kind: KIND_GATEWAY, endpoint }) if endpoint == id => {
+                    self.set_route(entry.vni, address, Route::gateway(NO_ENDPOINT))?;
+                }
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! Network interfaces over rtnetlink: veth pairs, their addresses and routes, and finding our own again by alias. Refuses to
 //! know what an interface is for, and never moves a tokio worker into another namespace.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use cc_common::api::fault::Fault;
 use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::sync::Mutex;
@@ -31,9 +32,9 @@ pub enum LinkError {
     #[error("cannot bring interface {name} up")]
     Up { name: String, source: rtnetlink::Error },
     #[error("cannot give {address} to interface {name}")]
-    Address { name: String, address: Ipv4Addr, source: rtnetlink::Error },
+    Address { name: String, address: IpAddr, source: rtnetlink::Error },
     #[error("cannot add the default route by {gateway}")]
-    Route { gateway: Ipv4Addr, source: rtnetlink::Error },
+    Route { gateway: IpAddr, source: rtnetlink::Error },
     #[error("cannot list interfaces or routes")]
     List { source: rtnetlink::Error },
     #[error("cannot delete interface {ifindex}")]
@@ -73,12 +74,13 @@ pub struct OwnedLink {
     pub alias: String,
 }
 
-/// What a container's interface gets inside.
+/// What an endpoint's interface gets inside, of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointAddress {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix_len: u8,
-    pub gateway: Ipv4Addr,
+    /// Of its family; without one it reaches its own range only.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A veth pair to be made.
@@ -184,20 +186,35 @@ impl Links {
     }
 }
 
-/// Gives a container's `eth0` its address and default route, and brings it and the loopback up.
-pub async fn configure_endpoint(netns: OwnedFd, address: EndpointAddress) -> Result<(), LinkError> {
+/// Gives an endpoint's `eth0` its addresses and default routes, and brings it and the loopback up. Without an IPv6 address it has no
+/// IPv6 at all.
+pub async fn configure_endpoint(netns: OwnedFd, addresses: Vec<EndpointAddress>) -> Result<(), LinkError> {
     inside(netns, move |handle| async move {
         let name = || CONTAINER_INTERFACE.to_owned();
-        // This datapath has no IPv6: without it, the container does not wait for answers that cannot come.
-        quiet_ipv6(CONTAINER_INTERFACE);
+        match addresses.iter().any(|address| address.address.is_ipv6()) {
+            true => settle_ipv6(CONTAINER_INTERFACE),
+            // Without it, a program does not wait for answers that cannot come.
+            false => quiet_ipv6(CONTAINER_INTERFACE),
+        }
         up(&handle, LOOPBACK_INDEX).await.map_err(|source| LinkError::Up { name: "lo".to_owned(), source })?;
         let index = if_nametoindex(CONTAINER_INTERFACE).map_err(|source| LinkError::Find { name: name(), source })?;
-        let EndpointAddress { address, prefix_len, gateway } = address;
-        let added = handle.address().add(index, address.into(), prefix_len).execute().await;
-        added.map_err(|source| LinkError::Address { name: name(), address, source })?;
+        for &EndpointAddress { address, prefix_len, .. } in &addresses {
+            let mut add = handle.address().add(index, address, prefix_len);
+            if address.is_ipv6() {
+                // Good at once: nobody else can have it, and no probe for it would be answered.
+                add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+            add.execute().await.map_err(|source| LinkError::Address { name: name(), address, source })?;
+        }
         up(&handle, index).await.map_err(|source| LinkError::Up { name: name(), source })?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
-        handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })
+        for gateway in addresses.iter().filter_map(|address| address.gateway) {
+            let route = match gateway {
+                IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).output_interface(index).build(),
+                IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).output_interface(index).build(),
+            };
+            handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })?;
+        }
+        Ok(())
     })
     .await
 }
@@ -244,11 +261,22 @@ async fn up(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
     handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await
 }
 
-/// Best effort: a kernel without IPv6 has no such file, and nothing to silence either.
 fn quiet_ipv6(interface: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-    if let Err(error) = std::fs::write(&path, "1") {
-        tracing::debug!(%path, %error, "IPv6 stays as it is");
+    set_ipv6(interface, &[("disable_ipv6", "1")]);
+}
+
+/// IPv6 with the addresses that it is given and no others: none of its own making, none of a router's telling.
+fn settle_ipv6(interface: &str) {
+    set_ipv6(interface, &[("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_dad", "0")]);
+}
+
+/// Best effort: a kernel without IPv6 has no such files, and nothing to silence; what needs IPv6 fails by itself.
+fn set_ipv6(interface: &str, settings: &[(&str, &str)]) {
+    for (setting, value) in settings {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{setting}");
+        if let Err(error) = std::fs::write(&path, value) {
+            tracing::debug!(%path, %error, "IPv6 stays as it is");
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct ContainerView {
     pub vpc: String,
     pub vpc_name: String,
     pub ipv4: String,
+    /// Empty where its VPC has none.
+    pub ipv6: String,
     pub mac: String,
     pub pid: i32,
     pub created: String,
@@ -52,6 +54,7 @@ pub struct SpecView {
     pub groups: Vec<String>,
     pub egress_bandwidth: Option<RateLimitView>,
     pub ingress_bandwidth: Option<RateLimitView>,
+    pub dns: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,6 +107,7 @@ impl From<v1::ContainerSpec> for SpecView {
             groups: spec.groups,
             egress_bandwidth: spec.egress_bandwidth.map(Into::into),
             ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
+            dns: spec.dns,
         }
     }
 }
@@ -126,6 +130,7 @@ impl From<v1::Container> for ContainerView {
             vpc: c.vpc,
             vpc_name: c.vpc_name,
             ipv4: c.ipv4,
+            ipv6: c.ipv6,
             mac: c.mac,
             pid: c.pid,
             created: rfc3339_ms(c.created_ms),
@@ -162,7 +167,8 @@ pub struct Containers(pub Vec<ContainerView>);
 impl Containers {
     fn print_at(&self, out: &mut impl Write, now_ms: u64) -> io::Result<()> {
         let row = |c: &ContainerView| {
-            let address = c.ipv4.split('/').next().unwrap_or_default().to_owned();
+            let bare = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+            let address = table::both(&bare(&c.ipv4), &bare(&c.ipv6));
             let (vpc, age) = (c.vpc_text().to_owned(), age(c.created_ms, now_ms));
             vec![c.id.clone(), c.name.clone(), c.image.clone(), c.state_text(), vpc, address, age]
         };
@@ -198,7 +204,7 @@ impl View for Statuses {
                 ("Image", c.image.clone()),
                 ("State", c.state_text()),
                 ("VPC", c.vpc_text().to_owned()),
-                ("Address", c.ipv4.clone()),
+                ("Address", table::both(&c.ipv4, &c.ipv6)),
                 ("MAC", c.mac.clone()),
                 ("Groups", c.groups.join(", ")),
                 ("Process", if c.pid == 0 { String::new() } else { c.pid.to_string() }),
@@ -240,7 +246,7 @@ impl View for Created {
 mod tests {
     use super::*;
 
-    fn container(name: &str, exit: Option<v1::Exit>) -> ContainerView {
+    fn container(name: &str, ipv6: &str, exit: Option<v1::Exit>) -> ContainerView {
         let state = if exit.is_some() { "stopped" } else { "running" };
         let spec = v1::ContainerSpec {
             image: "debian:12".into(),
@@ -267,12 +273,13 @@ mod tests {
             interface: "cc1".into(),
             project: "default".into(),
             groups: vec!["blue".into()],
+            ipv6: ipv6.into(),
         })
     }
 
     fn both() -> Vec<ContainerView> {
         let exit = v1::Exit { id: "c-db".into(), code: 137, signal: 9, oom_killed: true, ..Default::default() };
-        vec![container("web", None), container("db", Some(exit))]
+        vec![container("web", "", None), container("db", "fd00:1::2/64", Some(exit))]
     }
 
     #[test]

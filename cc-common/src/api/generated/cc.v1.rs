@@ -60,6 +60,9 @@ pub struct CreateVpcRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub cidr: ::prost::alloc::string::String,
+    /// beside the IPv4 one; empty: none
+    #[prost(string, tag = "10")]
+    pub cidr6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Vpc {
@@ -77,6 +80,11 @@ pub struct Vpc {
     pub containers: u32,
     #[prost(uint64, tag = "7")]
     pub created_ms: u64,
+    /// empty: IPv4 only
+    #[prost(string, tag = "14")]
+    pub cidr6: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub gateway6: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListVpcsRequest {}
@@ -341,6 +349,9 @@ pub struct ContainerSpec {
     /// of what it receives
     #[prost(message, optional, tag = "21")]
     pub ingress_bandwidth: ::core::option::Option<RateLimit>,
+    /// addresses of name servers; empty: the VPC's own
+    #[prost(string, repeated, tag = "24")]
+    pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RateLimit {
@@ -479,6 +490,9 @@ pub struct Container {
     /// names
     #[prost(string, repeated, tag = "18")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// with prefix length; empty where the VPC has none
+    #[prost(string, tag = "24")]
+    pub ipv6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MetricsResponse {

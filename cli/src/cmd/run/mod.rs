@@ -4,6 +4,8 @@
 mod foreground;
 mod spec;
 
+use std::net::IpAddr;
+
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::run_output::Output;
 use cc_common::api::v1::{PullPolicy, RunInput, RunOutput, RunStart, run_input::Input};
@@ -70,6 +72,9 @@ pub struct RunArgs {
     /// The container's host name (default: its name)
     #[arg(long, default_value = "", hide_default_value = true)]
     hostname: String,
+    /// A name server to ask instead of the VPC's own; more than once
+    #[arg(long, value_name = "ADDR")]
+    dns: Vec<IpAddr>,
     /// KEY=VALUE; more than once
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,

@@ -44,6 +44,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         groups: args.group.clone(),
         egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
         ingress_bandwidth: limit(args.ingress_bandwidth, args.ingress_burst),
+        dns: args.dns.iter().map(ToString::to_string).collect(),
     })
 }
 
