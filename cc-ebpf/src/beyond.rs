@@ -330,7 +330,7 @@ fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result
 
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
-fn other_flow(work: &Work) -> Option<*mut Flow> {
+pub fn other_flow(work: &Work) -> Option<*mut Flow> {
     CC_FLOWS.get_ptr_mut(&work.other_key)
 }
 

@@ -127,7 +127,7 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
             return Err(outcome);
         }
     }
-    proceed(ctx, work, flow, known).map_err(shut)?;
+    proceed(ctx, work, side, flow, known).map_err(shut)?;
     work.to = endpoint;
     work.translate = TRANSLATE_PACKET;
     work.out = work.key.inward(Side::from_index(work.sender));

@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
-use cc_common::flow::{BEYOND_UPLINK, FLAG_TRANSLATED, Flow, is_beyond};
+use cc_common::flow::{BEYOND_UPLINK, FLAG_TRANSLATED, Flow, Side, is_beyond};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
@@ -215,13 +215,21 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
                         return Err(outcome);
                     }
                 }
-                proceed(ctx, work, flow, known).map_err(|reason| work.refuse(reason))?;
                 let side = work.side();
+                proceed(ctx, work, side, flow, known).map_err(|reason| work.refuse(reason))?;
                 work.to = known.endpoints[side.other().index()];
                 if known.flags & FLAG_TRANSLATED != 0 {
                     work.to_ifindex = known.ifindex;
                     work.translate = TRANSLATE_PACKET;
                     work.out = known.outward(side);
+                    if !is_beyond(work.to) {
+                        // SAFETY: the context is this program's.
+                        let outcome = Outcome::from_bits(unsafe { cc_partner(ctx.skb.skb) });
+                        if outcome != Outcome::GO {
+                            conntrack::forget(By::Packet, &work.key, flow);
+                            return Err(outcome);
+                        }
+                    }
                 }
                 return Ok(true);
             }
@@ -230,6 +238,27 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         conntrack::forget(By::Packet, &work.key, flow);
     }
     begin(ctx)
+}
+
+/// Two containers that talk by a published port have a flow each, which sees one's packets only: this goes on with the other one, so that
+/// both know both directions, and live equally long. By `work.out`, to `work.to`.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let Some(entry) = CC_ENDPOINTS.get(work.to) else { return work.refuse(DropReason::StaleEndpoint).bits() };
+    work.quoted.begin(work.out.source, work.out.destination, work.key.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (work.out.source_port, work.out.destination_port);
+    let side = work.other_key.set(entry.vni, &work.quoted);
+    let Some(flow) = beyond::other_flow(work) else { return work.refuse(DropReason::FlowClosing).bits() };
+    let went_on = conntrack::keep(flow).and_then(|()| {
+        // SAFETY: as in `destination`.
+        proceed(&TcContext::new(skb), work, side, flow, unsafe { &mut *flow })
+    });
+    work.outcome(went_on.map(|()| Outcome::GO))
 }
 
 /// A conversation that no flow stands for. What it may come to is decided by one function after the other, each verified by itself.
@@ -331,7 +360,7 @@ fn standing(work: &Work, flow: &Flow) -> Standing {
 
 /// What the packet changes of its flow.
 #[inline(always)]
-pub fn proceed(ctx: &TcContext, work: &Work, row: *mut Flow, flow: &mut Flow) -> Result<(), DropReason> {
+pub fn proceed(ctx: &TcContext, work: &Work, side: Side, row: *mut Flow, flow: &mut Flow) -> Result<(), DropReason> {
     let packet = &work.parsed.packet;
     if packet.protocol == PROTOCOL_TCP {
         let scale = if packet.tcp.flags & TCP_SYN == 0 {
@@ -340,18 +369,18 @@ pub fn proceed(ctx: &TcContext, work: &Work, row: *mut Flow, flow: &mut Flow) ->
             // SAFETY: the context is this program's.
             admit::scale(unsafe { admit::cc_scale(ctx.skb.skb) })
         };
-        if !work.parsed.fragment.is_later() && !flow.tracked.segment(work.side(), &packet.tcp, scale) {
+        if !work.parsed.fragment.is_later() && !flow.tracked.segment(side, &packet.tcp, scale) {
             return Err(DropReason::TcpReset);
         }
     } else {
-        flow.tracked.spoke(work.side());
+        flow.tracked.spoke(side);
     }
     conntrack::settle(row, packet.protocol);
     let now = conntrack::now_ns();
     if flow.last_seen_ns != now {
         flow.last_seen_ns = now;
     }
-    let us = work.side().index();
+    let us = side.index();
     flow.packets[us] = flow.packets[us].wrapping_add(parse::packets(ctx));
     flow.bytes[us] = flow.bytes[us].wrapping_add(u64::from(ctx.len()));
     Ok(())
