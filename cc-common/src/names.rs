@@ -73,6 +73,9 @@ pub const LINK_CGROUP_INGRESS: &str = "cgin";
 pub const LINK_CGROUP_EGRESS: &str = "cgout";
 pub const LINKS: [&str; 2] = [LINK_CGROUP_INGRESS, LINK_CGROUP_EGRESS];
 
+/// Leads the name of an uplink's pinned link; its interface's number follows.
+pub const LINK_UPLINK: &str = "uplink-";
+
 /// Where our filters are on an interface: first, and under one handle, so that one replaces the other.
 pub const FILTER_PRIORITY: u16 = 1;
 pub const FILTER_HANDLE: u16 = 1;

@@ -8,6 +8,7 @@ mod error;
 mod links;
 mod log;
 mod object;
+mod outside;
 mod reconcile;
 mod replace;
 mod resolver;
@@ -33,6 +34,7 @@ pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
 pub use log::forward_log;
 pub use object::Logger;
+pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
@@ -126,15 +128,16 @@ impl Datapath {
     /// `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
-        let mut tables = Tables::take(&mut ebpf)?;
+        let tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
-        tables.set_settings(config.settings)?;
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
-        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
+        last_generation = tables.settings()?.beyond_version.max(last_generation);
+        let mut inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
+        inner.resume_settings(config.settings)?;
         Ok(Datapath { inner: Mutex::new(inner) })
     }
 

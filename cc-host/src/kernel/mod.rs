@@ -3,7 +3,9 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod check;
+pub mod host_device;
 pub mod link;
 pub mod netns;
 pub mod qdisc;
+pub mod surroundings;
 pub mod uplink;
