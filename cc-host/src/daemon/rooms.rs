@@ -11,7 +11,6 @@ use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
-use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
@@ -31,6 +30,7 @@ use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
 use crate::kernel::link::Links;
 use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
+use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
 use crate::vpc::{Gateways, Vpcs};
@@ -66,8 +66,17 @@ impl House {
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
         let lists = config.state_dir.join("prefixes");
-        let firewall = Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed_ranges()).await?;
-        let firewall = Arc::new(firewall);
+        let surroundings = links.surroundings().await.map_err(|e| cannot("link", "see the host's addresses", &e))?;
+        let outside_config = outside_config(config);
+        let closed = closed_ranges(&surroundings, &outside_config);
+        let firewall = Arc::new(Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed).await?);
+        let parts = outside::Parts {
+            datapath: Arc::clone(&datapath),
+            firewall: Arc::clone(&firewall),
+            links: links.clone(),
+            events: events.clone(),
+        };
+        let outside = Arc::new(Outside::open(parts, outside_config, surroundings).await?);
         let gateways = Arc::new(Gateways::new(
             Arc::clone(&datapath),
             links.clone(),
@@ -86,6 +95,7 @@ impl House {
             vpcs: Arc::clone(&vpcs),
             gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
+            outside: Arc::clone(&outside),
             cgroups: Arc::new(cgroups),
             links,
             events,
@@ -94,12 +104,14 @@ impl House {
         let ((), reconciled) = tokio::join!(gateways.remove_strays(), containers.reconcile());
         reconciled?;
         firewall.boot().await?;
+        outside.publish_again().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
         let networks = Arc::clone(&datapath);
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
         containers.open_resolvers().await;
+        tokio::spawn(outside.follow());
         tokio::spawn(sweep(Arc::clone(&datapath)));
         Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
     }
@@ -172,9 +184,13 @@ async fn sweep(datapath: Arc<Datapath>) {
     }
 }
 
-/// What containers reach only by a rule that names it: loopback, link-local and metadata addresses.
-fn closed_ranges() -> Vec<IpNet> {
-    ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"].map(|text| text.parse().expect("a CIDR")).into()
+fn outside_config(config: &Config) -> OutsideConfig {
+    OutsideConfig {
+        uplinks: config.uplinks.clone(),
+        nat_ports: (config.nat_ports.first, config.nat_ports.last),
+        stand_ins: config.stand_ins,
+        stand_ins_v6: config.stand_ins_v6,
+    }
 }
 
 fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {

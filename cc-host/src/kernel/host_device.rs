@@ -72,8 +72,7 @@ impl Links {
     async fn make_host_device(&self) -> Result<HostDevice, LinkError> {
         let created = |source| LinkError::Create { name: HOST_INTERFACE.to_owned(), source };
         // One address for both: whatever one end sends is for the other.
-        let peer =
-            LinkMessageBuilder::<LinkUnspec>::new().name(PEER_INTERFACE).address(GATEWAY_MAC.0.to_vec()).build();
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(PEER_INTERFACE).address(GATEWAY_MAC.0.to_vec()).build();
         let message = LinkMessageBuilder::<LinkVeth>::new(HOST_INTERFACE, PEER_INTERFACE)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(GATEWAY_MAC.0.to_vec())
