@@ -1,5 +1,6 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
+pub mod beyond;
 pub mod daemon;
 pub mod dns;
 pub mod dual_stack;
