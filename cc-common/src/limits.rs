@@ -71,6 +71,9 @@ pub const NAT_TRIES_MAX: u32 = 48;
 pub const FORWARDS_MAX: u32 = 1 << 16;
 /// Interfaces that lead out.
 pub const UPLINKS_MAX: u32 = 64;
+/// Sockets of the host's that are remembered with the published port that they meant. 2^14 × (32 + 16 + 48) bytes: 1.6 MiB. Full: the one
+/// that was asked for longest ago is told its peer's stand-in.
+pub const MEANT_MAX: u32 = 1 << 14;
 
 /// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.

@@ -103,7 +103,7 @@ impl World {
 
     /// Where this version's maps, programs and links are pinned.
     pub fn pins(&self) -> PathBuf {
-        self.path("bpf/v2")
+        self.path("bpf/v3")
     }
 
     pub fn endpoint(&self) -> String {
@@ -285,10 +285,10 @@ impl World {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers", "bpf/v2/links"] {
-            let is_uplinks =
-                |path: &PathBuf| path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"uplink-"));
-            let found = below(&self.path(dir)).into_iter().filter(|path| !is_uplinks(path));
+        for dir in ["state/containers", "run/containers", "bpf/v3/links"] {
+            let is_hosts = |name: &str| name.starts_with("uplink-") || name.starts_with("sockets-");
+            let of_host = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_hosts);
+            let found = below(&self.path(dir)).into_iter().filter(|path| !of_host(path));
             left.extend(found.map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {

@@ -25,7 +25,7 @@ fn tcp_server(world: &World, id: &str, port: u16) -> JoinHandle<()> {
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
                 let mut line = [0; 64];
                 let read = stream.read(&mut line).unwrap_or(0);
-                over.fetch_or(&line[..read] == b"end\n", Ordering::SeqCst);
+                over.fetch_or(line[..read].starts_with(b"end"), Ordering::SeqCst);
                 let _ = writeln!(stream, "you are {}", peer.ip().to_canonical());
             });
         }
@@ -83,6 +83,74 @@ fn clients_from_outside_keep_their_address() {
     world.cc(&["group", "deny", "blue", "ingress", "--proto", "tcp", "--from", &format!("{ROUTER}/32")]).ok();
     assert!(beyond.ask_tcp(at(HOST, 8080), "who").is_err());
     assert!(world.drops(&web, "firewall_ingress") > 0);
+    end(&world, &web, 80, servers);
+    world.remove_all();
+    world.assert_clean();
+}
+
+#[test]
+fn the_hosts_own_programs_reach_it_by_any_address() {
+    let (world, _beyond) = Beyond::world("");
+    dual_stack::vpc(&world, "blue");
+    let web = world.run("busybox", &["--vpc", "blue", "-p", "8080:80", "-p", "8080:80/udp"], &["sleep", "600"]);
+    let servers = vec![tcp_server(&world, &web, 80), udp_server(&world, &web, 80)];
+    for (address, client) in [
+        ("127.0.0.1", "198.18.0.1"),
+        (HOST, "198.18.0.1"),
+        ("::1", "fd63:6c6f:7564::1"),
+        (HOST6, "fd63:6c6f:7564::1"),
+        ("::ffff:127.0.0.1", "198.18.0.1"),
+    ] {
+        let to = at(address, 8080);
+        let answers = world.netns.run(move || (ask_tcp(to, "who"), ask_udp(to, "who"), told(to))).unwrap();
+        let (tcp, udp, told) = answers;
+        assert_eq!(tcp.unwrap(), format!("you are {client}"), "{address}");
+        assert_eq!(udp.unwrap(), format!("you are {client}"), "{address}");
+        assert_eq!(told, [to; 2], "what it is told is what it meant");
+    }
+    // The host's own servers are where they were.
+    let listener = world.netns.run(|| TcpListener::bind("127.0.0.1:8081").unwrap()).unwrap();
+    assert!(world.netns.run(|| TcpStream::connect("127.0.0.1:8081").is_ok()).unwrap());
+    drop(listener);
+    // A container's loopback is its own, and what only the host can name is nobody else's.
+    let other = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    assert!(world.in_container(&other, || ask_tcp(at("127.0.0.1", 8080), "who")).is_err());
+    let stand_in = world.inspect(&web)["endpoint"].as_u64().unwrap() as u32 + 2 + u32::from_be_bytes([198, 18, 0, 0]);
+    let stand_in = SocketAddr::new(std::net::Ipv4Addr::from(stand_in).into(), 8080);
+    assert!(world.netns.run(move || ask_tcp(stand_in, "who")).unwrap().is_ok());
+    assert!(world.in_container(&other, move || ask_tcp(stand_in, "who")).is_err());
+    // Only what is published, even so.
+    let unpublished = SocketAddr::new(stand_in.ip(), 80);
+    assert!(world.netns.run(move || ask_tcp(unpublished, "who")).unwrap().is_err());
+    end(&world, &web, 80, servers);
+    world.remove_all();
+    world.assert_clean();
+}
+
+/// Whom a connected socket is told to be connected to, and one that is not to have heard from.
+fn told(to: SocketAddr) -> [SocketAddr; 2] {
+    let connected = TcpStream::connect(to).unwrap().peer_addr().unwrap();
+    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket.send_to(b"who", to).unwrap();
+    let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+    [connected, from]
+}
+
+#[test]
+fn a_port_at_the_hosts_loopback_is_the_hosts_alone() {
+    let (world, beyond) = Beyond::world("");
+    world.vpc("blue", "10.0.0.0/24");
+    let web = world.run("busybox", &["--vpc", "blue", "-p", "127.0.0.1:8080:80"], &["sleep", "600"]);
+    let servers = vec![tcp_server(&world, &web, 80)];
+    let own = |to| world.netns.run(move || ask_tcp(to, "who")).unwrap();
+    assert_eq!(own(at("127.0.0.1", 8080)).unwrap(), "you are 198.18.0.1");
+    assert!(own(at(HOST, 8080)).is_err() && beyond.ask_tcp(at(HOST, 8080), "who").is_err());
+    // A frame that says it is for the loopback does not get in either.
+    assert!(beyond.ask_tcp(at("127.0.0.1", 8080), "who").is_err());
+    let other = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    assert!(world.in_container(&other, || ask_tcp(at(HOST, 8080), "who")).is_err());
     end(&world, &web, 80, servers);
     world.remove_all();
     world.assert_clean();

@@ -67,7 +67,7 @@ impl House {
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
         let lists = config.state_dir.join("prefixes");
         let surroundings = links.surroundings().await.map_err(|e| cannot("link", "see the host's addresses", &e))?;
-        let outside_config = outside_config(config);
+        let outside_config = outside_config(config, &cgroups);
         let closed = closed_ranges(&surroundings, &outside_config);
         let firewall = Arc::new(Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed).await?);
         let parts = outside::Parts {
@@ -184,12 +184,13 @@ async fn sweep(datapath: Arc<Datapath>) {
     }
 }
 
-fn outside_config(config: &Config) -> OutsideConfig {
+fn outside_config(config: &Config, cgroups: &CgroupRoot) -> OutsideConfig {
     OutsideConfig {
         uplinks: config.uplinks.clone(),
         nat_ports: (config.nat_ports.first, config.nat_ports.last),
         stand_ins: config.stand_ins,
         stand_ins_v6: config.stand_ins_v6,
+        cgroup_v2_root: cgroups.v2_root(),
     }
 }
 

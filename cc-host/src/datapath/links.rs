@@ -181,6 +181,29 @@ impl PinnedLinks {
         self.pin(program, link.try_into(), path)
     }
 
+    /// The programs that see the addresses of sockets, all of the machine's below `cgroup`, in the place of an earlier daemon's.
+    pub fn attach_sockets_of_host(&self, programs: &mut Programs, dir: &Path) -> Result<(), DatapathError> {
+        let cgroup =
+            std::fs::File::open(dir).map_err(|source| DatapathError::Cgroup { path: dir.to_owned(), source })?;
+        for (program, sockets) in &mut programs.sockets {
+            let program = *program;
+            let path = self.dir.join(format!("{}{program}", names::LINK_SOCKETS));
+            let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
+            let replaced = path.exists() && {
+                let fd = sockets.fd().map_err(failed)?;
+                replace::program_of_link(&path, fd.as_fd()).is_ok()
+            };
+            if !replaced {
+                self.unpin(&path)?;
+                // No flag, as for a container's cgroup.
+                let id = sockets.attach(&cgroup, CgroupAttachMode::Single).map_err(failed)?;
+                let link = sockets.take_link(id).map_err(failed)?;
+                self.pin(program, link.try_into(), path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Detaches from interfaces that are no uplinks any more.
     pub fn sweep_uplinks(&self, wanted: &[u32]) -> Result<(), DatapathError> {
         for name in self.names()? {
@@ -227,7 +250,11 @@ impl PinnedLinks {
         let mut gone = Vec::new();
         for name in self.names()? {
             let kept = name.split_once('-').and_then(|(tag, _)| Tag::parse(tag)).is_some_and(&keep);
-            if !kept && pinned_uplink(&name).is_none() && self.unpin(&self.dir.join(&name))? {
+            if !kept
+                && pinned_uplink(&name).is_none()
+                && !name.starts_with(names::LINK_SOCKETS)
+                && self.unpin(&self.dir.join(&name))?
+            {
                 gone.push(name);
             }
         }

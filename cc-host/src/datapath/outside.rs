@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, NAT_BLOCK_PORTS};
 use cc_common::names;
@@ -123,6 +124,13 @@ impl Datapath {
         inner.links.sweep_uplinks(wanted)
     }
 
+    /// Leads the host's sockets, which are those of the network namespace with that cookie below `cgroup_v2_root`, to published ports.
+    pub fn lead_sockets(&self, cgroup_v2_root: &Path, netns_cookie: u64) -> Result<(), DatapathError> {
+        let inner = &mut *self.inner();
+        inner.links.attach_sockets_of_host(&mut inner.programs, cgroup_v2_root)?;
+        inner.change_settings(|settings| settings.host_netns = netns_cookie)
+    }
+
     /// Looks at what the host sends out of the interface whose peer this is.
     pub fn attach_host_peer(&self, ifindex: u32) -> Result<(), DatapathError> {
         links::attach_host_peer(&mut self.inner().programs, ifindex)
@@ -140,6 +148,7 @@ impl Inner {
         let found = self.tables.settings()?;
         let goes_on = |settings: Settings| Settings {
             beyond_version: found.beyond_version,
+            host_netns: found.host_netns,
             host_ifindex: found.host_ifindex,
             stand_ins: found.stand_ins,
             nat_block_first: found.nat_block_first,

@@ -28,6 +28,8 @@ pub enum OutsideError {
     NotPublished { mapping: PortMapping, name: String },
     #[error("nat_ports {first}-{last} are not whole blocks of 64 ports between 1024 and 65535")]
     BadNatPorts { first: u16, last: u16 },
+    #[error("cannot tell the host's network namespace from others")]
+    Cookie { source: std::io::Error },
     #[error("cannot make ready for the world outside")]
     Link(#[from] LinkError),
     #[error("the datapath refused")]
@@ -90,6 +92,12 @@ impl From<OutsideError> for Fault {
             E::Datapath(source) => source.into(),
             E::Firewall(source) => source.into(),
             E::Link(source) => source.into(),
+            E::Cookie { source } => fault(
+                Code::FailedPrecondition,
+                "outside.no_cookie",
+                source.to_string(),
+                "cc-host check names what this host lacks",
+            ),
             E::Hold { source, .. } => {
                 fault(Code::Internal, "publish.failed", source.to_string(), "look at the daemon's log")
             }

@@ -1,6 +1,7 @@
 //! Keeps what the datapath knows of the host's surroundings true, and publishes ports. Refuses to publish what somebody has.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::firewall::Firewall;
 use crate::ids::ContainerId;
 use crate::kernel::host_device::{HostAddresses, HostDevice, has_ipv6};
 use crate::kernel::link::Links;
+use crate::kernel::netns;
 use crate::kernel::surroundings::{Changes, Surroundings};
 
 /// What comes within this time of a change is one change.
@@ -34,6 +36,8 @@ pub struct OutsideConfig {
     pub nat_ports: (u16, u16),
     pub stand_ins: Ipv4Net,
     pub stand_ins_v6: Ipv6Net,
+    /// All of the host's processes are below it.
+    pub cgroup_v2_root: PathBuf,
 }
 
 /// What it works with.
@@ -91,10 +95,13 @@ impl Outside {
         });
         let outside = Outside { parts, config, nat_ports, state };
         let HostDevice { peer, .. } = device;
+        let cookie = netns::cookie().map_err(|source| OutsideError::Cookie { source })?;
+        let cgroup_root = outside.config.cgroup_v2_root.clone();
         outside
             .datapath(move |datapath| {
                 datapath.attach_host_peer(peer)?;
-                datapath.set_host(&host)
+                datapath.set_host(&host)?;
+                datapath.lead_sockets(&cgroup_root, cookie)
             })
             .await?;
         outside.state.lock().await.surroundings = surroundings;
