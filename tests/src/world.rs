@@ -277,7 +277,7 @@ impl World {
         let links = self.netns.links().expect("links can be listed");
         let known = self.resolver_links();
         // The host's own device stays with its namespace, as do the links on its uplinks.
-        let is_hosts = |link: &str| link == "cchost" || link == "ccpeer";
+        let is_hosts = |link: &str| link.starts_with("cch") || link.starts_with("ccp");
         let strays =
             links.into_iter().filter(|link| link.starts_with("cc") && !is_hosts(link) && !known.contains(link));
         left.extend(strays.map(|link| format!("link {link}")));

@@ -75,6 +75,7 @@ impl House {
             firewall: Arc::clone(&firewall),
             links: links.clone(),
             events: events.clone(),
+            host_id: host_id.to_owned(),
         };
         let outside = Arc::new(Outside::open(parts, outside_config, surroundings).await?);
         let gateways = Arc::new(Gateways::new(

@@ -14,10 +14,35 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::link::{LinkError, Links, settle_ipv6};
 
-/// The host's end.
-pub const HOST_INTERFACE: &str = "cchost";
-/// The end where the program is.
-pub const PEER_INTERFACE: &str = "ccpeer";
+/// Leads the name of the host's end. No container's interface has a name like it: behind `cc` it has hexadecimal digits.
+const HOST_PREFIX: &str = "cch";
+/// And of the end where the program is.
+const PEER_PREFIX: &str = "ccp";
+
+/// Whether an interface is an end of such a pair, this daemon's or another's.
+pub fn is_host_device(name: &str) -> bool {
+    name.starts_with(HOST_PREFIX) || name.starts_with(PEER_PREFIX)
+}
+
+/// Both ends' names: each daemon has its own pair.
+struct Names {
+    host: String,
+    peer: String,
+    alias: String,
+}
+
+impl Names {
+    /// By an id such as `host-0123456789ab`: names have at most 15 characters.
+    fn of(host_id: &str) -> Self {
+        let digits = host_id.rsplit('-').next().unwrap_or(host_id);
+        let digits = digits.get(..12).unwrap_or(digits);
+        Names {
+            host: format!("{HOST_PREFIX}{digits}"),
+            peer: format!("{PEER_PREFIX}{digits}"),
+            alias: format!("{OWNER_TAG}{host_id}"),
+        }
+    }
+}
 
 /// Both ends' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,67 +60,67 @@ pub struct HostAddresses {
 
 impl Links {
     /// Makes the pair, or takes over the one that is there. It is quiet: nothing is asked on it, for every frame has one way to go.
-    pub async fn ensure_host_device(&self, addresses: &HostAddresses) -> Result<HostDevice, LinkError> {
-        let device = match self.find_host_device().await? {
+    pub async fn ensure_host_device(&self, host_id: &str, addresses: &HostAddresses) -> Result<HostDevice, LinkError> {
+        let names = Names::of(host_id);
+        let device = match self.find_host_device(&names).await? {
             Some(device) => device,
-            None => self.make_host_device().await?,
+            None => self.make_host_device(&names).await?,
         };
-        settle_ipv6(HOST_INTERFACE);
-        forward(HOST_INTERFACE)?;
+        settle_ipv6(&names.host);
+        forward(&names.host)?;
         let HostAddresses { ipv4, ipv6 } = *addresses;
-        self.give(device.host, ipv4.0.into(), ipv4.1).await?;
+        self.give(&names, device.host, ipv4.0.into(), ipv4.1).await?;
         if let Some((address, prefix_len)) = ipv6 {
-            self.give(device.host, address.into(), prefix_len).await?;
+            self.give(&names, device.host, address.into(), prefix_len).await?;
         }
-        for (ifindex, name) in [(device.peer, PEER_INTERFACE), (device.host, HOST_INTERFACE)] {
+        for (ifindex, name) in [(device.peer, &names.peer), (device.host, &names.host)] {
             let up = LinkUnspec::new_with_index(ifindex).arp(false).multicast(false).up().build();
             let done = self.handle().link().set(up).execute().await;
-            done.map_err(|source| LinkError::Up { name: name.to_owned(), source })?;
+            done.map_err(|source| LinkError::Up { name: name.clone(), source })?;
         }
         Ok(device)
     }
 
-    async fn find_host_device(&self) -> Result<Option<HostDevice>, LinkError> {
+    async fn find_host_device(&self, names: &Names) -> Result<Option<HostDevice>, LinkError> {
         let index = |name: &str| match if_nametoindex(name) {
             Ok(index) => Ok(Some(index)),
             Err(Errno::ENODEV | Errno::ENXIO) => Ok(None),
             Err(source) => Err(LinkError::Find { name: name.to_owned(), source }),
         };
-        let (Some(host), Some(peer)) = (index(HOST_INTERFACE)?, index(PEER_INTERFACE)?) else { return Ok(None) };
-        let ours = self.with_alias_prefix(OWNER_TAG).await?;
+        let (Some(host), Some(peer)) = (index(&names.host)?, index(&names.peer)?) else { return Ok(None) };
+        let ours = self.with_alias_prefix(&names.alias).await?;
         match ours.iter().any(|link| link.ifindex == host) {
             true => Ok(Some(HostDevice { host, peer })),
-            false => Err(LinkError::Foreign { name: HOST_INTERFACE.to_owned() }),
+            false => Err(LinkError::Foreign { name: names.host.clone() }),
         }
     }
 
-    async fn make_host_device(&self) -> Result<HostDevice, LinkError> {
-        let created = |source| LinkError::Create { name: HOST_INTERFACE.to_owned(), source };
+    async fn make_host_device(&self, names: &Names) -> Result<HostDevice, LinkError> {
+        let created = |source| LinkError::Create { name: names.host.clone(), source };
         // One address for both: whatever one end sends is for the other.
-        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(PEER_INTERFACE).address(GATEWAY_MAC.0.to_vec()).build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(HOST_INTERFACE, PEER_INTERFACE)
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&*names.peer).address(GATEWAY_MAC.0.to_vec()).build();
+        let message = LinkMessageBuilder::<LinkVeth>::new(&names.host, &names.peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(GATEWAY_MAC.0.to_vec())
             .build();
         self.handle().link().add(message).execute().await.map_err(created)?;
         let index =
             |name: &str| if_nametoindex(name).map_err(|source| LinkError::Find { name: name.to_owned(), source });
-        let device = HostDevice { host: index(HOST_INTERFACE)?, peer: index(PEER_INTERFACE)? };
-        super::link::quiet_ipv6(PEER_INTERFACE);
+        let device = HostDevice { host: index(&names.host)?, peer: index(&names.peer)? };
+        super::link::quiet_ipv6(&names.peer);
         let alias = LinkUnspec::new_with_index(device.host)
-            .append_extra_attribute(LinkAttribute::IfAlias(format!("{OWNER_TAG}host")))
+            .append_extra_attribute(LinkAttribute::IfAlias(names.alias.clone()))
             .build();
         self.handle().link().set(alias).execute().await.map_err(created)?;
         Ok(device)
     }
 
-    async fn give(&self, ifindex: u32, address: IpAddr, prefix_len: u8) -> Result<(), LinkError> {
+    async fn give(&self, names: &Names, ifindex: u32, address: IpAddr, prefix_len: u8) -> Result<(), LinkError> {
         let mut add = self.handle().address().add(ifindex, address, prefix_len).replace();
         if address.is_ipv6() {
             add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        let name = || HOST_INTERFACE.to_owned();
-        add.execute().await.map_err(|source| LinkError::Address { name: name(), address, source })
+        add.execute().await.map_err(|source| LinkError::Address { name: names.host.clone(), address, source })
     }
 }
 
@@ -114,4 +139,17 @@ fn forward(interface: &str) -> Result<(), LinkError> {
 /// Whether the host has IPv6 at all.
 pub fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6/conf/all").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_are_known_again() {
+        let names = Names::of("host-0123456789ab");
+        assert_eq!((names.host.as_str(), names.peer.as_str()), ("cch0123456789ab", "ccp0123456789ab"));
+        assert!(names.host.len() < nix::libc::IFNAMSIZ && is_host_device(&names.host) && is_host_device(&names.peer));
+        assert!(!is_host_device("cc0123456789ab") && !is_host_device("eth0"));
+    }
 }

@@ -46,6 +46,8 @@ pub struct Parts {
     pub firewall: Arc<Firewall>,
     pub links: Links,
     pub events: Events,
+    /// By it, this daemon's device is told from others'.
+    pub host_id: String,
 }
 
 pub struct Outside {
@@ -81,7 +83,7 @@ impl Outside {
             ipv4: ((config.stand_ins.network().to_bits() + HOST_STAND_IN).into(), config.stand_ins.prefix_len()),
             ipv6: ipv6.map(|v6| (behind(v6), v6.prefix_len())),
         };
-        let device = parts.links.ensure_host_device(&own).await?;
+        let device = parts.links.ensure_host_device(&parts.host_id, &own).await?;
         reserve(nat_ports);
         let host = Host {
             ifindex: device.host,

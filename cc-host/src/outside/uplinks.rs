@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::kernel::host_device::{HOST_INTERFACE, PEER_INTERFACE};
+use crate::kernel::host_device::is_host_device;
 use crate::kernel::surroundings::Surroundings;
 
 /// The interfaces that lead out: those that are named, or those with a default route. Only such with Ethernet's frames, which are what
@@ -15,15 +15,19 @@ pub fn uplinks(surroundings: &Surroundings, named: &[String]) -> Vec<u32> {
     };
     let interfaces = surroundings.interfaces.iter();
     let leads_out = interfaces.filter(|(ifindex, interface)| {
-        interface.is_ethernet && !is_own(&interface.name) && chosen(ifindex, &interface.name)
+        interface.is_ethernet && !is_host_device(&interface.name) && chosen(ifindex, &interface.name)
     });
     leads_out.map(|(ifindex, _)| *ifindex).collect()
 }
 
 /// The addresses by which others may know this host: neither of its loopback nor of one link.
 pub fn host_addresses(surroundings: &Surroundings) -> BTreeSet<IpAddr> {
-    let own: BTreeSet<u32> =
-        surroundings.interfaces.iter().filter(|(_, one)| is_own(&one.name)).map(|(ifindex, _)| *ifindex).collect();
+    let own: BTreeSet<u32> = surroundings
+        .interfaces
+        .iter()
+        .filter(|(_, one)| is_host_device(&one.name))
+        .map(|(ifindex, _)| *ifindex)
+        .collect();
     let addresses = surroundings.addresses.iter().filter(|(ifindex, address)| {
         let of_one_link = match address {
             IpAddr::V4(v4) => v4.is_link_local(),
@@ -32,10 +36,6 @@ pub fn host_addresses(surroundings: &Surroundings) -> BTreeSet<IpAddr> {
         !own.contains(ifindex) && !address.is_loopback() && !of_one_link
     });
     addresses.map(|(_, address)| *address).collect()
-}
-
-fn is_own(name: &str) -> bool {
-    name == HOST_INTERFACE || name == PEER_INTERFACE
 }
 
 #[cfg(test)]
@@ -61,8 +61,8 @@ mod tests {
                 (2, interface("eth0", true)),
                 (3, interface("eth1", true)),
                 (4, interface("wg0", false)),
-                (5, interface(HOST_INTERFACE, true)),
-                (6, interface(PEER_INTERFACE, true)),
+                (5, interface("cch0123456789ab", true)),
+                (6, interface("ccp0123456789ab", true)),
             ]
             .into(),
             addresses: addresses.map(|(ifindex, text)| (ifindex, text.parse().unwrap())).into(),
