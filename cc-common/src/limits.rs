@@ -44,7 +44,7 @@ pub const PREFIXES_MAX: u32 = 1 << 22;
 pub const FLOWS_GUARANTEED: u32 = 64;
 /// What all endpoints share beyond that, first come first served.
 pub const FLOWS_POOL: u32 = 1 << 19;
-/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 168 bytes and its place in the table 16: 260 MiB when full, allocated as used
+/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 176 bytes and its place in the table 16: 268 MiB when full, allocated as used
 /// but for the places (16 MiB). An endpoint beyond its own share is refused when the pool is empty, and counted
 /// (`flow_table_full`).
 pub const FLOWS_MAX: u32 = ENDPOINTS_MAX * FLOWS_GUARANTEED + FLOWS_POOL;

@@ -22,7 +22,7 @@ use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
-use crate::datapath::{Datapath, DatapathConfig, forward_log};
+use crate::datapath::{Datapath, DatapathConfig, forward_log, other_pin_dirs};
 use crate::error_chain;
 use crate::firewall::Firewall;
 use crate::ids::Project;
@@ -60,7 +60,8 @@ impl House {
         host_id: &str,
     ) -> Result<House, Fault> {
         let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
-        let datapath = open_datapath(config, cgroups.v2_level()).await?;
+        let cgroups_level = cgroups.v2_level();
+        let datapath = open_datapath(config, cgroups_level).await?;
         let locks = [RunLock::of_directory(&cgroups.v2_dir())?, RunLock::of_directory(&datapath.pin_dir())?];
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
@@ -111,6 +112,7 @@ impl House {
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
+        remove_other_versions(config, cgroups_level);
         containers.open_resolvers().await;
         tokio::spawn(outside.follow());
         tokio::spawn(sweep(Arc::clone(&datapath)));
@@ -156,7 +158,7 @@ impl House {
 }
 
 async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapath>, Fault> {
-    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT };
+    let wanted = datapath_config(config, cgroup_level);
     let opened = tokio::task::spawn_blocking(move || Datapath::open(&wanted)).await;
     let datapath = Arc::new(opened.expect("opening the datapath does not panic")?);
     if let Some(logger) = datapath.take_logger() {
@@ -167,6 +169,30 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
         });
     }
     Ok(datapath)
+}
+
+/// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its
+/// daemon runs.
+fn remove_other_versions(config: &Config, cgroup_level: u32) {
+    for dir in other_pin_dirs(&datapath_config(config, cgroup_level)) {
+        let removed = match RunLock::of_directory(&dir) {
+            Ok(_lock) => std::fs::remove_dir_all(&dir),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), error = error_chain(&error), "another version's daemon runs");
+                continue;
+            }
+        };
+        match removed {
+            Ok(()) => tracing::info!(dir = %dir.display(), "removed what an earlier version has pinned"),
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "cannot remove what an earlier version has pinned")
+            }
+        }
+    }
+}
+
+fn datapath_config(config: &Config, cgroup_level: u32) -> DatapathConfig {
+    DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT }
 }
 
 /// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.

@@ -33,7 +33,7 @@ use cc_common::settings::Settings;
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
 pub use log::forward_log;
-pub use object::Logger;
+pub use object::{Logger, other_pin_dirs};
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};

@@ -197,6 +197,15 @@ fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, Cgr
     names::SOCKET_PROGRAMS.into_iter().zip(hooks).map(load).collect()
 }
 
+/// Directories of other versions' pins.
+pub fn other_pin_dirs(config: &DatapathConfig) -> Vec<PathBuf> {
+    let own = pin_dir(config);
+    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|digits| digits.parse::<u32>().is_ok());
+    let entries = std::fs::read_dir(&config.bpffs_dir).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_version));
+    named.map(|entry| entry.path()).filter(|path| *path != own).collect()
+}
+
 /// The path for a program's pin, freed of the one that an earlier daemon left: links hold their programs themselves.
 fn replaceable(dir: &Path, name: &str) -> Result<PathBuf, DatapathError> {
     let path = dir.join(name);
