@@ -330,8 +330,9 @@ fn what_another_version_has_pinned_goes_unless_its_daemon_runs() {
         std::fs::create_dir_all(dir.join("links")).unwrap();
     }
     let map = world.pins().join("CC_SETTINGS");
-    let pinned = std::process::Command::new("bpftool").args(["map", "pin", "pinned"]).arg(&map).arg(old.join("CC_X"));
-    assert!({ pinned }.status().unwrap().success());
+    let mut bpftool = std::process::Command::new("bpftool");
+    bpftool.args(["map", "pin", "pinned"]).arg(&map).arg(old.join("CC_X"));
+    assert!(bpftool.status().unwrap().success());
     let lock = std::fs::File::open(&busy).unwrap();
     let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
     world.start();
