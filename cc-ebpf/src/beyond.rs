@@ -7,7 +7,7 @@ use cc_common::firewall::Decision;
 use cc_common::flow::{
     BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
 };
-use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, Forward, ForwardKey};
+use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_IS_HOST, Forward, ForwardKey};
 use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use cc_common::route::EndpointEntry;
 use cc_common::settings::Settings;
@@ -38,6 +38,17 @@ fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
 fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
     // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
     unsafe { CC_FORWARDS.get(&*key) }
+}
+
+/// Whether the packet is for an address of the host's.
+#[inline(always)]
+fn is_hosts_own(work: &mut Work) -> bool {
+    let key = &mut work.forward;
+    key.address = work.parsed.packet.destination;
+    key.port = Be16([0; 2]);
+    key.protocol = 0;
+    key.pad = 0;
+    find_forward(key).is_some_and(|forward| forward.from == FORWARD_IS_HOST)
 }
 
 /// The endpoint that a forward is for, if it is still the same.
@@ -87,6 +98,10 @@ fn out(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome,
     }
     let versions = [version(work.port.rule_set), settings.beyond_version];
     let way = nat::way(ctx, settings, work).map_err(|reason| work.refuse(reason))?;
+    // The routes call everything so that they would not forward: also what they do not know, and broadcasts.
+    if matches!(way, Way::Host) && !is_hosts_own(work) {
+        return Err(work.refuse(DropReason::NoWayOut));
+    }
     let to = match way {
         Way::Out { .. } => BEYOND_UPLINK,
         Way::Host => BEYOND_HOST,

@@ -122,7 +122,7 @@ unsafe extern "C" fn visit(_map: *mut c_void, _number: *const u32, block: *mut B
 pub enum Way {
     /// Out by this interface, from the address that is in `work.fib`.
     Out { ifindex: u32 },
-    /// It is the host's own.
+    /// None: it is the host's own, or nobody's.
     Host,
 }
 
