@@ -121,6 +121,10 @@ fn receiver_of_quoted(ctx: &TcContext, work: &mut Work) -> Option<()> {
     let flow = work.known_flow()?;
     // SAFETY: the row stays mapped until the program ends; what is read of it is compared with the endpoint it leads to.
     let flow = unsafe { &*flow };
+    // As in `inbound`: `work.to` says where it came from.
+    if flow.endpoints[beyond.index()] != work.to {
+        return None;
+    }
     let ours = beyond.other();
     let endpoint = flow.endpoints[ours.index()];
     let entry = CC_ENDPOINTS.get(endpoint)?;

@@ -7,6 +7,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
+use cc_common::flow::Side;
 use cc_common::limits::{NAT_BLOCKS_PER_ENDPOINT, NAT_TRIES_MAX};
 use cc_common::nat::{self, Block};
 use cc_common::net::{Be16, Be32, Ip};
@@ -22,12 +23,13 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const LOOKUP_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH | BPF_FIB_LOOKUP_SRC;
 
-/// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it.
+/// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it, or why no port
+/// would help.
 #[inline(always)]
 pub fn lease(
     settings: &Settings,
     work: &mut Work,
-    mut insert: impl FnMut(&mut Work, Be16) -> bool,
+    mut insert: impl FnMut(&mut Work, Be16) -> Result<bool, DropReason>,
 ) -> Result<Be16, DropReason> {
     let generation = work.port.generation;
     // SAFETY: draws a number.
@@ -37,7 +39,7 @@ pub fn lease(
         if candidate.own && !claim(candidate.block, generation, work.port.endpoint) {
             continue;
         }
-        if insert(work, candidate.port) {
+        if insert(work, candidate.port)? {
             if let Some(block) = CC_BLOCKS.get_ptr_mut(candidate.block) {
                 // SAFETY: only an address is computed.
                 Counter::at(unsafe { &raw mut (*block).uses }).add();
@@ -126,10 +128,10 @@ pub enum Way {
     Host,
 }
 
-/// Asks as a packet that came in by the host's own side of the datapath would be forwarded.
+/// Asks as a packet that came in by the host's own side of the datapath would be forwarded, to `them` of the key.
 #[inline(always)]
-pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work) -> Result<Way, DropReason> {
-    let (fib, destination) = (&mut work.fib, &work.parsed.packet.destination);
+pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work, them: Side) -> Result<Way, DropReason> {
+    let (fib, destination) = (&mut work.fib, &work.key.addresses[them.index()]);
     // SAFETY: plain numbers, for which zeros are a value.
     unsafe { core::ptr::write_bytes(&raw mut *fib, 0, 1) };
     fib.ifindex = settings.host_ifindex;
