@@ -150,6 +150,7 @@ fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
         work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
         Ok(register(work))
     });
+    work.flow.flags |= work.hairpin.shared;
     leased.map(drop).map_err(|reason| work.refuse(reason))
 }
 
@@ -198,7 +199,7 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
         remove_nat(work);
         let us = work.side().index();
         if work.flow.flags & FLAG_LEASED != 0 {
-            nat::release(work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
+            nat::release(work.flow.flags, work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
         }
         return Err(work.refuse(reason));
     }
@@ -238,7 +239,9 @@ pub struct Hairpin {
     pad: Be16,
     /// Last bits of it.
     beyond_version: u32,
-    pad2: u32,
+    /// `FLAG_SHARED` if the port that was leased last is from somebody else's block, or nothing.
+    pub shared: u8,
+    pad2: [u8; 3],
 }
 
 /// Neighbours know each other by their groups and addresses; to another network, each is the host.
@@ -336,14 +339,14 @@ pub unsafe extern "C" fn cc_hairpin_back(skb: *mut __sk_buff) -> u64 {
 fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
     pair(work, work.side());
     let (us, them) = (work.side().index(), work.side().other().index());
-    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED;
+    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED | work.hairpin.shared;
     work.flow.outer_addresses[us] = work.hairpin.host;
     work.flow.outer_addresses[them] = work.hairpin.target;
     work.flow.outer_ports[us] = work.hairpin.leased;
     work.flow.outer_ports[them] = work.hairpin.port;
     admit::begin(ctx, work);
     if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
-        nat::release(work.hairpin.leased, work.port.endpoint, work.port.generation);
+        nat::release(work.flow.flags, work.hairpin.leased, work.port.endpoint, work.port.generation);
         if let Some(flow) = other_flow(work) {
             conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
         }

@@ -408,6 +408,9 @@ pub fn proceed(ctx: &TcContext, work: &Work, side: Side, row: *mut Flow, flow: &
 /// Its time to live ends here, at the border: the sender is told.
 #[inline(always)]
 fn expired(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    if !icmp::may_be_told(work) {
+        return Err(work.refuse(DropReason::TtlExceeded));
+    }
     counters::dropped(ctx, work.port.endpoint, Direction::Egress, DropReason::TtlExceeded as u16);
     // SAFETY: the context is this program's.
     match Outcome::from_bits(unsafe { icmp::cc_expired(ctx.skb.skb) }) {
