@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use cc_common::flow::{Side, VNI_OUTSIDE};
+use cc_common::flow::{BEYOND_UPLINK, Side, VNI_OUTSIDE};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
@@ -104,6 +104,14 @@ fn carried(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcCont
         }
         // Whoever goes on begins anew: by the key of the outside.
         work.other_key.set(VNI_OUTSIDE, &work.parsed.packet);
+    }
+    // Stand-ins are not on any wire.
+    if beyond == BEYOND_UPLINK
+        && CC_SETTINGS
+            .get(0)
+            .is_some_and(|settings| settings.stand_ins.endpoint_of(&work.parsed.packet.destination).is_some())
+    {
+        return Err(Outcome::refused(ENDPOINT_UNKNOWN, Direction::Ingress, DropReason::NoRoute));
     }
     work.key = work.other_key;
     match Outcome::from_bits(enter(ctx)) {

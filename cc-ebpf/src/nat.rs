@@ -10,9 +10,9 @@ use aya_ebpf::programs::TcContext;
 use cc_common::flow::{FLAG_SHARED, Side};
 use cc_common::limits::{NAT_BLOCKS_PER_ENDPOINT, NAT_TRIES_MAX};
 use cc_common::nat::{self, Block};
-use cc_common::quota;
 use cc_common::net::{Be16, Be32, Ip};
 use cc_common::port::PortKey;
+use cc_common::quota;
 use cc_common::settings::Settings;
 use cc_common::verdict::DropReason;
 

@@ -127,7 +127,8 @@ fn a_vpc_without_internet_and_the_host_itself_are_out_of_reach() {
     world.cc(&["group", "allow", "blue", "egress", "--proto", "icmp", "--to", &format!("{HOST}/32")]).ok();
     assert!(ping(&blue, HOST), "the host answers whom a rule lets in");
     // Its broadcasts are nobody's, and neither is what no route leads to.
-    world.cc(&["group", "allow", "blue", "egress", "--proto", "udp", "--to", "192.0.2.0/24"]).ok();
+    world.cc(&["group", "allow", "blue", "egress", "--proto", "udp", "--to", &format!("{HOST}/32")]).ok();
+    world.cc(&["group", "allow", "blue", "egress", "--proto", "udp", "--to", "192.0.2.255/32"]).ok();
     let listener = world.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:9999").unwrap()).unwrap();
     listener.set_nonblocking(true).unwrap();
     let before = world.drops(&blue, "no_way_out");
@@ -149,6 +150,66 @@ fn a_vpc_without_internet_and_the_host_itself_are_out_of_reach() {
         (world.drops(&blue, "closed_destination") > before).then_some(())
     });
     drop(beyond);
+    world.remove_all();
+    world.assert_clean();
+}
+
+#[test]
+fn a_changed_address_or_route_is_taken_by_conversations_that_are_there() {
+    let (world, beyond) = Beyond::world("");
+    world.vpc("blue", "10.0.0.0/24");
+    let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    let server = beyond.netns.run(|| std::net::UdpSocket::bind((FAR, 53)).unwrap()).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    // One socket, which goes on as a name server's or a tunnel's does.
+    let client = world.in_container(&id, || std::net::UdpSocket::bind("0.0.0.0:5000").unwrap());
+    let heard_from = || {
+        client.send_to(b"x", (FAR, 53)).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+        server.send_to(b"y", from).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        client.recv_from(&mut [0; 8]).unwrap();
+        from.ip().to_string()
+    };
+    assert_eq!(heard_from(), HOST);
+    let ip = |words: &str| {
+        let done = world.netns.command("ip").args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "{words}");
+    };
+    ip("addr add 192.0.2.9/24 dev up0");
+    ip("route replace default via 192.0.2.254 dev up0 src 192.0.2.9");
+    eventually("the new address is used", Duration::from_secs(5), || (heard_from() == "192.0.2.9").then_some(()));
+    world.remove_all();
+    world.assert_clean();
+}
+
+/// Whoever sends what does not fit is told, so that TCP finds its way through a smaller uplink.
+#[test]
+fn what_does_not_fit_the_uplink_is_told() {
+    let (world, beyond) = Beyond::world("");
+    dual_stack::vpc(&world, "green");
+    let id = world.run("busybox", &["--vpc", "green", "--mtu", "1500"], &["sleep", "600"]);
+    // The far end does not know of it.
+    assert!(world.netns.command("ip").args(["link", "set", "up0", "mtu", "1400"]).status().unwrap().success());
+    for far in [FAR, FAR6] {
+        // As large as the container's own MTU lets it be, once it believes that everything is.
+        let listener = beyond.netns.run(move || std::net::TcpListener::bind((far, 80)).unwrap()).unwrap();
+        let reader = std::thread::spawn(move || {
+            use std::io::Read as _;
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        world.in_container(&id, move || {
+            use std::io::Write as _;
+            let mut stream = std::net::TcpStream::connect((far, 80)).unwrap();
+            stream.write_all(&vec![7; 1_000_000]).unwrap();
+        });
+        assert_eq!(reader.join().unwrap(), 1_000_000, "{far}");
+    }
+    assert!(world.drops(&id, "too_big") > 0);
     world.remove_all();
     world.assert_clean();
 }

@@ -249,6 +249,39 @@ fn other_containers_come_by_the_host() {
         let udp = world.in_container(id, || ask_udp(at(HOST, 8080), "who"));
         assert_eq!(udp.unwrap(), format!("you are {HOST}"), "{id}");
     }
+    // A connection outlives what concerns it not, and goes with its port.
+    let open = |id: &str| world.in_container(id, || TcpStream::connect((HOST, 8080)).unwrap());
+    let streams = [open(&neighbour), open(&stranger)];
+    world.cc(&["publish", &web, "8081:81"]).ok();
+    for mut stream in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        writeln!(stream, "who").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.trim(), format!("you are {HOST}"));
+    }
+    let streams = [open(&neighbour), open(&stranger)];
+    // A rule about the container's own port holds for them as for everybody.
+    let deny = ["group", "deny", "blue", "ingress", "--proto", "tcp", "--port", "80", "--from", "0.0.0.0/0"];
+    let rule = world.cc(&deny).line();
+    for id in [&neighbour, &stranger] {
+        assert!(world.in_container(id, || ask_tcp(at(HOST, 8080), "who")).is_err(), "{id}");
+    }
+    for mut stream in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let _ = writeln!(stream, "who");
+        let mut answer = String::new();
+        assert!(stream.read_to_string(&mut answer).is_err() || answer.is_empty(), "{answer}");
+    }
+    world.cc(&["group", "revoke", "blue", &rule]).ok();
+    let streams = [open(&neighbour), open(&stranger)];
+    world.cc(&["unpublish", &web, "8080:80"]).ok();
+    for mut stream in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let _ = writeln!(stream, "who");
+        let mut answer = String::new();
+        assert!(stream.read_to_string(&mut answer).is_err() || answer.is_empty(), "{answer}");
+    }
     end(&world, &web, 80, servers);
     world.remove_all();
     world.assert_clean();

@@ -81,7 +81,13 @@ pub fn to(ctx: &SockAddrContext, family: Family) -> i32 {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return ALLOW;
     }
-    let meant = address(ctx.sock_addr, family);
+    let mut meant = address(ctx.sock_addr, family);
+    // Nowhere is here, as the kernel has it.
+    if meant.is_unspecified() {
+        meant = Ip::LOOPBACK_V6;
+    } else if meant == Ip::v4(Be32([0; 4])) {
+        meant = Ip::v4(Be32([127, 0, 0, 1]));
+    }
     let key = ForwardKey { address: meant, port: port(ctx.sock_addr), protocol, pad: 0 };
     // SAFETY: copied at once; a row changes as a whole.
     let Some(forward) = (unsafe { CC_FORWARDS.get(key) }) else { return ALLOW };

@@ -5,12 +5,18 @@ use std::sync::Arc;
 use super::error::ContainerError;
 use super::record::ContainerRecord;
 use super::room::Containers;
+use crate::ids::Project;
 use crate::outside::{OutsideError, PortMapping};
 
 /// Of one container, as its record has room for them.
 pub const PORTS_MAX: usize = 256;
 
 impl Containers {
+    /// Whether a project's operators may: a port of the host's reaches beyond the project.
+    pub fn may_publish(&self, project: &Project) -> bool {
+        self.rooms.config.publish_projects.iter().any(|granted| granted == project.as_str())
+    }
+
     /// All of them, or none. A running container's are in force when this returns.
     pub async fn publish_ports(
         self: &Arc<Self>,

@@ -107,7 +107,10 @@ impl Containers {
             State::Running { since_ms, .. } => Some(since_ms),
             _ => None,
         };
-        let stopped = ContainerRecord { state: State::Stopped { started_ms, exit }, ..record.clone() };
+        // As it is now: its groups and ports may have changed since it was started.
+        let _allocation = self.allocation().await;
+        let known = self.find(&record.project, record.id.as_str()).unwrap_or_else(|_| record.clone());
+        let stopped = ContainerRecord { state: State::Stopped { started_ms, exit }, ..known };
         match self.update(&stopped).await {
             // Removed by force while it ended: there is no record to write to, and none is wanted.
             Ok(()) | Err(ContainerError::NotFound { .. }) => {}

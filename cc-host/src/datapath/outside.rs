@@ -116,15 +116,17 @@ impl Datapath {
     /// What comes in by these interfaces is looked at, and what leaves may leave by them; by all others it may not any more.
     pub fn set_uplinks(&self, wanted: &[u32]) -> Result<(), DatapathError> {
         let inner = &mut *self.inner();
+        let mut failed = Ok(());
         for &ifindex in wanted {
-            // What comes back first, then what goes.
-            inner.links.attach_uplink(&mut inner.programs, ifindex)?;
-            inner.tables.add_uplink(ifindex)?;
+            // What comes back first, then what goes. One that cannot be used keeps the others from nothing.
+            let attached = inner.links.attach_uplink(&mut inner.programs, ifindex);
+            failed = attached.and_then(|()| inner.tables.add_uplink(ifindex)).and(failed);
         }
         for ifindex in inner.tables.uplinks()?.into_iter().filter(|ifindex| !wanted.contains(ifindex)) {
             inner.tables.remove_uplink(ifindex)?;
         }
-        inner.links.sweep_uplinks(wanted)
+        inner.links.sweep_uplinks(wanted)?;
+        failed
     }
 
     /// Leads the host's sockets, which are those of the network namespace with that cookie below `cgroup_v2_root`, to published ports.

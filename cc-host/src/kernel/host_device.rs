@@ -88,10 +88,11 @@ impl Links {
             Err(source) => Err(LinkError::Find { name: name.to_owned(), source }),
         };
         let (Some(host), Some(peer)) = (index(&names.host)?, index(&names.peer)?) else { return Ok(None) };
-        let ours = self.with_alias_prefix(&names.alias).await?;
-        match ours.iter().any(|link| link.ifindex == host) {
-            true => Ok(Some(HostDevice { host, peer })),
-            false => Err(LinkError::Foreign { name: names.host.clone() }),
+        // Whoever makes it gives it its alias a moment later, and may be killed in that moment.
+        let named = self.with_alias_prefix("").await?;
+        match named.iter().find(|link| link.ifindex == host) {
+            Some(link) if link.alias != names.alias => Err(LinkError::Foreign { name: names.host.clone() }),
+            _ => Ok(Some(HostDevice { host, peer })),
         }
     }
 

@@ -79,7 +79,13 @@ pub struct Registry {
 impl Registry {
     /// Whether nobody has it, or anything that meets it.
     pub fn check(&self, mapping: &PortMapping, owner: &Owner) -> Result<(), OutsideError> {
-        match self.entries.iter().find(|(other, _)| other.meets(mapping)) {
+        // The host's own programs reach a container by one address: there, a port of the host's is one of its.
+        let meets_inside = |other: &PortMapping, entry: &Entry| {
+            let anywhere = PortMapping { address: None, ..*other };
+            entry.owner.id == owner.id && anywhere.meets(mapping) && other.port != mapping.port
+        };
+        let taken = |(other, entry): &(&PortMapping, &Entry)| other.meets(mapping) || meets_inside(other, entry);
+        match self.entries.iter().find(taken) {
             Some((_, entry)) => {
                 Err(OutsideError::Taken { mapping: *mapping, owner: entry.owner.told_to(&owner.project) })
             }
@@ -162,6 +168,9 @@ mod tests {
         for free in [mapping(None, 8080, Udp), mapping(Some("192.0.2.2"), 53, Udp), mapping(None, 8081, Tcp)] {
             assert!(registry.check(&free, &other).is_ok(), "{free}");
         }
+        let elsewhere = PortMapping { port: 81, ..mapping(Some("192.0.2.2"), 53, Udp) };
+        assert_eq!(refused(elsewhere, &web), "container web");
+        assert!(registry.check(&elsewhere, &other).is_ok());
         assert!(!registry.remove(&mapping(None, 8080, Tcp), &other.id));
         assert!(registry.remove(&mapping(None, 8080, Tcp), &web.id));
         assert!(registry.check(&mapping(None, 8080, Tcp), &other).is_ok());

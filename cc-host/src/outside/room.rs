@@ -26,6 +26,8 @@ use crate::kernel::surroundings::{Changes, Surroundings};
 const SETTLED: Duration = Duration::from_millis(50);
 /// Changes follow each other by this at least: a host whose routes never rest does not keep us busy.
 const PAUSE: Duration = Duration::from_millis(500);
+/// What could not be put in force is tried again so often.
+const AGAIN: Duration = Duration::from_secs(2);
 /// The host's own stand-in is the second address of the range.
 const HOST_STAND_IN: u32 = 1;
 
@@ -66,7 +68,9 @@ struct State {
 
 /// What containers reach only by a rule that names it: loopback, link-local and metadata addresses, and the host itself.
 pub fn closed_ranges(surroundings: &Surroundings, config: &OutsideConfig) -> Vec<IpNet> {
-    let always = ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"].map(|text| text.parse().expect("a CIDR"));
+    // The last is where clouds tell a machine of itself over IPv6; over IPv4 that is link-local.
+    let always = ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fd00:ec2::254/128"];
+    let always = always.map(|text| text.parse().expect("a CIDR"));
     let stand_ins = [IpNet::V4(config.stand_ins), IpNet::V6(config.stand_ins_v6)];
     always.into_iter().chain(stand_ins).chain(host_addresses(surroundings).into_iter().map(IpNet::from)).collect()
 }
@@ -120,7 +124,9 @@ impl Outside {
         // What has changed before the watch began.
         loop {
             if let Err(error) = self.look_again().await {
-                tracing::error!(error = error_chain(&error), "cannot see the host's addresses and routes");
+                tracing::error!(error = error_chain(&error), "the host's addresses and routes are not what is known");
+                tokio::time::sleep(AGAIN).await;
+                continue;
             }
             tokio::time::sleep(PAUSE).await;
             if changes.next().await.is_none() {
@@ -136,14 +142,13 @@ impl Outside {
         if state.surroundings == found {
             return Ok(());
         }
-        let same_host = host_addresses(&state.surroundings) == host_addresses(&found);
-        state.surroundings = found;
-        let closed = closed_ranges(&state.surroundings, &self.config);
-        if !same_host {
+        if host_addresses(&state.surroundings) != host_addresses(&found) {
             // Closed before it is published at them, and before anything can leave by them.
-            self.parts.firewall.set_closed(closed).await?;
-            self.tell(&state).await?;
+            self.parts.firewall.set_closed(closed_ranges(&found, &self.config)).await?;
+            self.tell(&state.registry, state.all_known, &found).await?;
         }
+        // Known only when it is in force: what has failed is tried again.
+        state.surroundings = found;
         drop(state);
         self.lead_out().await;
         // Routes may have changed the way of each conversation.
@@ -181,7 +186,7 @@ impl Outside {
             }
             done.push(*mapping);
         }
-        let told = self.tell(&state).await;
+        let told = self.tell_state(&state).await;
         if told.is_err() {
             for taken in &done {
                 state.registry.remove(taken, &owner.id);
@@ -233,7 +238,7 @@ impl Outside {
     pub async fn publish_again(&self) -> Result<(), OutsideError> {
         let mut state = self.state.lock().await;
         state.all_known = true;
-        self.tell(&state).await
+        self.tell_state(&state).await
     }
 
     pub async fn unpublish(&self, owner: &Owner, mappings: &[PortMapping]) -> Result<(), OutsideError> {
@@ -241,26 +246,35 @@ impl Outside {
         for mapping in mappings {
             state.registry.remove(mapping, &owner.id);
         }
-        self.tell(&state).await
+        self.tell_state(&state).await
     }
 
     /// A container has ended.
     pub async fn withdraw(&self, id: &ContainerId) {
         let mut state = self.state.lock().await;
         if state.registry.remove_all(id)
-            && let Err(error) = self.tell(&state).await
+            && let Err(error) = self.tell_state(&state).await
         {
             // Its endpoint goes, and nothing leads to it then.
             tracing::error!(container = %id, error = error_chain(&error), "its published ports are still known");
         }
     }
 
-    async fn tell(&self, state: &State) -> Result<(), OutsideError> {
-        if !state.all_known {
+    async fn tell_state(&self, state: &State) -> Result<(), OutsideError> {
+        self.tell(&state.registry, state.all_known, &state.surroundings).await
+    }
+
+    async fn tell(
+        &self,
+        registry: &Registry,
+        all_known: bool,
+        surroundings: &Surroundings,
+    ) -> Result<(), OutsideError> {
+        if !all_known {
             return Ok(());
         }
-        let host = host_addresses(&state.surroundings);
-        let rows = state.registry.rows(&host);
+        let host = host_addresses(surroundings);
+        let rows = registry.rows(&host);
         let host: Vec<IpAddr> = host.into_iter().collect();
         self.datapath(move |datapath| datapath.set_published(&host, &rows)).await
     }
