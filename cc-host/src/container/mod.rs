@@ -17,6 +17,7 @@ mod pace;
 pub mod ports;
 mod record;
 mod remove_tree;
+mod repair;
 mod room;
 pub mod shim_client;
 mod start;

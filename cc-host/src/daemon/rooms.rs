@@ -115,6 +115,7 @@ impl House {
         remove_other_versions(config, cgroups_level);
         containers.open_resolvers().await;
         tokio::spawn(outside.follow());
+        tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(sweep(Arc::clone(&datapath)));
         Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
     }

@@ -67,6 +67,32 @@ pub fn replace_on_interface(programs: &mut Programs, ifindex: u32) -> Result<(),
     replace_filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
 }
 
+/// Attaches what of both is missing, and returns the names. What is there is put in force again.
+pub fn repair_interface(programs: &mut Programs, ifindex: u32) -> Result<Vec<&'static str>, DatapathError> {
+    let name = name_of(ifindex)?;
+    let mut missing = Vec::new();
+    let Programs { to_endpoint, from_endpoint, .. } = programs;
+    // First the one that keeps the host out.
+    for (classifier, program, hook) in [
+        (to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress),
+        (from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress),
+    ] {
+        if replace_filter(classifier, program, hook, &name).is_err() {
+            ensure_clsact(&name)?;
+            filter(classifier, program, hook, &name)?;
+            missing.push(program);
+        }
+    }
+    Ok(missing)
+}
+
+fn ensure_clsact(interface: &str) -> Result<(), DatapathError> {
+    match tc::qdisc_add_clsact(interface) {
+        Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(nix::libc::EEXIST) => Ok(()),
+        done => done.map_err(|source| DatapathError::Qdisc { interface: interface.to_owned(), source }),
+    }
+}
+
 /// The program that sees what the host sends to endpoints, in the place of an earlier daemon's if it is there.
 pub fn attach_host_peer(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
     let name = name_of(ifindex)?;
@@ -74,7 +100,7 @@ pub fn attach_host_peer(programs: &mut Programs, ifindex: u32) -> Result<(), Dat
     if replace_filter(classifier, program, hook, &name).is_ok() {
         return Ok(());
     }
-    tc::qdisc_add_clsact(&name).map_err(|source| DatapathError::Qdisc { interface: name.clone(), source })?;
+    ensure_clsact(&name)?;
     filter(classifier, program, hook, &name)
 }
 
@@ -127,6 +153,31 @@ impl PinnedLinks {
 
     /// Both programs of the container's cgroup.
     pub fn attach_cgroup(&self, programs: &mut Programs, dir: &Path, tag: Tag) -> Result<(), DatapathError> {
+        self.attach_cgroup_where(programs, dir, tag, |_| true).map(drop)
+    }
+
+    /// Those whose pin is gone; whether any was.
+    pub fn attach_cgroup_if_missing(
+        &self,
+        programs: &mut Programs,
+        dir: &Path,
+        tag: Tag,
+    ) -> Result<bool, DatapathError> {
+        let is_missing = |path: &Path| !path.exists();
+        if names::LINKS.iter().any(|suffix| is_missing(&self.path(tag, suffix))) {
+            return self.attach_cgroup_where(programs, dir, tag, is_missing);
+        }
+        Ok(false)
+    }
+
+    fn attach_cgroup_where(
+        &self,
+        programs: &mut Programs,
+        dir: &Path,
+        tag: Tag,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Result<bool, DatapathError> {
+        let mut attached = false;
         let cgroup =
             std::fs::File::open(dir).map_err(|source| DatapathError::Cgroup { path: dir.to_owned(), source })?;
         for (skb, program, suffix, hook) in [
@@ -144,13 +195,17 @@ impl PinnedLinks {
             ),
         ] {
             let skb: &mut CgroupSkb = skb;
+            if !wanted(&self.path(tag, suffix)) {
+                continue;
+            }
+            attached = true;
             let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
             // No flag: a link shares its cgroup with others in any case, and the kernel refuses to be told.
             let id = skb.attach(&cgroup, hook, CgroupAttachMode::Single).map_err(failed)?;
             let link = skb.take_link(id).map_err(failed)?;
             self.pin(program, link.try_into(), self.path(tag, suffix))?;
         }
-        Ok(())
+        Ok(attached)
     }
 
     fn pin(&self, program: &'static str, link: Result<FdLink, LinkError>, path: PathBuf) -> Result<(), DatapathError> {
@@ -202,6 +257,19 @@ impl PinnedLinks {
             }
         }
         Ok(())
+    }
+
+    /// Whether it was.
+    pub fn attach_uplink_if_missing(&self, programs: &mut Programs, ifindex: u32) -> Result<bool, DatapathError> {
+        let is_missing = !self.dir.join(uplink_pin(ifindex)).exists();
+        if is_missing {
+            self.attach_uplink(programs, ifindex)?;
+        }
+        Ok(is_missing)
+    }
+
+    pub fn sockets_of_host_missing(&self) -> bool {
+        names::SOCKET_PROGRAMS.iter().any(|name| !self.dir.join(format!("{}{name}", names::LINK_SOCKETS)).exists())
     }
 
     /// Detaches from interfaces that are no uplinks any more.

@@ -10,6 +10,7 @@ mod log;
 mod object;
 mod outside;
 mod reconcile;
+mod repair;
 mod replace;
 mod resolver;
 mod rules;
@@ -36,6 +37,7 @@ pub use log::forward_log;
 pub use object::{Logger, other_pin_dirs};
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
+pub use repair::Repaired;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
 use links::{PinnedLinks, Tag};
@@ -116,6 +118,7 @@ pub struct Datapath {
 
 struct Inner {
     programs: Programs,
+    maps: repair::Maps,
     tables: Tables,
     links: PinnedLinks,
     pin_dir: PathBuf,
@@ -130,13 +133,14 @@ impl Datapath {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
         let tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
+        let maps = repair::Maps::of(&pin_dir)?;
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
         last_generation = tables.settings()?.beyond_version.max(last_generation);
-        let mut inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
+        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger };
         inner.resume_settings(config.settings)?;
         Ok(Datapath { inner: Mutex::new(inner) })
     }

@@ -56,6 +56,52 @@ pub struct Programs {
     pub sweep: SchedClassifier,
 }
 
+impl Programs {
+    /// Pins those whose pin is gone; returns their names.
+    pub fn pin_missing(&mut self, dir: &Path) -> Result<Vec<&'static str>, DatapathError> {
+        let classifiers = [
+            (names::PROGRAM_SWEEP, &mut self.sweep),
+            (names::PROGRAM_FROM_UPLINK, &mut self.from_uplink),
+            (names::PROGRAM_FROM_HOST, &mut self.from_host),
+            (names::PROGRAM_FROM_ENDPOINT, &mut self.from_endpoint),
+            (names::PROGRAM_TO_ENDPOINT, &mut self.to_endpoint),
+        ];
+        let cgroups = [
+            (names::PROGRAM_CGROUP_INGRESS, &mut self.cgroup_ingress),
+            (names::PROGRAM_CGROUP_EGRESS, &mut self.cgroup_egress),
+        ];
+        let mut pinned = Vec::new();
+        let mut missing = |name: &'static str| {
+            let path = dir.join(name);
+            let is_missing = !path.exists();
+            if is_missing {
+                pinned.push(name);
+            }
+            is_missing.then_some(path)
+        };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DatapathError::Pin { path, source }
+        };
+        for (name, program) in classifiers {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        for (name, program) in cgroups {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        for (name, program) in &mut self.sockets {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        Ok(pinned)
+    }
+}
+
 /// Key bytes, value bytes and rows of every map, as this build has them.
 fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
     fn shape<K, V>(rows: u32) -> [u32; 3] {

@@ -147,6 +147,11 @@ impl Tables {
         }
     }
 
+    pub fn interfaces(&self) -> Result<Vec<u32>, DatapathError> {
+        let listed = self.ports.keys().map(|key| key.map(|key| key.ifindex));
+        listed.collect::<Result<_, _>>().map_err(failed("list", names::MAP_PORTS))
+    }
+
     pub fn remove_route(&mut self, key: &Key<RouteKey>) -> Result<(), DatapathError> {
         removed(self.routes.remove(key), names::MAP_ROUTES)
     }

@@ -10,7 +10,7 @@ use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::sync::Mutex;
 use tonic::Code;
@@ -177,6 +177,26 @@ impl Links {
             Err(source) if !is_gone(&source) => Err(LinkError::Delete { ifindex, source }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether it was down.
+    pub async fn bring_up(&self, ifindex: u32) -> Result<bool, LinkError> {
+        let failed = |source| LinkError::Up { name: ifindex.to_string(), source };
+        let found: Vec<LinkMessage> = {
+            let _one = self.listing.lock().await;
+            self.handle.link().get().match_index(ifindex).execute().try_collect().await.map_err(failed)?
+        };
+        let is_down = found.iter().any(|link| !link.header.flags.contains(LinkFlags::Up));
+        if is_down {
+            up(&self.handle, ifindex).await.map_err(failed)?;
+        }
+        Ok(is_down)
+    }
+
+    pub async fn take_down(&self, ifindex: u32) -> Result<(), LinkError> {
+        let down = LinkUnspec::new_with_index(ifindex).down().build();
+        let done = self.handle.link().set(down).execute().await;
+        done.map_err(|source| LinkError::Up { name: ifindex.to_string(), source })
     }
 
     /// For what else is asked of interfaces.

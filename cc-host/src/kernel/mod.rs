@@ -8,4 +8,5 @@ pub mod link;
 pub mod netns;
 pub mod qdisc;
 pub mod surroundings;
+pub mod tampering;
 pub mod uplink;
