@@ -15,6 +15,8 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
 #[cfg(feature = "daemon")]
+pub mod explain;
+#[cfg(feature = "daemon")]
 pub mod firewall;
 #[cfg(feature = "daemon")]
 pub mod ids;

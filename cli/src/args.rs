@@ -63,6 +63,8 @@ pub enum Command {
     Group(cmd::group::GroupArgs),
     /// Named sets of CIDRs for rules
     Prefixes(cmd::prefixes::PrefixesArgs),
+    /// Flows: what the datapath does with packets
+    Net(cmd::net::NetArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
     /// List containers

@@ -9,6 +9,7 @@ use cc_common::api::fault::Fault;
 use cc_common::api::v1::container_service_server::ContainerServiceServer;
 use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
+use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
 use ipnet::IpNet;
@@ -19,12 +20,13 @@ use tonic::service::Routes;
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, ImageApi, NetApi, VpcApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
 use crate::datapath::{Datapath, DatapathConfig, forward_log};
 use crate::error_chain;
+use crate::explain::Explain;
 use crate::firewall::Firewall;
 use crate::ids::Project;
 use crate::image::Images;
@@ -47,6 +49,7 @@ pub(super) struct House {
     containers: Arc<Containers>,
     images: Images,
     datapath: Arc<Datapath>,
+    explain: Arc<Explain>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
 }
@@ -101,7 +104,9 @@ impl House {
             .expect("a datapath call does not panic")?;
         containers.open_resolvers().await;
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
+        let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall));
+        let explain = Arc::new(explain);
+        Ok(House { vpcs, firewall, containers, images, datapath, explain, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -119,12 +124,14 @@ impl House {
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
         let firewall = FirewallApi { firewall: Arc::clone(&self.firewall), containers: Arc::clone(&self.containers) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
+        let net = NetApi { explain: Arc::clone(&self.explain), containers: Arc::clone(&containers) };
         let image = ImageApi { images, containers };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(NetServiceServer::new(net).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {

@@ -5,6 +5,7 @@ mod adopt;
 mod batch;
 mod counters;
 mod error;
+mod flows;
 mod links;
 mod log;
 mod object;
@@ -31,11 +32,13 @@ use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
+pub use flows::flow_clock_ns;
 pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
+use flows::FlowTable;
 use links::{PinnedLinks, Tag};
 use object::Programs;
 use tables::Tables;
@@ -110,6 +113,7 @@ pub struct DatapathConfig {
 /// `spawn_blocking`.
 pub struct Datapath {
     inner: Mutex<Inner>,
+    flows: FlowTable,
 }
 
 struct Inner {
@@ -126,6 +130,7 @@ impl Datapath {
     /// `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
+        let flows = FlowTable::take(&mut ebpf)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
@@ -135,7 +140,7 @@ impl Datapath {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
         let inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
-        Ok(Datapath { inner: Mutex::new(inner) })
+        Ok(Datapath { inner: Mutex::new(inner), flows })
     }
 
     /// Where maps, programs and links are pinned.

@@ -10,6 +10,7 @@ pub mod kill;
 pub mod local_remote;
 pub mod logs;
 pub mod metrics;
+pub mod net;
 pub mod prefixes;
 pub mod ps;
 pub mod rm;
@@ -104,6 +105,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Vpc(args) => vpc::run(&context, args).await,
         Command::Group(args) => group::run(&context, args).await,
         Command::Prefixes(args) => prefixes::run(&context, args).await,
+        Command::Net(args) => net::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,

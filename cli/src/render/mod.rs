@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod event;
+pub mod flow;
 pub mod group;
 pub mod host;
 pub mod image;

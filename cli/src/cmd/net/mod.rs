@@ -1,0 +1,27 @@
+//! `cc net`: what the datapath does with the packets of containers. Refuses to change anything.
+
+mod flows;
+
+use clap::{Args, Subcommand};
+
+use super::Context;
+use crate::error::Failure;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cc net flows\n  cc net flows --watch web")]
+pub struct NetArgs {
+    #[command(subcommand)]
+    command: NetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum NetCommand {
+    /// List conversations: both ends, state, traffic, and the rules that allowed them
+    Flows(flows::FlowsArgs),
+}
+
+pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
+    match args.command {
+        NetCommand::Flows(args) => flows::run(context, args).await,
+    }
+}

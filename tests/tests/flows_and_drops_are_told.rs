@@ -1,0 +1,139 @@
+//! What the datapath does with a container's packets can be asked: its conversations, with their rules, and nothing of another
+//! project's.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use cc_tests::{World, eventually};
+use serde_json::Value;
+
+const SLEEP: &[&str] = &["sleep", "600"];
+const TIMEOUT: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_secs(10);
+
+/// Echoes one chunk of each connection, and keeps it open.
+fn echo_server(world: &World, id: &str, port: u16) {
+    world.in_container(id, move || {
+        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 64];
+                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                        if stream.write_all(&buffer[..length]).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    });
+}
+
+fn connect(world: &World, from: &str, address: &str, port: u16) -> Option<TcpStream> {
+    let to: SocketAddr = format!("{address}:{port}").parse().unwrap();
+    let mut stream = world.in_container(from, move || TcpStream::connect_timeout(&to, TIMEOUT).ok())?;
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.write_all(b"hello").ok()?;
+    stream.read_exact(&mut [0; 5]).ok()?;
+    Some(stream)
+}
+
+/// A command that goes on, and its lines of JSON.
+struct Watch {
+    child: Child,
+    lines: mpsc::Receiver<Value>,
+}
+
+impl Watch {
+    fn new(world: &World, args: &[&str]) -> Watch {
+        let mut child = world.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(serde_json::from_str(&line).unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        Watch { child, lines }
+    }
+
+    /// The next line that is wanted.
+    #[track_caller]
+    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.lines.recv_timeout(SOON).expect("a line in time");
+            if wanted(&line) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn flows_are_listed_with_ends_state_traffic_and_rules() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let run = |name: &str| world.run("busybox", &["--vpc", "blue", "--name", name], SLEEP);
+    let (web, db) = (run("web"), run("db"));
+    let address = world.address(&db);
+    echo_server(&world, &db, 5432);
+    let watch = Watch::new(&world, &["net", "flows", "--watch", "--json", "web"]);
+    let flow = |args: &[&str]| {
+        let listed = world.cc(&[&["net", "flows", "--json"], args].concat()).json();
+        assert_eq!(listed["more"], false);
+        let flows = listed["flows"].as_array().unwrap().clone();
+        flows.into_iter().find(|flow| flow["to"]["port"] == 5432)
+    };
+    // The watch tells of what begins after its first look: once it tells anything, it has looked.
+    let is_to = |port: u16, change: &str, line: &Value| line["change"] == change && line["flow"]["to"]["port"] == port;
+    echo_server(&world, &db, 80);
+    eventually("the watch tells", SOON, || {
+        let _short = connect(&world, &web, &address, 80)?;
+        watch.lines.recv_timeout(Duration::from_millis(1_500)).ok().map(drop)
+    });
+    let stream = connect(&world, &web, &address, 5432).expect("members of a VPC's group reach each other");
+    let found = flow(&["web"]).expect("it has a flow");
+    let (from, to) = (&found["from"], &found["to"]);
+    assert_eq!(
+        (&from["container"], &from["id"], &to["container"]),
+        (&"web".into(), &web.as_str().into(), &"db".into())
+    );
+    assert_eq!(
+        (&to["address"], &to["port"], &to["translated"]),
+        (&address.as_str().into(), &5432.into(), &Value::Null)
+    );
+    assert_eq!(found["state"], "established");
+    assert!(
+        found["sent"]["packets"].as_u64().unwrap() >= 3 && found["received"]["bytes"].as_u64().unwrap() > 100,
+        "{found}"
+    );
+    let rules = found["allowed_by"].as_array().unwrap();
+    assert!(!rules.is_empty() && rules.iter().all(|rule| rule.as_str().unwrap().starts_with("blue#")), "{found}");
+    let table = world.cc(&["net", "flows"]).ok().stdout;
+    assert!(table.starts_with("PROTO") && table.contains(&format!("{address}:5432")), "{table}");
+    assert_eq!(world.cc(&["net", "flows", "--limit", "1", "--json"]).json()["flows"].as_array().unwrap().len(), 1);
+    // Another project has neither the flow nor the container.
+    let foreign = world.cc(&["net", "flows", "--json", "--cc-project", "other"]).json();
+    assert_eq!(foreign["flows"], serde_json::json!([]));
+    world.cc(&["net", "flows", "--cc-project", "other", "web"]).fails(1, "no container");
+
+    watch.until(|line| is_to(5432, "began", line));
+    drop(stream);
+    let ended = watch.until(|line| is_to(5432, "ended", line));
+    assert!(ended["flow"]["sent"]["packets"].as_u64().unwrap() >= 4, "{ended}");
+    eventually("the flow is gone", SOON, || flow(&["db"]).is_none().then_some(()));
+}
