@@ -8,6 +8,7 @@
 pub mod api;
 pub mod arp;
 pub mod counters;
+pub mod event;
 pub mod firewall;
 pub mod flow;
 pub mod fragment;

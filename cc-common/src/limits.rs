@@ -79,9 +79,9 @@ pub const FRAGMENTS_MAX: u32 = 1 << 13;
 /// Prefixes of the guard's deny list, in two generations: as `PREFIXES_MAX`.
 pub const GUARD_MAX: u32 = PREFIXES_MAX;
 
-/// Bytes of the ring of records; a power of two and of pages. At 96 bytes each it holds 2,700.
-pub const EVENTS_BYTES: u32 = 1 << 18;
-/// Records that one endpoint may cause in a second; the rest is counted as suppressed.
+/// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900. Full: the record is counted as lost.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+/// Records that one endpoint may cause in a second; the rest is counted as lost.
 pub const EVENTS_PER_SECOND: u32 = 50;
 
 /// Longest name the kernel keeps of a map or a program, without the terminating zero.

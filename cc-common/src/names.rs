@@ -25,7 +25,10 @@ pub const MAP_BLOCKS: &str = "CC_BLOCKS";
 pub const MAP_FORWARDS: &str = "CC_FORWARDS";
 pub const MAP_UPLINKS: &str = "CC_UPLINKS";
 pub const MAP_RATES: &str = "CC_RATES";
-pub const MAPS: [&str; 19] = [
+pub const MAP_EVENTS: &str = "CC_EVENTS";
+pub const MAP_TOLD: &str = "CC_TOLD";
+pub const MAP_WATCH: &str = "CC_WATCH";
+pub const MAPS: [&str; 22] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -45,6 +48,9 @@ pub const MAPS: [&str; 19] = [
     MAP_FORWARDS,
     MAP_UPLINKS,
     MAP_RATES,
+    MAP_EVENTS,
+    MAP_TOLD,
+    MAP_WATCH,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

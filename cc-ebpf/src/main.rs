@@ -9,6 +9,7 @@ mod atomic;
 mod beyond;
 mod conntrack;
 mod counters;
+mod events;
 mod firewall;
 mod hooks;
 mod icmp;

@@ -1,5 +1,5 @@
-//! What the datapath does with a container's packets can be asked: its conversations, with their rules, and nothing of another
-//! project's.
+//! What the datapath does with a container's packets can be asked: its conversations with their rules, its drops with their reasons,
+//! and nothing of another project's.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -136,4 +136,68 @@ fn flows_are_listed_with_ends_state_traffic_and_rules() {
     let ended = watch.until(|line| is_to(5432, "ended", line));
     assert!(ended["flow"]["sent"]["packets"].as_u64().unwrap() >= 4, "{ended}");
     eventually("the flow is gone", SOON, || flow(&["db"]).is_none().then_some(()));
+}
+
+#[test]
+fn drops_are_counted_told_and_kept_apart() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    world.cc(&["group", "create", "--name", "shut"]).ok();
+    let web = world.run("busybox", &["--vpc", "blue", "--name", "web"], SLEEP);
+    let shut = world.run("busybox", &["--vpc", "blue", "--name", "shut", "--group", "shut"], SLEEP);
+    let (own, address) = (world.address(&web), world.address(&shut));
+    let written = || bpf_array(&world, "CC_WATCH");
+    assert_eq!(written(), 0, "nobody watches");
+    let watch = Watch::new(&world, &["net", "drops", "--watch", "--json", "shut"]);
+    let foreign = Watch::new(&world, &["net", "drops", "--watch", "--json", "--cc-project", "other"]);
+    eventually("it is watched", SOON, || (written() == 1).then_some(()));
+    assert!(connect(&world, &web, &address, 81).is_none());
+    let told = watch.until(|line| line["reason"] == "firewall_ingress");
+    let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (text("container"), text("id"), text("direction")),
+        ("shut".to_owned(), shut.clone(), "ingress".to_owned())
+    );
+    assert_eq!((text("protocol"), text("source"), text("destination")), ("tcp".to_owned(), own, address.clone()));
+    assert_eq!(told["destination_port"], 81);
+    assert!(told["at"].as_str().unwrap().starts_with("20"), "{told}");
+
+    // A flood: what is not told is counted.
+    let to: SocketAddr = format!("{address}:9").parse().unwrap();
+    world.in_container(&web, move || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..2_000 {
+            let _ = socket.send_to(b"flood", to);
+        }
+    });
+    let lost = watch.until(|line| line["lost"].is_u64());
+    assert!(lost["unwritten"].as_u64().unwrap() > 0, "{lost}");
+
+    let counted = world.cc(&["net", "drops", "--json"]).json();
+    let of = counted.as_array().unwrap().iter().find(|of| of["name"] == "shut").expect("it has drops");
+    let drops = of["drops"].as_array().unwrap();
+    assert!(
+        drops.iter().any(|drop| drop["reason"] == "firewall_ingress" && drop["packets"].as_u64() > Some(1_000)),
+        "{of}"
+    );
+    assert!(of["lost_records"].as_u64().unwrap() > 0, "{of}");
+    let table = world.cc(&["net", "drops", "shut"]).ok().stdout;
+    assert!(table.starts_with("CONTAINER") && table.contains("firewall_ingress"), "{table}");
+    // Whoever sees the host's sees what is nobody's, and nothing of this.
+    let others = world.cc(&["net", "drops", "--json", "--cc-project", "other"]).json();
+    assert!(others.as_array().unwrap().iter().all(|of| of["id"] == ""), "{others}");
+    assert!(foreign.lines.try_iter().all(|line| line["id"].is_null()), "another project's drops");
+    drop((watch, foreign));
+    eventually("nobody watches any more", SOON, || (written() == 0).then_some(()));
+}
+
+/// The first word of the first row of a pinned array.
+fn bpf_array(world: &World, map: &str) -> u64 {
+    let pin = world.pins().join(map).display().to_string();
+    let mut bpftool = std::process::Command::new("bpftool");
+    bpftool.args(["-j", "map", "lookup", "pinned", &pin, "key", "0", "0", "0", "0"]);
+    let output = bpftool.output().expect("bpftool can be run; run `cargo xtask setup`");
+    let row: Value = serde_json::from_slice(&output.stdout).expect("bpftool prints JSON");
+    let byte = row["value"][0].as_str().expect("a value of bytes");
+    u64::from_str_radix(byte.trim_start_matches("0x"), 16).expect("a byte")
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1;
+use cc_common::api::v1::drop_news::News;
 use cc_common::api::v1::net_service_server::NetService;
-use cc_common::net::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use cc_common::net::{ETHERTYPE_ARP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use futures::{Stream, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -14,7 +15,8 @@ use tonic::{Request, Response, Status};
 use super::follow::until_left;
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
-use crate::explain::{End, EndKind, Explain, FLOWS_DEFAULT, FlowChange, FlowChanged, FlowView};
+use crate::datapath::Drops;
+use crate::explain::{DropNews, DropView, End, EndKind, Explain, FLOWS_DEFAULT, FlowChange, FlowChanged, FlowView};
 
 /// Flows of one message of a listing: some 150 KiB.
 const FLOWS_PER_MESSAGE: usize = 500;
@@ -36,6 +38,7 @@ fn viewer<T>(request: &Request<T>) -> Result<Caller, Status> {
 impl NetService for NetApi {
     type FlowsStream = BoxStream<v1::FlowsPart>;
     type WatchFlowsStream = BoxStream<v1::FlowChange>;
+    type WatchDropsStream = BoxStream<v1::DropNews>;
 
     async fn flows(&self, request: Request<v1::FlowsRequest>) -> Result<Response<Self::FlowsStream>, Status> {
         let caller = viewer(&request)?;
@@ -66,6 +69,66 @@ impl NetService for NetApi {
             Ok(v1::FlowChange { change: change.to_owned(), flow: Some(flow_view(&flow)), at_ms })
         });
         Ok(Response::new(Box::pin(until_left(&self.containers, changes))))
+    }
+
+    async fn drops(&self, request: Request<v1::DropsRequest>) -> Result<Response<v1::DropsResponse>, Status> {
+        let caller = viewer(&request)?;
+        let (only, host) = (&request.get_ref().container, caller.role >= Role::Admin);
+        let all = self.explain.drops(&caller.project, only, host).await.map_err(Fault::from)?;
+        let containers = all.into_iter().map(|of| v1::ContainerDrops {
+            id: of.id,
+            name: of.name,
+            drops: of.drops.iter().map(drop_view).collect(),
+            lost_records: of.lost_records,
+        });
+        Ok(Response::new(v1::DropsResponse { containers: containers.collect() }))
+    }
+
+    async fn watch_drops(
+        &self,
+        request: Request<v1::DropsRequest>,
+    ) -> Result<Response<Self::WatchDropsStream>, Status> {
+        let caller = viewer(&request)?;
+        let (only, host) = (&request.get_ref().container, caller.role >= Role::Admin);
+        let news = self.explain.watch_drops(&caller.project, only, host).await.map_err(Fault::from)?;
+        let news = ReceiverStream::new(news).map(|news| {
+            let news = match news {
+                DropNews::Dropped(view) => News::Dropped(packet_view(view)),
+                DropNews::Lost { unwritten, missed } => News::Lost(v1::LostRecords { unwritten, missed }),
+            };
+            Ok(v1::DropNews { news: Some(news) })
+        });
+        Ok(Response::new(Box::pin(until_left(&self.containers, news))))
+    }
+}
+
+fn drop_view(drops: &Drops) -> v1::Drop {
+    let Drops { direction, reason, packets, bytes } = *drops;
+    v1::Drop { direction: direction.to_owned(), reason: reason.to_owned(), packets, bytes }
+}
+
+fn packet_view(view: DropView) -> v1::DroppedPacket {
+    let text = |address: Option<std::net::IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+    let protocol = match (view.protocol, view.ethertype) {
+        (Some(protocol), _) => protocol_name(protocol),
+        (None, ETHERTYPE_ARP) => "arp".to_owned(),
+        (None, ethertype) => format!("{ethertype:#06x}"),
+    };
+    let (source_port, destination_port) = view.ports.unwrap_or_default();
+    let (id, name) = view.container;
+    v1::DroppedPacket {
+        at_ms: view.at_ms,
+        id,
+        name,
+        direction: view.direction.to_owned(),
+        reason: view.reason.to_owned(),
+        protocol,
+        source: text(view.source),
+        source_port: source_port.into(),
+        destination: text(view.destination),
+        destination_port: destination_port.into(),
+        ifindex: view.ifindex,
+        bytes: view.bytes,
     }
 }
 

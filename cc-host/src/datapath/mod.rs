@@ -5,6 +5,7 @@ mod adopt;
 mod batch;
 mod counters;
 mod error;
+mod events;
 mod flows;
 mod links;
 mod log;
@@ -32,12 +33,14 @@ use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
+pub use events::DropRing;
 pub use flows::flow_clock_ns;
 pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
+use events::DropWatch;
 use flows::FlowTable;
 use links::{PinnedLinks, Tag};
 use object::Programs;
@@ -114,6 +117,7 @@ pub struct DatapathConfig {
 pub struct Datapath {
     inner: Mutex<Inner>,
     flows: FlowTable,
+    drop_watch: DropWatch,
 }
 
 struct Inner {
@@ -123,6 +127,7 @@ struct Inner {
     pin_dir: PathBuf,
     last_generation: u64,
     logger: Option<Logger>,
+    drop_ring: Option<DropRing>,
 }
 
 impl Datapath {
@@ -131,6 +136,8 @@ impl Datapath {
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
         let flows = FlowTable::take(&mut ebpf)?;
+        let drop_watch = DropWatch::take(&mut ebpf)?;
+        let drop_ring = Some(DropRing::take(&mut ebpf)?);
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
@@ -139,8 +146,8 @@ impl Datapath {
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
-        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
-        Ok(Datapath { inner: Mutex::new(inner), flows })
+        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring };
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch })
     }
 
     /// Where maps, programs and links are pinned.

@@ -8,12 +8,13 @@ use aya::programs::{CgroupSkb, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX,
-    ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX,
+    PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
@@ -79,6 +80,10 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),
         (names::MAP_UPLINKS, shape::<PortKey, Uplink>(UPLINKS_MAX)),
         (names::MAP_RATES, shape::<u32, Rate>(ENDPOINTS_MAX)),
+        // A ring has neither keys nor values, and its rows are bytes.
+        (names::MAP_EVENTS, [0, 0, EVENTS_BYTES]),
+        (names::MAP_TOLD, shape::<u32, Told>(ENDPOINTS_MAX + 1)),
+        (names::MAP_WATCH, shape::<u32, Watch>(1)),
     ]
 }
 

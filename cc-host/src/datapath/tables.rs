@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::Told;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
 use cc_common::net::Ip;
@@ -30,6 +31,7 @@ pub struct Tables {
     pub rules: Rules,
     rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
+    told: Array<MapData, Told>,
     cpus: usize,
 }
 
@@ -80,6 +82,7 @@ impl Tables {
             rules: Rules::take(ebpf)?,
             rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
+            told: typed!(Array, names::MAP_TOLD),
             cpus,
         };
         // The rows that a full table of drops counts into: there from the start, or there would be no room for them either.
@@ -186,7 +189,13 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
+    /// Of an endpoint's row, or the one after the last.
+    pub fn told(&self, row: u32) -> Result<Told, DatapathError> {
+        self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))
+    }
+
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
+        self.told.set(id, Told::default(), 0).map_err(failed("write", names::MAP_TOLD))?;
         let zeros = zeros(self.cpus);
         self.counters.set(id, zeros, 0).map_err(failed("write", names::MAP_COUNTERS))
     }

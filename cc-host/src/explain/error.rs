@@ -14,6 +14,8 @@ pub enum ExplainError {
     Datapath(#[from] DatapathError),
     #[error("cannot watch flows: {max} others read the table already")]
     TooManyReaders { max: usize },
+    #[error("cannot watch drops: {max} others do already")]
+    TooManyWatchers { max: usize },
     #[error("cannot watch flows: there are more than {max}")]
     TooManyFlows { max: usize },
 }
@@ -31,6 +33,10 @@ impl From<ExplainError> for Fault {
                 "the whole table is read once a second for each of them",
             )
             .next("try again when one of them has ended"),
+            ExplainError::TooManyWatchers { .. } => {
+                Fault::new(Code::ResourceExhausted, "net.watchers", what, "each gets every record that it may see")
+                    .next("try again when one of them has ended")
+            }
             ExplainError::TooManyFlows { .. } => Fault::new(
                 Code::ResourceExhausted,
                 "net.too_many_flows",

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use cc_common::flow::{BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_TRANSLATED, Flow, FlowKey, Side, is_beyond};
 use cc_common::limits::CONTAINERS_MAX;
@@ -76,15 +77,15 @@ pub struct Listed {
 
 impl Explain {
     /// At most `limit` flows of the project, or of one container of it; the youngest first.
-    pub async fn flows(&self, project: &Project, only: &str, limit: usize) -> Result<Listed, ExplainError> {
+    pub async fn flows(self: &Arc<Self>, project: &Project, only: &str, limit: usize) -> Result<Listed, ExplainError> {
         let only = self.only(project, only)?;
-        let own = self.own(project)?;
         let limit = limit.min(FLOWS_MAX);
         let _turn = self.readers.acquire().await.expect("the semaphore is never closed");
-        let datapath = std::sync::Arc::clone(&self.datapath);
+        let (explain, project) = (Arc::clone(self), project.clone());
         let reading = move || -> Result<Listed, ExplainError> {
+            let own = explain.own(&project)?;
             let (mut listed, now_ns) = (Listed::default(), flow_clock_ns());
-            datapath.each_flow(|key, flow| {
+            explain.datapath.each_flow(|key, flow| {
                 let Some(flow) = view(&own, only, key, flow, now_ns) else { return ControlFlow::Continue(()) };
                 if listed.flows.len() == limit {
                     listed.more = true;

@@ -2,6 +2,7 @@
 //! fetch anything.
 
 pub mod container;
+pub mod drops;
 pub mod event;
 pub mod flow;
 pub mod group;

@@ -863,6 +863,84 @@ pub struct FlowEnd {
     #[prost(uint32, tag = "7")]
     pub translated_port: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropsRequest {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DropsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerDrops>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContainerDrops {
+    /// empty: nobody's
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// since it was attached
+    #[prost(message, repeated, tag = "3")]
+    pub drops: ::prost::alloc::vec::Vec<Drop>,
+    /// that watchers did not get
+    #[prost(uint64, tag = "4")]
+    pub lost_records: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropNews {
+    #[prost(oneof = "drop_news::News", tags = "1, 2")]
+    pub news: ::core::option::Option<drop_news::News>,
+}
+/// Nested message and enum types in `DropNews`.
+pub mod drop_news {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum News {
+        #[prost(message, tag = "1")]
+        Dropped(super::DroppedPacket),
+        #[prost(message, tag = "2")]
+        Lost(super::LostRecords),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DroppedPacket {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// tcp, udp, icmp, icmpv6, or a number; arp; of what is no IP the type of the frame
+    #[prost(string, tag = "6")]
+    pub protocol: ::prost::alloc::string::String,
+    /// empty where there is none, or where it is another project's
+    #[prost(string, tag = "7")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub source_port: u32,
+    #[prost(string, tag = "9")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub destination_port: u32,
+    #[prost(uint32, tag = "11")]
+    pub ifindex: u32,
+    #[prost(uint32, tag = "12")]
+    pub bytes: u32,
+}
+/// Since the last time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LostRecords {
+    /// beyond a container's rate, or for want of room
+    #[prost(uint64, tag = "1")]
+    pub unwritten: u64,
+    /// that this client did not take in time
+    #[prost(uint64, tag = "2")]
+    pub missed: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum PullPolicy {
@@ -4583,6 +4661,50 @@ pub mod net_service_client {
                 .insert(GrpcMethod::new("cc.v1.NetService", "WatchFlows"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// How often each reason struck each running container; for an admin that names none, also what is nobody's.
+        pub async fn drops(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DropsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Drops");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Drops"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Dropped packets as they are dropped, of the same.
+        pub async fn watch_drops(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DropNews>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.NetService/WatchDrops",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.NetService", "WatchDrops"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4620,6 +4742,22 @@ pub mod net_service_server {
             &self,
             request: tonic::Request<super::FlowsRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchFlowsStream>, tonic::Status>;
+        /// How often each reason struck each running container; for an admin that names none, also what is nobody's.
+        async fn drops(
+            &self,
+            request: tonic::Request<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DropsResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchDrops method.
+        type WatchDropsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DropNews, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Dropped packets as they are dropped, of the same.
+        async fn watch_drops(
+            &self,
+            request: tonic::Request<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchDropsStream>, tonic::Status>;
     }
     /// What the datapath knows of a project's containers, in words.
     #[derive(Debug)]
@@ -4775,6 +4913,95 @@ pub mod net_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchFlowsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Drops" => {
+                    #[allow(non_camel_case_types)]
+                    struct DropsSvc<T: NetService>(pub Arc<T>);
+                    impl<T: NetService> tonic::server::UnaryService<super::DropsRequest>
+                    for DropsSvc<T> {
+                        type Response = super::DropsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::drops(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DropsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/WatchDrops" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchDropsSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::ServerStreamingService<super::DropsRequest>
+                    for WatchDropsSvc<T> {
+                        type Response = super::DropNews;
+                        type ResponseStream = T::WatchDropsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::watch_drops(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchDropsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,5 +1,6 @@
 //! `cc net`: what the datapath does with the packets of containers. Refuses to change anything.
 
+mod drops;
 mod flows;
 
 use clap::{Args, Subcommand};
@@ -8,7 +9,7 @@ use super::Context;
 use crate::error::Failure;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cc net flows\n  cc net flows --watch web")]
+#[command(after_help = "Examples:\n  cc net flows\n  cc net drops --watch web")]
 pub struct NetArgs {
     #[command(subcommand)]
     command: NetCommand,
@@ -18,10 +19,13 @@ pub struct NetArgs {
 enum NetCommand {
     /// List conversations: both ends, state, traffic, and the rules that allowed them
     Flows(flows::FlowsArgs),
+    /// Show what was dropped and why: counted, or packet by packet
+    Drops(drops::DropsArgs),
 }
 
 pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
     match args.command {
         NetCommand::Flows(args) => flows::run(context, args).await,
+        NetCommand::Drops(args) => drops::run(context, args).await,
     }
 }
