@@ -63,7 +63,7 @@ pub enum Command {
     Group(cmd::group::GroupArgs),
     /// Named sets of CIDRs for rules
     Prefixes(cmd::prefixes::PrefixesArgs),
-    /// Flows and drops: what the datapath does with packets
+    /// Flows, drops, what is attached: what the datapath does with packets
     Net(cmd::net::NetArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),

@@ -7,6 +7,7 @@ mod firewall;
 mod follow;
 pub mod host;
 mod image;
+mod inspect;
 pub mod listen;
 mod net;
 mod rules;

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::follow::until_left;
+use super::inspect::inspection_view;
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
 use crate::datapath::Drops;
@@ -84,6 +85,12 @@ impl NetService for NetApi {
         Ok(Response::new(v1::DropsResponse { containers: containers.collect() }))
     }
 
+    async fn inspect(&self, request: Request<v1::InspectNetRequest>) -> Result<Response<v1::NetInspection>, Status> {
+        let caller = viewer(&request)?;
+        let inspected = self.explain.inspect(&caller.project, &request.get_ref().container).await;
+        Ok(Response::new(inspection_view(inspected.map_err(Fault::from)?)))
+    }
+
     async fn watch_drops(
         &self,
         request: Request<v1::DropsRequest>,
@@ -102,7 +109,7 @@ impl NetService for NetApi {
     }
 }
 
-fn drop_view(drops: &Drops) -> v1::Drop {
+pub(super) fn drop_view(drops: &Drops) -> v1::Drop {
     let Drops { direction, reason, packets, bytes } = *drops;
     v1::Drop { direction: direction.to_owned(), reason: reason.to_owned(), packets, bytes }
 }

@@ -90,7 +90,7 @@ impl House {
             gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
             cgroups: Arc::new(cgroups),
-            links,
+            links: links.clone(),
             events,
             host_id: host_id.to_owned(),
         });
@@ -104,7 +104,7 @@ impl House {
             .expect("a datapath call does not panic")?;
         containers.open_resolvers().await;
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall));
+        let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
         Ok(House { vpcs, firewall, containers, images, datapath, explain, _locks: locks })
     }

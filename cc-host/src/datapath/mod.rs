@@ -7,6 +7,7 @@ mod counters;
 mod error;
 mod events;
 mod flows;
+mod inspect;
 mod links;
 mod log;
 mod object;
@@ -35,6 +36,7 @@ pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
 pub use events::DropRing;
 pub use flows::flow_clock_ns;
+pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
@@ -42,6 +44,7 @@ pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 
 use events::DropWatch;
 use flows::FlowTable;
+use inspect::Books;
 use links::{PinnedLinks, Tag};
 use object::Programs;
 use tables::Tables;
@@ -118,6 +121,7 @@ pub struct Datapath {
     inner: Mutex<Inner>,
     flows: FlowTable,
     drop_watch: DropWatch,
+    books: Books,
 }
 
 struct Inner {
@@ -137,6 +141,7 @@ impl Datapath {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
         let flows = FlowTable::take(&mut ebpf)?;
         let drop_watch = DropWatch::take(&mut ebpf)?;
+        let books = Books::take(&mut ebpf)?;
         let drop_ring = Some(DropRing::take(&mut ebpf)?);
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
@@ -147,7 +152,7 @@ impl Datapath {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
         let inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring };
-        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch })
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
     }
 
     /// Where maps, programs and links are pinned.

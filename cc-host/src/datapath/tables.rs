@@ -189,6 +189,14 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
+    pub fn settings_row(&self) -> Result<Settings, DatapathError> {
+        self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
+    }
+
+    pub fn rate(&self, id: u32) -> Result<Rate, DatapathError> {
+        self.rates.get(&id, 0).map_err(failed("read", names::MAP_RATES))
+    }
+
     /// Of an endpoint's row, or the one after the last.
     pub fn told(&self, row: u32) -> Result<Told, DatapathError> {
         self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))

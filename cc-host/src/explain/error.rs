@@ -5,6 +5,7 @@ use tonic::Code;
 
 use crate::container::ContainerError;
 use crate::datapath::DatapathError;
+use crate::kernel::link::LinkError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
@@ -12,6 +13,8 @@ pub enum ExplainError {
     Container(#[from] ContainerError),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error("cannot watch flows: {max} others read the table already")]
     TooManyReaders { max: usize },
     #[error("cannot watch drops: {max} others do already")]
@@ -26,6 +29,7 @@ impl From<ExplainError> for Fault {
         match error {
             ExplainError::Container(inner) => inner.into(),
             ExplainError::Datapath(inner) => inner.into(),
+            ExplainError::Link(inner) => inner.into(),
             ExplainError::TooManyReaders { .. } => Fault::new(
                 Code::ResourceExhausted,
                 "net.readers",

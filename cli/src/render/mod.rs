@@ -8,6 +8,7 @@ pub mod flow;
 pub mod group;
 pub mod host;
 pub mod image;
+pub mod inspection;
 pub mod metrics;
 pub mod prefixes;
 pub mod table;

@@ -941,6 +941,137 @@ pub struct LostRecords {
     #[prost(uint64, tag = "2")]
     pub missed: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectNetRequest {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetInspection {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// its name; empty: none
+    #[prost(string, tag = "3")]
+    pub vpc: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub vni: u32,
+    #[prost(uint32, tag = "5")]
+    pub endpoint: u32,
+    #[prost(uint64, tag = "6")]
+    pub generation: u64,
+    /// on the host; empty: none
+    #[prost(string, tag = "7")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub ifindex: u32,
+    #[prost(string, tag = "9")]
+    pub mac: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub ipv4: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub ipv6: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "12")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "13")]
+    pub rule_set: ::core::option::Option<RuleSetSeen>,
+    /// on its interface, whoever's
+    #[prost(message, repeated, tag = "14")]
+    pub filters: ::prost::alloc::vec::Vec<FilterSeen>,
+    /// of its cgroup
+    #[prost(message, repeated, tag = "15")]
+    pub links: ::prost::alloc::vec::Vec<LinkSeen>,
+    #[prost(message, repeated, tag = "16")]
+    pub rows: ::prost::alloc::vec::Vec<MapRow>,
+    #[prost(message, optional, tag = "17")]
+    pub flows: ::core::option::Option<FlowBooks>,
+    /// as it was asked for
+    #[prost(message, optional, tag = "18")]
+    pub egress_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "19")]
+    pub ingress_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "20")]
+    pub received: ::core::option::Option<Traffic>,
+    #[prost(message, optional, tag = "21")]
+    pub sent: ::core::option::Option<Traffic>,
+    #[prost(message, repeated, tag = "22")]
+    pub drops: ::prost::alloc::vec::Vec<Drop>,
+    /// of drops, while somebody watched
+    #[prost(uint64, tag = "23")]
+    pub records_written: u64,
+    #[prost(uint64, tag = "24")]
+    pub records_lost: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RuleSetSeen {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// 0: none
+    #[prost(uint32, tag = "4")]
+    pub prefix_table: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterSeen {
+    /// ingress: what comes in by the interface, so what the container sends; egress
+    #[prost(string, tag = "1")]
+    pub hook: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub priority: u32,
+    #[prost(uint32, tag = "3")]
+    pub handle: u32,
+    #[prost(message, optional, tag = "4")]
+    pub program: ::core::option::Option<ProgramSeen>,
+    /// under our priority and handle, of a program of our name
+    #[prost(bool, tag = "5")]
+    pub ours: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkSeen {
+    #[prost(string, tag = "1")]
+    pub pin: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+    #[prost(message, optional, tag = "3")]
+    pub program: ::core::option::Option<ProgramSeen>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProgramSeen {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tag: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRow {
+    #[prost(string, tag = "1")]
+    pub map: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowBooks {
+    #[prost(uint64, tag = "1")]
+    pub flows: u64,
+    #[prost(uint64, tag = "2")]
+    pub flows_max: u64,
+    #[prost(uint64, tag = "3")]
+    pub half_open: u64,
+    #[prost(uint64, tag = "4")]
+    pub half_open_max: u64,
+    #[prost(uint64, tag = "5")]
+    pub nat_blocks: u64,
+    #[prost(uint64, tag = "6")]
+    pub nat_blocks_max: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum PullPolicy {
@@ -4705,6 +4836,25 @@ pub mod net_service_client {
                 .insert(GrpcMethod::new("cc.v1.NetService", "WatchDrops"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Everything that is attached, pinned and mapped for a running container.
+        pub async fn inspect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectNetRequest>,
+        ) -> std::result::Result<tonic::Response<super::NetInspection>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Inspect");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Inspect"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4758,6 +4908,11 @@ pub mod net_service_server {
             &self,
             request: tonic::Request<super::DropsRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchDropsStream>, tonic::Status>;
+        /// Everything that is attached, pinned and mapped for a running container.
+        async fn inspect(
+            &self,
+            request: tonic::Request<super::InspectNetRequest>,
+        ) -> std::result::Result<tonic::Response<super::NetInspection>, tonic::Status>;
     }
     /// What the datapath knows of a project's containers, in words.
     #[derive(Debug)]
@@ -5013,6 +5168,51 @@ pub mod net_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Inspect" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::UnaryService<super::InspectNetRequest>
+                    for InspectSvc<T> {
+                        type Response = super::NetInspection;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectNetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::inspect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

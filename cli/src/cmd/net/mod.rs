@@ -2,6 +2,7 @@
 
 mod drops;
 mod flows;
+mod inspect;
 
 use clap::{Args, Subcommand};
 
@@ -21,11 +22,14 @@ enum NetCommand {
     Flows(flows::FlowsArgs),
     /// Show what was dropped and why: counted, or packet by packet
     Drops(drops::DropsArgs),
+    /// Show everything that is attached, pinned and mapped for a container
+    Inspect(inspect::InspectArgs),
 }
 
 pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
     match args.command {
         NetCommand::Flows(args) => flows::run(context, args).await,
         NetCommand::Drops(args) => drops::run(context, args).await,
+        NetCommand::Inspect(args) => inspect::run(context, args).await,
     }
 }
