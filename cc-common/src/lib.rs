@@ -12,6 +12,7 @@ pub mod event;
 pub mod firewall;
 pub mod flow;
 pub mod fragment;
+pub mod guard;
 pub mod ipv4;
 pub mod ipv6;
 pub mod limits;

@@ -76,8 +76,9 @@ pub const UPLINKS_MAX: u32 = 64;
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.
 pub const FRAGMENTS_MAX: u32 = 1 << 13;
 
-/// Prefixes of the guard's deny list, in two generations: as `PREFIXES_MAX`.
-pub const GUARD_MAX: u32 = PREFIXES_MAX;
+/// Lines of the guard's deny list, each a CIDR or a prefix list. Their prefixes are in the tables of prefixes, `PREFIXES_MAX`. One more
+/// is refused.
+pub const GUARD_LINES_MAX: usize = 1024;
 
 /// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900. Full: the record is counted as lost.
 pub const EVENTS_BYTES: u32 = 1 << 20;

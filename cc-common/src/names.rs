@@ -28,7 +28,9 @@ pub const MAP_RATES: &str = "CC_RATES";
 pub const MAP_EVENTS: &str = "CC_EVENTS";
 pub const MAP_TOLD: &str = "CC_TOLD";
 pub const MAP_WATCH: &str = "CC_WATCH";
-pub const MAPS: [&str; 22] = [
+pub const MAP_GUARD: &str = "CC_GUARD";
+pub const MAP_GUARDED: &str = "CC_GUARDED";
+pub const MAPS: [&str; 24] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -51,6 +53,8 @@ pub const MAPS: [&str; 22] = [
     MAP_EVENTS,
     MAP_TOLD,
     MAP_WATCH,
+    MAP_GUARD,
+    MAP_GUARDED,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";
@@ -60,7 +64,8 @@ pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
 pub const PROGRAM_SWEEP: &str = "cc_sweep";
 pub const PROGRAM_FROM_UPLINK: &str = "cc_from_up";
 pub const PROGRAM_FROM_HOST: &str = "cc_from_host";
-pub const PROGRAMS: [&str; 7] = [
+pub const PROGRAM_GUARD: &str = "cc_xdp_guard";
+pub const PROGRAMS: [&str; 8] = [
     PROGRAM_FROM_ENDPOINT,
     PROGRAM_TO_ENDPOINT,
     PROGRAM_CGROUP_INGRESS,
@@ -68,10 +73,13 @@ pub const PROGRAMS: [&str; 7] = [
     PROGRAM_SWEEP,
     PROGRAM_FROM_UPLINK,
     PROGRAM_FROM_HOST,
+    PROGRAM_GUARD,
 ];
 
 /// Pinned below the bpffs directory's `v<ABI>`.
 pub const PIN_LINKS_DIR: &str = "links";
+/// The guard's links, each by the number of its interface.
+pub const PIN_GUARD_DIR: &str = "guard";
 pub const PIN_PROGRAMS_DIR: &str = "programs";
 
 /// Suffixes of an endpoint's pinned links.

@@ -24,8 +24,8 @@ mod tell;
 mod translate;
 mod work;
 
-use aya_ebpf::macros::{cgroup_skb, classifier};
-use aya_ebpf::programs::{SkBuffContext, TcContext};
+use aya_ebpf::macros::{cgroup_skb, classifier, xdp};
+use aya_ebpf::programs::{SkBuffContext, TcContext, XdpContext};
 
 /// Clsact ingress of the host-side interface: what a container sends.
 #[classifier]
@@ -67,6 +67,12 @@ pub fn cc_cg_in(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn cc_cg_out(ctx: SkBuffContext) -> i32 {
     hooks::cgroup::egress(&ctx)
+}
+
+/// Before anything else on an uplink.
+#[xdp]
+pub fn cc_xdp_guard(ctx: XdpContext) -> u32 {
+    hooks::xdp_guard::run(&ctx)
 }
 
 #[panic_handler]

@@ -10,6 +10,7 @@ use cc_common::event::{DropRecord, Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
     DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX,
     PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
@@ -97,6 +98,13 @@ pub static CC_TOLD: Array<Told, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
 
 #[btf_map]
 pub static CC_WATCH: Array<Watch, 1> = Array::new();
+
+#[btf_map]
+pub static CC_GUARD: Array<Guard, 1> = Array::new();
+
+/// By `GuardDrop`.
+#[btf_map]
+pub static CC_GUARDED: PerCpuArray<DropCount, { GUARDED_ROWS as usize }> = PerCpuArray::new();
 
 /// What a program knows of the packet it works on: too large for its stack. Not pinned; nobody reads it but the run that
 /// wrote it, and classifiers do not interrupt each other on one CPU.

@@ -6,3 +6,4 @@ pub mod from_host;
 pub mod from_uplink;
 pub mod sweep;
 pub mod to_endpoint;
+pub mod xdp_guard;

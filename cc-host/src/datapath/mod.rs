@@ -7,6 +7,7 @@ mod counters;
 mod error;
 mod events;
 mod flows;
+mod guard;
 mod inspect;
 mod links;
 mod log;
@@ -17,6 +18,7 @@ mod resolver;
 mod rules;
 mod sweep;
 mod tables;
+mod xdp_link;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,14 +38,17 @@ pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
 pub use events::DropRing;
 pub use flows::flow_clock_ns;
+pub use guard::{Guarded, GuardedInterface};
 pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
 pub use object::Logger;
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
+pub use xdp_link::Mode as GuardMode;
 
 use events::DropWatch;
 use flows::FlowTable;
+use guard::GuardMaps;
 use inspect::Books;
 use links::{PinnedLinks, Tag};
 use object::Programs;
@@ -132,6 +137,7 @@ struct Inner {
     last_generation: u64,
     logger: Option<Logger>,
     drop_ring: Option<DropRing>,
+    guard: GuardMaps,
 }
 
 impl Datapath {
@@ -147,11 +153,12 @@ impl Datapath {
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
         tables.set_settings(config.settings)?;
+        let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
-        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring };
+        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
         Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
     }
 

@@ -1,5 +1,5 @@
-//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. The only
-//! file of this room with system calls of its own: aya does it for TCX and XDP links alone. Refuses to make or remove a link.
+//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. aya does it for
+//! TCX and XDP links alone. Refuses to make or remove a link.
 
 use std::ffi::CString;
 use std::io;
@@ -44,13 +44,13 @@ pub fn program_of_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_UPDATE, &update).map(drop)
 }
 
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
     // SAFETY: `attr` is one of the structs above, whose layout is the kernel's for its command; it and what it points at live
     // through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
 }
 
-fn number(fd: libc::c_int) -> io::Result<u32> {
+pub(super) fn number(fd: libc::c_int) -> io::Result<u32> {
     u32::try_from(fd).map_err(io::Error::other)
 }
