@@ -77,6 +77,8 @@ pub struct Config {
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
     pub uplink: Option<String>,
+    /// Drop malformed packets at the uplink though nobody is denied there.
+    pub guard: bool,
     /// Whom the VPCs' resolvers ask for what is not theirs; default: the host's name servers.
     pub dns: Vec<NameServer>,
     /// The containers' MTU; default: the uplink's − 50, the room of a VXLAN header.
@@ -107,6 +109,7 @@ impl Default for Config {
             metrics_listen: MetricsListen::Default,
             tls_names: Vec::new(),
             uplink: None,
+            guard: false,
             dns: Vec::new(),
             mtu: None,
             id_base: 0x1000_0000,

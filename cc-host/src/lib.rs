@@ -19,6 +19,8 @@ pub mod explain;
 #[cfg(feature = "daemon")]
 pub mod firewall;
 #[cfg(feature = "daemon")]
+pub mod guard;
+#[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;

@@ -5,6 +5,7 @@ mod container;
 mod convert;
 mod firewall;
 mod follow;
+mod guard;
 pub mod host;
 mod image;
 mod inspect;
@@ -20,6 +21,7 @@ mod vpc;
 
 pub use container::ContainerApi;
 pub use firewall::FirewallApi;
+pub use guard::GuardApi;
 pub use image::ImageApi;
 pub use net::NetApi;
 pub use vpc::VpcApi;

@@ -3,6 +3,7 @@
 pub mod completion;
 pub mod events;
 pub mod group;
+pub mod guard;
 pub mod image;
 pub mod info;
 pub mod inspect;
@@ -105,6 +106,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Vpc(args) => vpc::run(&context, args).await,
         Command::Group(args) => group::run(&context, args).await,
         Command::Prefixes(args) => prefixes::run(&context, args).await,
+        Command::Guard(args) => guard::run(&context, args).await,
         Command::Net(args) => net::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
         Command::Ps(args) => ps::run(&context, args).await,

@@ -6,6 +6,7 @@ pub mod drops;
 pub mod event;
 pub mod flow;
 pub mod group;
+pub mod guard;
 pub mod host;
 pub mod image;
 pub mod inspection;
