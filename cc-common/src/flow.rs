@@ -167,7 +167,8 @@ pub struct Flow {
     /// The tuple as it is on the other face: by sides as in the key.
     pub outer_addresses: [Ip; 2],
     pub outer_ports: [Be16; 2],
-    pub pad2: u32,
+    /// Of the settings' `beyond_version`, where no end is beyond and the flow lives by a published port all the same: its last 32 bits.
+    pub beyond_version: u32,
     /// One of `LIFE_…`, and `LIFE_HALF_OPEN`. Atomic; the kernel's compiler has atomics of this size only.
     pub life: u64,
     pub created_ns: u64,

@@ -44,7 +44,7 @@ pub const PREFIXES_MAX: u32 = 1 << 22;
 pub const FLOWS_GUARANTEED: u32 = 64;
 /// What all endpoints share beyond that, first come first served.
 pub const FLOWS_POOL: u32 = 1 << 19;
-/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 168 bytes and its place in the table 16: 260 MiB when full, allocated as used
+/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 176 bytes and its place in the table 16: 268 MiB when full, allocated as used
 /// but for the places (16 MiB). An endpoint beyond its own share is refused when the pool is empty, and counted
 /// (`flow_table_full`).
 pub const FLOWS_MAX: u32 = ENDPOINTS_MAX * FLOWS_GUARANTEED + FLOWS_POOL;
@@ -71,6 +71,9 @@ pub const NAT_TRIES_MAX: u32 = 48;
 pub const FORWARDS_MAX: u32 = 1 << 16;
 /// Interfaces that lead out.
 pub const UPLINKS_MAX: u32 = 64;
+/// Sockets of the host's that are remembered with the published port that they meant. 2^14 × (32 + 16 + 48) bytes: 1.6 MiB. Full: the one
+/// that was asked for longest ago is told its peer's stand-in.
+pub const MEANT_MAX: u32 = 1 << 14;
 
 /// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.

@@ -88,6 +88,18 @@ pub const FORWARD_FROM_SOCKETS: u8 = 1;
 /// At a stand-in: what the host's sockets then send.
 pub const FORWARD_FROM_HOST: u8 = 2;
 
+/// Key of `CC_MEANT`: a socket of the host's, and the stand-in and port that it was led to. The value is the address that it meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct MeantKey {
+    /// The kernel's cookie of it.
+    pub socket: u64,
+    pub address: Ip,
+    pub port: Be16,
+    pub pad: [u8; 6],
+}
+const _: () = assert!(size_of::<MeantKey>() == 32);
+
 /// Value of `CC_UPLINKS`, by interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]

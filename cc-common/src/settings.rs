@@ -13,6 +13,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// What flows remember of the world beyond the networks: changes with the host's addresses and routes.
     pub beyond_version: u64,
+    /// The kernel's cookie of the network namespace whose sockets are the host's; 0: nobody's are.
+    pub host_netns: u64,
     /// Flows that one endpoint may have, and of these how many that are not established.
     pub flows_per_endpoint: u32,
     pub half_open_per_endpoint: u32,
@@ -25,7 +27,7 @@ pub struct Settings {
     pub nat_block_first: u16,
     pub nat_blocks: u16,
 }
-const _: () = assert!(size_of::<Settings>() == 120 && align_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == 128 && align_of::<Settings>() == 8);
 
 /// How long a flow lives without a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,7 @@ impl Settings {
         host_ifindex: 0,
         stand_ins: StandIns { ipv4: Be32([0; 4]), ipv6: Ip::UNSPECIFIED },
         beyond_version: 1,
+        host_netns: 0,
         nat_block_first: 0,
         nat_blocks: 0,
     };

@@ -196,7 +196,8 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn cc_hairpin() -> u64 {
-    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    work.hairpin.beyond_version = settings.beyond_version as u32;
     match hairpin(work) {
         Ok(outcome) | Err(outcome) => outcome.bits(),
     }
@@ -219,6 +220,9 @@ pub struct Hairpin {
     port: Be16,
     leased: Be16,
     pad: Be16,
+    /// Last bits of it.
+    beyond_version: u32,
+    pad2: u32,
 }
 
 /// Neighbours know each other by their groups and addresses; to another network, each is the host.
@@ -351,6 +355,7 @@ fn pair(work: &mut Work, side: Side) {
     flow.allowed_by[them] = hairpin.rules[1];
     flow.initiator = us as u8;
     flow.owner = us as u8;
+    flow.beyond_version = hairpin.beyond_version;
 }
 
 /// From outside, for `from_uplink`: a packet that no flow stands for. Passes what is no published port's.
@@ -458,7 +463,38 @@ fn admitted(
     Ok(Outcome::GO)
 }
 
-/// For a translated flow whose rules, or whose world, have changed since it was judged. `work.sender` has sent the packet, `work.port` is
+/// For a translated flow whose rules, or whose world, have changed: first, whether the port that it lives by is still published. The flow
+/// is `work.key`'s.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_still_published() -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: the row stays mapped until the program ends; these words are written only before the flow is in the table.
+    let flow = unsafe { &*flow };
+    if flow.flags & FLAG_FORWARDED == 0 {
+        return Outcome::GO.bits();
+    }
+    let to = flow.initiator().other().index();
+    let forward = &mut work.forward;
+    // Who comes by way of the host knows the port by its own key, and leases one towards the other.
+    if flow.flags & FLAG_LEASED != 0 {
+        forward.address = work.key.addresses[to];
+        forward.port = work.key.ports[to];
+    } else {
+        forward.address = flow.outer_addresses[to];
+        forward.port = flow.outer_ports[to];
+    }
+    forward.protocol = work.key.protocol;
+    forward.pad = 0;
+    let endpoint = flow.endpoints[to];
+    match find_forward(forward) {
+        Some(forward) if forward.endpoint == endpoint => Outcome::GO.bits(),
+        _ => Outcome::refused(endpoint, Direction::Ingress, DropReason::NoRoute).bits(),
+    }
+}
+
+/// Then, whether the rules allow it as they are now. `work.sender` has sent the packet, `work.port` is
 /// whose packet it is; for one from outside, `work.to` is whom it is for.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -538,5 +574,6 @@ fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcom
     flow.allowed_by[to] = now.rules[1];
     flow.rules[from] = now.versions[0];
     flow.rules[to] = now.versions[1];
+    flow.beyond_version = settings.beyond_version as u32;
     Outcome::GO
 }

@@ -121,7 +121,10 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     let holds =
         known.rules[ours] == firewall::version(entry.rule_set) && known.rules[beyond] == settings.beyond_version;
     if !holds {
-        let outcome = Outcome::from_bits(beyond::cc_beyond_again());
+        let mut outcome = Outcome::from_bits(beyond::cc_still_published());
+        if outcome == Outcome::GO {
+            outcome = Outcome::from_bits(beyond::cc_beyond_again());
+        }
         if outcome != Outcome::GO {
             conntrack::forget(By::Packet, &work.key, flow);
             return Err(outcome);

@@ -24,8 +24,9 @@ mod tell;
 mod translate;
 mod work;
 
-use aya_ebpf::macros::{cgroup_skb, classifier, xdp};
-use aya_ebpf::programs::{SkBuffContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext};
+use hooks::socket::{self, Family};
 
 /// Clsact ingress of the host-side interface: what a container sends.
 #[classifier]
@@ -73,6 +74,54 @@ pub fn cc_cg_out(ctx: SkBuffContext) -> i32 {
 #[xdp]
 pub fn cc_xdp_guard(ctx: XdpContext) -> u32 {
     hooks::xdp_guard::run(&ctx)
+}
+
+/// Where a socket of the host's connects to.
+#[cgroup_sock_addr(connect4)]
+pub fn cc_connect4(ctx: SockAddrContext) -> i32 {
+    socket::to(&ctx, Family::V4)
+}
+
+/// As `cc_connect4`.
+#[cgroup_sock_addr(connect6)]
+pub fn cc_connect6(ctx: SockAddrContext) -> i32 {
+    socket::to(&ctx, Family::V6)
+}
+
+/// Where one sends that is not connected.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn cc_sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::to(&ctx, Family::V4)
+}
+
+/// As `cc_sendmsg4`.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn cc_sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::to(&ctx, Family::V6)
+}
+
+/// Whom it is told to have received from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn cc_recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::told(&ctx, Family::V4)
+}
+
+/// As `cc_recvmsg4`.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn cc_recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::told(&ctx, Family::V6)
+}
+
+/// Whom it is told to be connected to.
+#[cgroup_sock_addr(getpeername4)]
+pub fn cc_peername4(ctx: SockAddrContext) -> i32 {
+    socket::told(&ctx, Family::V4)
+}
+
+/// As `cc_peername4`.
+#[cgroup_sock_addr(getpeername6)]
+pub fn cc_peername6(ctx: SockAddrContext) -> i32 {
+    socket::told(&ctx, Family::V6)
 }
 
 #[panic_handler]

@@ -29,6 +29,8 @@ pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
 #[cfg(feature = "daemon")]
+pub mod outside;
+#[cfg(feature = "daemon")]
 pub mod resolver;
 #[cfg(feature = "daemon")]
 mod slots;

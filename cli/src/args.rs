@@ -69,6 +69,10 @@ pub enum Command {
     Net(cmd::net::NetArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
+    /// Publish ports of a container at the host
+    Publish(cmd::publish::PublishArgs),
+    /// Take published ports back
+    Unpublish(cmd::publish::PublishArgs),
     /// List containers
     Ps(cmd::ps::PsArgs),
     /// Show the state of containers

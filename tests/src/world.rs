@@ -103,7 +103,7 @@ impl World {
 
     /// Where this version's maps, programs and links are pinned.
     pub fn pins(&self) -> PathBuf {
-        self.path("bpf/v2")
+        self.path("bpf/v3")
     }
 
     pub fn endpoint(&self) -> String {
@@ -276,14 +276,20 @@ impl World {
         let mut left = Vec::new();
         let links = self.netns.links().expect("links can be listed");
         let known = self.resolver_links();
-        let strays = links.into_iter().filter(|link| link.starts_with("cc") && !known.contains(link));
+        // The host's own device stays with its namespace, as do the links on its uplinks.
+        let is_hosts = |link: &str| link.starts_with("cch") || link.starts_with("ccp");
+        let strays =
+            links.into_iter().filter(|link| link.starts_with("cc") && !is_hosts(link) && !known.contains(link));
         left.extend(strays.map(|link| format!("link {link}")));
         let below = |dir: &Path| -> Vec<PathBuf> {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers", "bpf/v2/links"] {
-            left.extend(below(&self.path(dir)).iter().map(|p| format!("{}", p.display())));
+        for dir in ["state/containers", "run/containers", "bpf/v3/links"] {
+            let is_hosts = |name: &str| name.starts_with("uplink-") || name.starts_with("sockets-");
+            let of_host = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_hosts);
+            let found = below(&self.path(dir)).into_iter().filter(|path| !of_host(path));
+            left.extend(found.map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {
             // The shims' own is there for the next one; a shim in it is told as a process.

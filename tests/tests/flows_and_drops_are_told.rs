@@ -1,12 +1,11 @@
 //! What the datapath does with a container's packets can be asked: its conversations with their rules, its drops with their reasons,
 //! and nothing of another project's.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
+use cc_tests::watch::Watch;
 use cc_tests::{World, eventually};
 use serde_json::Value;
 
@@ -43,46 +42,6 @@ fn connect(world: &World, from: &str, address: &str, port: u16) -> Option<TcpStr
     Some(stream)
 }
 
-/// A command that goes on, and its lines of JSON.
-struct Watch {
-    child: Child,
-    lines: mpsc::Receiver<Value>,
-}
-
-impl Watch {
-    fn new(world: &World, args: &[&str]) -> Watch {
-        let mut child = world.command(args).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(serde_json::from_str(&line).unwrap()).is_err() {
-                    return;
-                }
-            }
-        });
-        Watch { child, lines }
-    }
-
-    /// The next line that is wanted.
-    #[track_caller]
-    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let line = self.lines.recv_timeout(SOON).expect("a line in time");
-            if wanted(&line) {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn flows_are_listed_with_ends_state_traffic_and_rules() {
     let world = World::new();
@@ -103,7 +62,7 @@ fn flows_are_listed_with_ends_state_traffic_and_rules() {
     echo_server(&world, &db, 80);
     eventually("the watch tells", SOON, || {
         let _short = connect(&world, &web, &address, 80)?;
-        watch.lines.recv_timeout(Duration::from_millis(1_500)).ok().map(drop)
+        watch.tells_within(Duration::from_millis(1_500)).then_some(())
     });
     let stream = connect(&world, &web, &address, 5432).expect("members of a VPC's group reach each other");
     let found = flow(&["web"]).expect("it has a flow");
@@ -186,7 +145,7 @@ fn drops_are_counted_told_and_kept_apart() {
     // Whoever sees the host's sees what is nobody's, and nothing of this.
     let others = world.cc(&["net", "drops", "--json", "--cc-project", "other"]).json();
     assert!(others.as_array().unwrap().iter().all(|of| of["id"] == ""), "{others}");
-    assert!(foreign.lines.try_iter().all(|line| line["id"].is_null()), "another project's drops");
+    assert!(foreign.so_far().iter().all(|line| line["id"].is_null()), "another project's drops");
     drop((watch, foreign));
     eventually("nobody watches any more", SOON, || (written() == 0).then_some(()));
 }

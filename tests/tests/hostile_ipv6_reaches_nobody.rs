@@ -51,7 +51,7 @@ fn each_is_dropped_with_its_reason() {
         ("a link-local destination", "no_route", to(GATEWAY_MAC, datagram(us, link_local))),
         ("a mapped destination", "no_route", to(GATEWAY_MAC, datagram(us, mapped))),
         ("nobody", "no_route", to(GATEWAY_MAC, datagram(us, nobody))),
-        ("the internet", "no_internet", to(GATEWAY_MAC, datagram(us, "2001:db8::1".parse().unwrap()))),
+        ("the internet", "no_way_out", to(GATEWAY_MAC, datagram(us, "2001:db8::1".parse().unwrap()))),
         ("the gateway", "gateway_closed", to(GATEWAY_MAC, datagram(us, host(1)))),
         (
             "a solicitation in another's name",

@@ -208,8 +208,14 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
             standing => {
                 if matches!(standing, Standing::Changed) {
                     let is_translated = known.flags & FLAG_TRANSLATED != 0;
-                    let again = if is_translated { beyond::cc_beyond_again() } else { admit::cc_again() };
-                    let outcome = Outcome::from_bits(again);
+                    let mut outcome = Outcome::GO;
+                    if is_translated {
+                        outcome = Outcome::from_bits(beyond::cc_still_published());
+                    }
+                    if outcome == Outcome::GO {
+                        let again = if is_translated { beyond::cc_beyond_again() } else { admit::cc_again() };
+                        outcome = Outcome::from_bits(again);
+                    }
                     if outcome != Outcome::GO {
                         conntrack::forget(By::Packet, &work.key, flow);
                         return Err(outcome);
@@ -351,6 +357,12 @@ fn standing(work: &Work, flow: &Flow) -> Standing {
         };
         if entry.generation != flow.generations[them] || is_there.is_err() {
             return Standing::Foreign;
+        }
+        // Two containers' flow by a published port.
+        if flow.flags & FLAG_TRANSLATED != 0
+            && CC_SETTINGS.get(0).is_none_or(|settings| settings.beyond_version as u32 != flow.beyond_version)
+        {
+            return Standing::Changed;
         }
         firewall::version(entry.rule_set)
     };

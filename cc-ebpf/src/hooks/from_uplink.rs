@@ -1,5 +1,5 @@
 //! What comes in by an uplink: answers to translated conversations, errors about them, and whatever is for a published port go into
-//! their container. Refuses everything else nothing: it is the host's own, and passes untouched.
+//! their container. Refuses to look at anything else: it is the host's own, and passes untouched.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;

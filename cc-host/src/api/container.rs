@@ -11,12 +11,13 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{container_view, exit_view, metrics_view};
+use super::convert::{container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers};
 use crate::image::Images;
+use crate::outside::PortMapping;
 
 pub struct ContainerApi {
     pub containers: Arc<Containers>,
@@ -34,6 +35,15 @@ impl ContainerApi {
     fn find_all(&self, caller: &Caller, ids: &[String]) -> Result<Vec<ContainerRecord>, Status> {
         let found = ids.iter().map(|id| self.containers.find(&caller.project, id));
         Ok(found.collect::<Result<_, _>>().map_err(Fault::from)?)
+    }
+
+    /// Whose ports are meant, and which.
+    fn ports(&self, request: &Request<v1::PublishRequest>) -> Result<(ContainerRecord, Vec<PortMapping>), Status> {
+        let caller = Caller::of(request)?;
+        caller.require(Role::Operator)?;
+        let v1::PublishRequest { container, ports } = request.get_ref();
+        let ports = port_mappings(ports).map_err(Fault::from)?;
+        Ok((self.containers.find(&caller.project, container).map_err(Fault::from)?, ports))
     }
 }
 
@@ -152,6 +162,18 @@ impl ContainerService for ContainerApi {
         let v1::SetGroupsRequest { id, attach, detach } = request.into_inner();
         let record = self.containers.find(&caller.project, &id).map_err(Fault::from)?;
         let record = self.containers.set_groups(&record, &attach, &detach).await.map_err(Fault::from)?;
+        Ok(Response::new(self.view(&record)))
+    }
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::Container>, Status> {
+        let (record, ports) = self.ports(&request)?;
+        let record = self.containers.publish_ports(&record, &ports).await.map_err(Fault::from)?;
+        Ok(Response::new(self.view(&record)))
+    }
+
+    async fn unpublish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::Container>, Status> {
+        let (record, ports) = self.ports(&request)?;
+        let record = self.containers.unpublish_ports(&record, &ports).await.map_err(Fault::from)?;
         Ok(Response::new(self.view(&record)))
     }
 

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 
 use cc_common::api::v1;
 
+use crate::container::ports::PORTS_MAX;
 use crate::container::{
     BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State,
 };
+use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
+use crate::outside::PortMapping;
 use crate::resolver::NameServer;
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
@@ -64,6 +67,17 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     if spec.labels.len() > LABELS_MAX {
         return Err(bad("--label", spec.labels.len(), "a container has at most 256 labels"));
     }
+    if spec.publish.len() > PORTS_MAX {
+        return Err(bad("--publish", spec.publish.len(), "a container publishes at most 256 ports"));
+    }
+    if !spec.publish.is_empty() && spec.vpc.is_empty() {
+        return Err(bad(
+            "--publish",
+            spec.publish.len(),
+            "there is no network that a port could lead to: name a --vpc",
+        ));
+    }
+    let publish = port_mappings(&spec.publish)?;
     let bandwidth = Bandwidth {
         egress: rate_limit(["--egress-bandwidth", "--egress-burst"], spec.egress_bandwidth, &spec.vpc)?,
         ingress: rate_limit(["--ingress-bandwidth", "--ingress-burst"], spec.ingress_bandwidth, &spec.vpc)?,
@@ -86,11 +100,50 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         command: spec.command,
         groups: spec.groups,
         bandwidth,
+        publish,
         dns,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
     })
+}
+
+pub(super) fn port_mappings(wanted: &[v1::PortMapping]) -> Result<Vec<PortMapping>, ContainerError> {
+    let mut mappings: Vec<PortMapping> = wanted.iter().map(port_mapping).collect::<Result<_, _>>()?;
+    mappings.sort_unstable();
+    mappings.dedup();
+    Ok(mappings)
+}
+
+fn port_mapping(wanted: &v1::PortMapping) -> Result<PortMapping, ContainerError> {
+    let v1::PortMapping { address, host_port, port, protocol } = wanted;
+    let wrong = |value: &dyn std::fmt::Display, why| bad("--publish", value, why);
+    let number = |port: &u32| match u16::try_from(*port) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(wrong(port, "a port is a number from 1 to 65535")),
+    };
+    let address = match address.as_str() {
+        "" | "0.0.0.0" | "::" => None,
+        text => Some(text.parse().map_err(|_| wrong(&text, "it is not an address of this host, as in 192.0.2.1"))?),
+    };
+    let protocol = match protocol.as_str() {
+        "" | "tcp" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
+        other => return Err(wrong(&other, "ports of tcp and udp can be published")),
+    };
+    Ok(PortMapping { address, host_port: number(host_port)?, port: number(port)?, protocol })
+}
+
+fn port_mapping_view(mapping: &PortMapping) -> v1::PortMapping {
+    v1::PortMapping {
+        address: mapping.address.map(|address| address.to_string()).unwrap_or_default(),
+        host_port: mapping.host_port.into(),
+        port: mapping.port.into(),
+        protocol: match mapping.protocol {
+            PortProtocol::Tcp => "tcp".to_owned(),
+            PortProtocol::Udp => "udp".to_owned(),
+        },
+    }
 }
 
 fn rate_limit(
@@ -146,6 +199,7 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
+        publish: spec.publish.iter().map(port_mapping_view).collect(),
         egress_bandwidth: rate_limit_view(spec.bandwidth.egress),
         ingress_bandwidth: rate_limit_view(spec.bandwidth.ingress),
     }
@@ -286,11 +340,16 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 16] = [
+        let cases: [Spoil; 18] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
             ("--mtu", |s| s.mtu = 100),
+            ("--publish", |s| s.publish = vec![v1::PortMapping::default()]),
+            ("--publish", |s| {
+                let protocol = "sctp".to_owned();
+                s.publish = vec![v1::PortMapping { host_port: 1, port: 1, protocol, ..Default::default() }];
+            }),
             ("--egress-bandwidth", |s| s.egress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1, burst_bytes: 0 })),
             ("--ingress-burst", |s| s.ingress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 1 })),
             ("--vpc", |s| {

@@ -66,6 +66,8 @@ pub enum ContainerError {
     #[error("cannot connect to port {port} of container {name}")]
     Connect { name: String, port: u16, source: std::io::Error },
     #[error(transparent)]
+    Outside(#[from] crate::outside::OutsideError),
+    #[error(transparent)]
     Vpc(#[from] VpcError),
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -78,6 +80,7 @@ impl From<ContainerError> for Fault {
         let fault = |kind, code, why: String, next: &str| Fault::new(kind, code, what.clone(), why).next(next);
         match error {
             E::Vpc(inner) => inner.into(),
+            E::Outside(inner) => inner.into(),
             E::Firewall(inner) => inner.into(),
             E::Image(inner) => inner.into(),
             E::BadName { source, .. } => fault(

@@ -14,6 +14,7 @@ pub mod logs;
 mod metrics;
 mod names;
 mod pace;
+pub mod ports;
 mod record;
 mod remove_tree;
 mod room;

@@ -10,6 +10,7 @@ use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::link::EndpointAddress;
+use crate::outside::{Owner, PortMapping};
 use crate::vpc::Gateway;
 
 /// What the user asked for, parsed at the door.
@@ -32,6 +33,9 @@ pub struct RunSpec {
     pub groups: Vec<String>,
     #[serde(default)]
     pub bandwidth: Bandwidth,
+    /// Ports of the host's that lead to it while it runs.
+    #[serde(default)]
+    pub publish: Vec<PortMapping>,
     /// Name servers to ask instead of the VPC's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
@@ -167,6 +171,17 @@ impl ContainerRecord {
         let (name, project) = (vpc_name, self.project.clone());
         let ipv6 = ipv6.map(|ipv6| (ipv6.gateway, ipv6.prefix_len));
         Some(Gateway { vpc, name, project, vni, ipv4: (gateway, prefix_len), ipv6 })
+    }
+
+    /// Who it is to those that its ports are published for.
+    pub(super) fn owner(&self) -> Owner {
+        Owner {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            project: self.project.clone(),
+            endpoint: self.slot,
+            has_ipv6: self.vpc.as_ref().is_some_and(|vpc| vpc.ipv6.is_some()),
+        }
     }
 
     pub fn hostname(&self) -> &str {

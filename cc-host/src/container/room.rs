@@ -17,6 +17,7 @@ use crate::ids::{ContainerId, Name, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
 use crate::kernel::link::Links;
+use crate::outside::Outside;
 use crate::slots::Slots;
 use crate::store::{Compare, Op, Store, Txn};
 use crate::vpc::{Gateways, Vpcs};
@@ -31,6 +32,7 @@ pub struct Rooms {
     pub vpcs: Arc<Vpcs>,
     pub gateways: Arc<Gateways>,
     pub firewall: Arc<Firewall>,
+    pub outside: Arc<Outside>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
     pub events: Events,

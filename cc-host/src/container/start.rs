@@ -229,6 +229,7 @@ impl Containers {
         // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
         self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir()).await?;
         pace.step("datapath");
+        self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
         self.limit_bandwidth(record, Arc::clone(&kept), ifindex, mtu).await?;
         link::configure_endpoint(netns, vpc.addresses()).await.map_err(failed("configure"))?;
         pace.step("addresses");

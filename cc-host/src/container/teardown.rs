@@ -90,6 +90,7 @@ impl Containers {
     /// No packet from or to it passes after this, and no name leads to it.
     async fn silence(&self, record: &ContainerRecord) {
         self.withdraw(record);
+        self.rooms.outside.withdraw(&record.id).await;
         let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
         match tokio::task::spawn_blocking(move || datapath.silence(slot)).await {
             Ok(Ok(())) => {}
@@ -152,6 +153,7 @@ impl Containers {
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.
     async fn disconnect(&self, record: &ContainerRecord) {
         self.withdraw(record);
+        self.rooms.outside.withdraw(&record.id).await;
         if record.vpc.is_some()
             && let Err(error) = self.delete_interface(&record.interface()).await
         {

@@ -13,7 +13,6 @@ use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
-use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
@@ -25,7 +24,7 @@ use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
-use crate::datapath::{Datapath, DatapathConfig, forward_log};
+use crate::datapath::{Datapath, DatapathConfig, forward_log, other_pin_dirs};
 use crate::error_chain;
 use crate::explain::Explain;
 use crate::firewall::Firewall;
@@ -35,6 +34,7 @@ use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
 use crate::kernel::link::Links;
 use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
+use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
 use crate::vpc::{Gateways, Vpcs};
@@ -66,14 +66,25 @@ impl House {
         host_id: &str,
     ) -> Result<House, Fault> {
         let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
-        let datapath = open_datapath(config, cgroups.v2_level()).await?;
+        let cgroups_level = cgroups.v2_level();
+        let datapath = open_datapath(config, cgroups_level).await?;
         let locks = [RunLock::of_directory(&cgroups.v2_dir())?, RunLock::of_directory(&datapath.pin_dir())?];
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
         let lists = config.state_dir.join("prefixes");
-        let firewall = Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed_ranges()).await?;
-        let firewall = Arc::new(firewall);
+        let surroundings = links.surroundings().await.map_err(|e| cannot("link", "see the host's addresses", &e))?;
+        let outside_config = outside_config(config, &cgroups);
+        let closed = closed_ranges(&surroundings, &outside_config);
+        let firewall = Arc::new(Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed).await?);
+        let parts = outside::Parts {
+            datapath: Arc::clone(&datapath),
+            firewall: Arc::clone(&firewall),
+            links: links.clone(),
+            events: events.clone(),
+            host_id: host_id.to_owned(),
+        };
+        let outside = Arc::new(Outside::open(parts, outside_config, surroundings).await?);
         let (kept, rules) = (Arc::clone(&store), Arc::clone(&firewall));
         let guard = Guard::open(config, kept, Arc::clone(&datapath), rules, events.clone()).await?;
         let gateways = Arc::new(Gateways::new(
@@ -94,6 +105,7 @@ impl House {
             vpcs: Arc::clone(&vpcs),
             gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
+            outside: Arc::clone(&outside),
             cgroups: Arc::new(cgroups),
             links: links.clone(),
             events,
@@ -102,12 +114,15 @@ impl House {
         let ((), reconciled) = tokio::join!(gateways.remove_strays(), containers.reconcile());
         reconciled?;
         firewall.boot().await?;
+        outside.publish_again().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
         let networks = Arc::clone(&datapath);
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
+        remove_other_versions(config, cgroups_level);
         containers.open_resolvers().await;
+        tokio::spawn(outside.follow());
         tokio::spawn(sweep(Arc::clone(&datapath)));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
@@ -162,7 +177,7 @@ impl House {
 }
 
 async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapath>, Fault> {
-    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT };
+    let wanted = datapath_config(config, cgroup_level);
     let opened = tokio::task::spawn_blocking(move || Datapath::open(&wanted)).await;
     let datapath = Arc::new(opened.expect("opening the datapath does not panic")?);
     if let Some(logger) = datapath.take_logger() {
@@ -173,6 +188,30 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
         });
     }
     Ok(datapath)
+}
+
+/// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its
+/// daemon runs.
+fn remove_other_versions(config: &Config, cgroup_level: u32) {
+    for dir in other_pin_dirs(&datapath_config(config, cgroup_level)) {
+        let removed = match RunLock::of_directory(&dir) {
+            Ok(_lock) => std::fs::remove_dir_all(&dir),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), error = error_chain(&error), "another version's daemon runs");
+                continue;
+            }
+        };
+        match removed {
+            Ok(()) => tracing::info!(dir = %dir.display(), "removed what an earlier version has pinned"),
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "cannot remove what an earlier version has pinned")
+            }
+        }
+    }
+}
+
+fn datapath_config(config: &Config, cgroup_level: u32) -> DatapathConfig {
+    DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT }
 }
 
 /// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.
@@ -191,9 +230,14 @@ async fn sweep(datapath: Arc<Datapath>) {
     }
 }
 
-/// What containers reach only by a rule that names it: loopback, link-local and metadata addresses.
-fn closed_ranges() -> Vec<IpNet> {
-    ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"].map(|text| text.parse().expect("a CIDR")).into()
+fn outside_config(config: &Config, cgroups: &CgroupRoot) -> OutsideConfig {
+    OutsideConfig {
+        uplinks: config.uplinks.clone(),
+        nat_ports: (config.nat_ports.first, config.nat_ports.last),
+        stand_ins: config.stand_ins,
+        stand_ins_v6: config.stand_ins_v6,
+        cgroup_v2_root: cgroups.v2_root(),
+    }
 }
 
 fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {

@@ -131,6 +131,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// The interfaces that lead out.
+    pub fn uplinks(&self) -> Result<Vec<u32>, DatapathError> {
+        self.inner().tables.uplinks()
+    }
+
     /// Where the program is.
     pub fn guarded_interfaces(&self) -> Result<Vec<GuardedInterface>, DatapathError> {
         let dir = self.inner().guard.dir.clone();

@@ -92,7 +92,7 @@ impl Datapath {
             rule_set: if is_set { tables.rules.set(entry.rule_set)? } else { RuleSet::default() },
             quota,
             rate: tables.rate(endpoint_id)?,
-            settings: tables.settings_row()?,
+            settings: tables.settings()?,
             told: tables.told(told_row(endpoint_id))?,
             counters: counters::read(tables, endpoint_id)?,
             links: Vec::new(),

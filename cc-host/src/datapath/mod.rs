@@ -12,6 +12,7 @@ mod inspect;
 mod links;
 mod log;
 mod object;
+mod outside;
 mod reconcile;
 mod replace;
 mod resolver;
@@ -41,7 +42,8 @@ pub use flows::flow_clock_ns;
 pub use guard::{Guarded, GuardedInterface};
 pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
-pub use object::Logger;
+pub use object::{Logger, other_pin_dirs};
+pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
 pub use xdp_link::Mode as GuardMode;
@@ -152,13 +154,14 @@ impl Datapath {
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
-        tables.set_settings(config.settings)?;
         let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
-        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
+        last_generation = tables.settings()?.beyond_version.max(last_generation);
+        let mut inner = Inner { programs, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
+        inner.resume_settings(config.settings)?;
         Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
     }
 

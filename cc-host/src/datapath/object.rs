@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapInfo};
-use aya::programs::{CgroupSkb, SchedClassifier};
+use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
@@ -15,11 +15,12 @@ use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX,
-    PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
+    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_GUARD_DIR, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
-use cc_common::nat::{Block, Forward, ForwardKey, Uplink};
+use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
+use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
 use cc_common::rate::Rate;
@@ -53,6 +54,8 @@ pub struct Programs {
     pub cgroup_egress: CgroupSkb,
     pub from_uplink: SchedClassifier,
     pub from_host: SchedClassifier,
+    /// On all sockets, for the host's; in the order of `names::SOCKET_PROGRAMS`.
+    pub sockets: Vec<(&'static str, CgroupSockAddr)>,
     /// On no interface: it is run by hand.
     pub sweep: SchedClassifier,
     /// On uplinks.
@@ -91,6 +94,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_WATCH, shape::<u32, Watch>(1)),
         (names::MAP_GUARD, shape::<u32, Guard>(1)),
         (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),
+        (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
     ]
 }
 
@@ -148,6 +152,7 @@ fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError>
     Ok(Programs {
         guard: guard::load(ebpf, &replaceable(dir, names::PROGRAM_GUARD)?)?,
         sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
+        sockets: socket_programs(ebpf, dir)?,
         from_uplink: classifier(ebpf, dir, names::PROGRAM_FROM_UPLINK)?,
         from_host: classifier(ebpf, dir, names::PROGRAM_FROM_HOST)?,
         from_endpoint: classifier(ebpf, dir, names::PROGRAM_FROM_ENDPOINT)?,
@@ -180,6 +185,39 @@ fn cgroup(
     let path = replaceable(dir, name)?;
     program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
     CgroupSkb::from_pin(&path, attach_type).map_err(failed)
+}
+
+fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, CgroupSockAddr)>, DatapathError> {
+    use CgroupSockAddrAttachType as Hook;
+    let hooks = [
+        Hook::Connect4,
+        Hook::Connect6,
+        Hook::UDPSendMsg4,
+        Hook::UDPSendMsg6,
+        Hook::UDPRecvMsg4,
+        Hook::UDPRecvMsg6,
+        Hook::GetPeerName4,
+        Hook::GetPeerName6,
+    ];
+    let load = |(name, hook)| {
+        let failed = |source| DatapathError::Program { name, source };
+        let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+        let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;
+        program.load().map_err(failed)?;
+        let path = replaceable(dir, name)?;
+        program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
+        Ok((name, CgroupSockAddr::from_pin(&path, hook).map_err(failed)?))
+    };
+    names::SOCKET_PROGRAMS.into_iter().zip(hooks).map(load).collect()
+}
+
+/// Directories of other versions' pins.
+pub fn other_pin_dirs(config: &DatapathConfig) -> Vec<PathBuf> {
+    let own = pin_dir(config);
+    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|digits| digits.parse::<u32>().is_ok());
+    let entries = std::fs::read_dir(&config.bpffs_dir).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_version));
+    named.map(|entry| entry.path()).filter(|path| *path != own).collect()
 }
 
 /// The path for a program's pin, freed of the one that an earlier daemon left: links hold their programs themselves.

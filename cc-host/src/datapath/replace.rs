@@ -1,5 +1,5 @@
-//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. aya does it for
-//! TCX and XDP links alone. Refuses to make or remove a link.
+//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. With
+//! system calls of its own: aya does it for TCX and XDP links alone. Refuses to make or remove a link.
 
 use std::ffi::CString;
 use std::io;

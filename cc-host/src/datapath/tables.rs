@@ -10,6 +10,7 @@ use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::Told;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
+use cc_common::nat::{Forward, ForwardKey, Uplink};
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
 use cc_common::rate::Rate;
@@ -32,6 +33,8 @@ pub struct Tables {
     rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
     told: Array<MapData, Told>,
+    uplinks: HashMap<MapData, PortKey, Uplink>,
+    forwards: HashMap<MapData, ForwardKey, Forward>,
     cpus: usize,
 }
 
@@ -83,6 +86,8 @@ impl Tables {
             rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
             told: typed!(Array, names::MAP_TOLD),
+            uplinks: typed!(HashMap, names::MAP_UPLINKS),
+            forwards: typed!(HashMap, names::MAP_FORWARDS),
             cpus,
         };
         // The rows that a full table of drops counts into: there from the start, or there would be no room for them either.
@@ -189,10 +194,6 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
-    pub fn settings_row(&self) -> Result<Settings, DatapathError> {
-        self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
-    }
-
     pub fn rate(&self, id: u32) -> Result<Rate, DatapathError> {
         self.rates.get(&id, 0).map_err(failed("read", names::MAP_RATES))
     }
@@ -200,6 +201,35 @@ impl Tables {
     /// Of an endpoint's row, or the one after the last.
     pub fn told(&self, row: u32) -> Result<Told, DatapathError> {
         self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))
+    }
+
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
+    }
+
+    pub fn add_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.uplinks.insert(PortKey { ifindex }, Uplink { ifindex }, 0).map_err(failed("write", names::MAP_UPLINKS))
+    }
+
+    pub fn remove_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        removed(self.uplinks.remove(&PortKey { ifindex }), names::MAP_UPLINKS)
+    }
+
+    pub fn uplinks(&self) -> Result<Vec<u32>, DatapathError> {
+        let listed = self.uplinks.keys().map(|key| key.map(|key| key.ifindex));
+        listed.collect::<Result<_, _>>().map_err(failed("list", names::MAP_UPLINKS))
+    }
+
+    pub fn set_forward(&mut self, key: ForwardKey, forward: Forward) -> Result<(), DatapathError> {
+        self.forwards.insert(key, forward, 0).map_err(failed("write", names::MAP_FORWARDS))
+    }
+
+    pub fn remove_forward(&mut self, key: &ForwardKey) -> Result<(), DatapathError> {
+        removed(self.forwards.remove(key), names::MAP_FORWARDS)
+    }
+
+    pub fn forwards(&self) -> Result<Vec<(ForwardKey, Forward)>, DatapathError> {
+        self.forwards.iter().collect::<Result<_, _>>().map_err(failed("list", names::MAP_FORWARDS))
     }
 
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {

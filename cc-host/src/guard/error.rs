@@ -24,8 +24,6 @@ pub enum GuardError {
     Datapath(#[from] DatapathError),
     #[error("the deny list cannot be kept")]
     Store(#[from] StoreError),
-    #[error("cannot find the host's uplinks")]
-    Uplinks { source: std::io::Error },
 }
 
 impl From<GuardError> for Fault {
@@ -48,10 +46,8 @@ impl From<GuardError> for Fault {
                 Fault::new(Code::FailedPrecondition, "guard.list_in_use", what, "nothing was changed")
                     .next("take it off the guard first: cc guard allow LIST")
             }
-            GuardError::Store(_) | GuardError::Uplinks { .. } => {
-                Fault::new(Code::Internal, "guard.internal", what, crate::error_chain(&error))
-                    .next("see the daemon's log; cc-host check names what is missing")
-            }
+            GuardError::Store(_) => Fault::new(Code::Internal, "guard.internal", what, crate::error_chain(&error))
+                .next("see the daemon's log; cc-host check names what is missing"),
         }
     }
 }

@@ -6,7 +6,7 @@ mod error;
 mod figures;
 mod model;
 mod room;
-mod uplinks;
+mod tend;
 
 pub use error::GuardError;
 pub use figures::GuardFigures;

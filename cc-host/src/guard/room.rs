@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::compile::{Parts, compile};
 use super::error::GuardError;
 use super::model::{LINES, Line, Source};
-use super::uplinks::{self, uplinks};
+use super::tend;
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::{Datapath, Guarded};
@@ -27,7 +27,6 @@ pub struct Guard {
     events: Events,
     /// Guard against malformed packets though nobody is denied.
     always: bool,
-    uplink: Option<String>,
     /// Held through every change: one after the other.
     lines: Mutex<Vec<Line>>,
 }
@@ -61,8 +60,7 @@ impl Guard {
     ) -> Result<Arc<Self>, GuardError> {
         let stored = typed::get_json::<Vec<Line>>(&*store, LINES).await?;
         let lines = stored.map(|stored| stored.value).unwrap_or_default();
-        let (always, uplink) = (config.guard, config.uplink.clone());
-        let guard = Guard { store, datapath, firewall, events, always, uplink, lines: Mutex::default() };
+        let guard = Guard { store, datapath, firewall, events, always: config.guard, lines: Mutex::default() };
         let guard = Arc::new(guard);
         guard.load(&lines).await?;
         *guard.lines.lock().await = lines;
@@ -70,7 +68,7 @@ impl Guard {
         let refresh = Arc::clone(&guard);
         let replaced = tokio::task::spawn_blocking(move || refresh.replace_programs()).await;
         replaced.expect("attaching programs does not panic")?;
-        tokio::spawn(uplinks::tend(Arc::downgrade(&guard)));
+        tokio::spawn(tend::tend(Arc::downgrade(&guard)));
         Ok(guard)
     }
 
@@ -201,7 +199,7 @@ impl Guard {
 
     fn uplink_states(&self) -> Result<Vec<UplinkState>, GuardError> {
         let guarded = self.datapath.guarded_interfaces()?;
-        let mut all: BTreeSet<u32> = uplinks(self.uplink.as_deref())?;
+        let mut all: BTreeSet<u32> = self.datapath.uplinks()?.into_iter().collect();
         all.extend(guarded.iter().map(|interface| interface.ifindex));
         let state = |ifindex: u32| {
             let mode = guarded.iter().find(|interface| interface.ifindex == ifindex).map(|found| found.mode.name());
@@ -229,9 +227,9 @@ impl Guard {
 
     /// On the uplinks that have no program yet, and off what is no uplink any more.
     async fn attach(&self, wanted: bool) -> Result<(), GuardError> {
-        let (datapath, uplink) = (Arc::clone(&self.datapath), self.uplink.clone());
+        let datapath = Arc::clone(&self.datapath);
         let attaching = move || -> Result<Vec<(u32, &'static str)>, GuardError> {
-            let wanted: Vec<u32> = if wanted { uplinks(uplink.as_deref())?.into_iter().collect() } else { Vec::new() };
+            let wanted: Vec<u32> = if wanted { datapath.uplinks()? } else { Vec::new() };
             datapath.unguard_all_but(&wanted)?;
             let guarded = datapath.guarded_interfaces()?;
             let mut new = Vec::new();

@@ -39,6 +39,10 @@ pub enum LinkError {
     List { source: rtnetlink::Error },
     #[error("cannot delete interface {ifindex}")]
     Delete { ifindex: u32, source: rtnetlink::Error },
+    #[error("interface {name} is not ours")]
+    Foreign { name: String },
+    #[error("cannot write {path}")]
+    Setting { path: String, source: std::io::Error },
     #[error("cannot start a netlink thread")]
     Runtime { source: std::io::Error },
     #[error("cannot work in the container's network namespace")]
@@ -180,6 +184,11 @@ impl Links {
         self.handle.clone()
     }
 
+    /// While it is held, nobody else lists anything.
+    pub(super) async fn listing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.listing.lock().await
+    }
+
     async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
         let _one = self.listing.lock().await;
         self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
@@ -261,12 +270,12 @@ async fn up(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
     handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await
 }
 
-fn quiet_ipv6(interface: &str) {
+pub(super) fn quiet_ipv6(interface: &str) {
     set_ipv6(interface, &[("disable_ipv6", "1")]);
 }
 
 /// IPv6 with the addresses that it is given and no others: none of its own making, none of a router's telling.
-fn settle_ipv6(interface: &str) {
+pub(super) fn settle_ipv6(interface: &str) {
     set_ipv6(interface, &[("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_dad", "0")]);
 }
 

@@ -9,16 +9,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 const ROUTES: &str = "/proc/thread-self/net/route";
 
 /// MTU of the named interface, or of the one with the default route; `None` when there is no such interface.
-pub fn mtu(configured: Option<&str>) -> io::Result<Option<u32>> {
-    name(configured)?.map_or(Ok(None), |name| mtu_of(&name))
-}
-
-/// The named interface, or the one with the default route.
-pub fn name(configured: Option<&str>) -> io::Result<Option<String>> {
-    match configured {
-        Some(name) => Ok(Some(name.to_owned())),
-        None => Ok(default_interface(&std::fs::read_to_string(ROUTES)?)),
-    }
+pub fn mtu(name: Option<&str>) -> io::Result<Option<u32>> {
+    let name = match name {
+        Some(name) => Some(name.to_owned()),
+        None => default_interface(&std::fs::read_to_string(ROUTES)?),
+    };
+    name.map_or(Ok(None), |name| mtu_of(&name))
 }
 
 /// The columns are: interface, destination, gateway, flags, use counts, metric, mask. The least metric wins.

@@ -11,4 +11,4 @@ mod room;
 pub use error::VpcError;
 pub use gateways::{Gateway, Gateways};
 pub use record::VpcRecord;
-pub use room::Vpcs;
+pub use room::{NewVpc, Vpcs};

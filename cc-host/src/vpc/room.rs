@@ -26,6 +26,16 @@ const VNI_MAX: u32 = (1 << 24) - 1;
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 64;
 
+/// A VPC that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVpc {
+    pub name: String,
+    pub cidr: String,
+    /// Empty: none.
+    pub cidr6: String,
+    pub internet: bool,
+}
+
 /// The VPCs of all projects on this host.
 pub struct Vpcs {
     store: Arc<dyn Store>,
@@ -44,9 +54,10 @@ impl Vpcs {
         Vpcs { store, datapath, firewall, gateways }
     }
 
-    /// An empty `cidr6` is none.
-    pub async fn create(&self, project: &Project, name: &str, cidr: &str, cidr6: &str) -> Result<VpcRecord, VpcError> {
-        let bad_name = |source| VpcError::BadName { name: name.to_owned(), source };
+    pub async fn create(&self, project: &Project, wanted: &NewVpc) -> Result<VpcRecord, VpcError> {
+        let NewVpc { name, cidr, cidr6, internet } = wanted;
+        let internet = *internet;
+        let bad_name = |source| VpcError::BadName { name: name.clone(), source };
         let parsed = Name::parse(name).map_err(bad_name)?;
         let (cidr, cidr6) = ranges(name, cidr, cidr6)?;
         for _ in 0..CONFLICT_RETRIES_MAX {
@@ -68,6 +79,7 @@ impl Vpcs {
                 project: project.clone(),
                 cidr,
                 cidr6,
+                internet,
                 vni,
                 created_ms: now_ms(),
                 last_address: None,
@@ -80,7 +92,7 @@ impl Vpcs {
                 return Ok(record);
             }
         }
-        Err(VpcError::Busy { name: name.to_owned() })
+        Err(VpcError::Busy { name: name.clone() })
     }
 
     /// The number after the last that was given: one that was freed rests, so that nothing of its former VPC can meet the next.
@@ -153,7 +165,7 @@ impl Vpcs {
                 prefix_len: cidr6.prefix_len(),
                 gateway: cidr6.gateway(),
             }),
-            internet: false,
+            internet: record.internet,
             resolver: self.gateways.endpoint(record.vni).await,
         };
         let datapath = Arc::clone(&self.datapath);

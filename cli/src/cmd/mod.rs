@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod net;
 pub mod prefixes;
 pub mod ps;
+pub mod publish;
 pub mod rm;
 pub mod run;
 pub mod status;
@@ -109,6 +110,8 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Guard(args) => guard::run(&context, args).await,
         Command::Net(args) => net::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
+        Command::Publish(args) => publish::run(&context, args).await,
+        Command::Unpublish(args) => publish::take_back(&context, args).await,
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Metrics(args) => metrics::run(&context, args).await,

@@ -30,6 +30,9 @@ enum VpcCommand {
         /// An IPv6 subnet beside it
         #[arg(long, value_name = "CIDR")]
         cidr6: Option<String>,
+        /// Let its containers begin conversations within it only
+        #[arg(long)]
+        no_internet: bool,
         /// A name, unique in the project
         #[arg(long)]
         name: String,
@@ -75,9 +78,9 @@ impl Ranges {
 pub async fn run(context: &Context, args: VpcArgs) -> Result<i32, Failure> {
     let mut client = VpcServiceClient::new(context.connection().await?);
     match args.command {
-        VpcCommand::Create { cidr, cidr6, name } => {
+        VpcCommand::Create { cidr, cidr6, no_internet, name } => {
             let Ranges { cidr, cidr6 } = Ranges::of(cidr, cidr6)?;
-            let vpc = client.create(CreateVpcRequest { name, cidr, cidr6 }).await?.into_inner();
+            let vpc = client.create(CreateVpcRequest { name, cidr, cidr6, no_internet }).await?.into_inner();
             context.ui.show(&VpcCreated(vpc.into()))?;
         }
         VpcCommand::List => {

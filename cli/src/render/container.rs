@@ -7,6 +7,7 @@ use cc_common::api::v1;
 use serde::Serialize;
 
 use super::{View, table};
+use crate::cmd::publish;
 use crate::time::{age, now_ms, rfc3339_ms};
 
 #[derive(Debug, Serialize)]
@@ -52,6 +53,8 @@ pub struct SpecView {
     pub mtu: u32,
     pub auto_remove: bool,
     pub groups: Vec<String>,
+    /// As `--publish` takes them.
+    pub publish: Vec<String>,
     pub egress_bandwidth: Option<RateLimitView>,
     pub ingress_bandwidth: Option<RateLimitView>,
     pub dns: Vec<String>,
@@ -105,6 +108,7 @@ impl From<v1::ContainerSpec> for SpecView {
             mtu: spec.mtu,
             auto_remove: spec.auto_remove,
             groups: spec.groups,
+            publish: spec.publish.iter().map(publish::text).collect(),
             egress_bandwidth: spec.egress_bandwidth.map(Into::into),
             ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
             dns: spec.dns,
@@ -155,6 +159,10 @@ impl ContainerView {
         }
     }
 
+    fn ports(&self) -> String {
+        self.spec.as_ref().map(|spec| spec.publish.join(", ")).unwrap_or_default()
+    }
+
     fn vpc_text(&self) -> &str {
         if self.vpc_name.is_empty() { &self.vpc } else { &self.vpc_name }
     }
@@ -170,10 +178,10 @@ impl Containers {
             let bare = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
             let address = table::both(&bare(&c.ipv4), &bare(&c.ipv6));
             let (vpc, age) = (c.vpc_text().to_owned(), age(c.created_ms, now_ms));
-            vec![c.id.clone(), c.name.clone(), c.image.clone(), c.state_text(), vpc, address, age]
+            vec![c.id.clone(), c.name.clone(), c.image.clone(), c.state_text(), vpc, address, c.ports(), age]
         };
         let rows: Vec<_> = self.0.iter().map(row).collect();
-        table::print_into(out, &["ID", "NAME", "IMAGE", "STATE", "VPC", "ADDRESS", "AGE"], &rows)
+        table::print_into(out, &["ID", "NAME", "IMAGE", "STATE", "VPC", "ADDRESS", "PORTS", "AGE"], &rows)
     }
 }
 
@@ -205,6 +213,7 @@ impl View for Statuses {
                 ("State", c.state_text()),
                 ("VPC", c.vpc_text().to_owned()),
                 ("Address", table::both(&c.ipv4, &c.ipv6)),
+                ("Ports", c.ports()),
                 ("MAC", c.mac.clone()),
                 ("Groups", c.groups.join(", ")),
                 ("Process", if c.pid == 0 { String::new() } else { c.pid.to_string() }),

@@ -76,7 +76,7 @@ impl View for Guard {
         let uplinks: Vec<_> = self.uplinks.iter().map(uplink).collect();
         table::print_into(out, &["UPLINK", "IFINDEX", "MODE"], &uplinks)?;
         if self.uplinks.is_empty() {
-            writeln!(out, "no uplink was found: name one as uplink in the configuration")?;
+            writeln!(out, "no uplink was found: name one in uplinks of the configuration")?;
         }
         // Reasons that never occurred are in the JSON.
         let drops = self.drops.iter().filter(|drop| drop.packets > 0);

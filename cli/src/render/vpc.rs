@@ -19,13 +19,14 @@ pub struct VpcView {
     pub gateway: String,
     pub gateway6: String,
     pub containers: u32,
+    pub internet: bool,
     pub created: String,
 }
 
 impl From<v1::Vpc> for VpcView {
     fn from(vpc: v1::Vpc) -> Self {
-        let v1::Vpc { id, name, cidr, vni, gateway, containers, created_ms, cidr6, gateway6 } = vpc;
-        VpcView { id, name, cidr, vni, gateway, containers, created: rfc3339_ms(created_ms), cidr6, gateway6 }
+        let v1::Vpc { id, name, cidr, vni, gateway, containers, created_ms, cidr6, gateway6, internet } = vpc;
+        VpcView { id, name, cidr, vni, gateway, containers, created: rfc3339_ms(created_ms), cidr6, gateway6, internet }
     }
 }
 
@@ -36,12 +37,13 @@ pub struct Vpcs(pub Vec<VpcView>);
 impl View for Vpcs {
     fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
         let row = |vpc: &VpcView| {
-            let VpcView { id, name, cidr, vni, gateway, containers, cidr6, gateway6, .. } = vpc;
+            let VpcView { id, name, cidr, vni, gateway, containers, cidr6, gateway6, internet, .. } = vpc;
+            let internet = if *internet { "yes" } else { "no" }.to_owned();
             let (cidr, gateway) = (table::both(cidr, cidr6), table::both(gateway, gateway6));
-            vec![id.clone(), name.clone(), cidr, gateway, vni.to_string(), containers.to_string()]
+            vec![id.clone(), name.clone(), cidr, gateway, vni.to_string(), containers.to_string(), internet]
         };
         let rows: Vec<_> = self.0.iter().map(row).collect();
-        table::print_into(out, &["ID", "NAME", "CIDR", "GATEWAY", "VNI", "CONTAINERS"], &rows)
+        table::print_into(out, &["ID", "NAME", "CIDR", "GATEWAY", "VNI", "CONTAINERS", "INTERNET"], &rows)
     }
 
     fn ids(&self) -> Vec<&str> {
@@ -81,6 +83,7 @@ mod tests {
             created_ms: 1_700_000_000_000,
             cidr6: cidr6.into(),
             gateway6: gateway6.into(),
+            internet: cidr6.is_empty(),
         };
         let (blue, green) = (vpc("vpc-1", "blue", ["", ""]), vpc("vpc-22", "green", ["fd00:1::/64", "fd00:1::1"]));
         let vpcs = Vpcs(vec![blue.into(), green.into()]);

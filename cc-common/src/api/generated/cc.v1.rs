@@ -63,6 +63,8 @@ pub struct CreateVpcRequest {
     /// beside the IPv4 one; empty: none
     #[prost(string, tag = "10")]
     pub cidr6: ::prost::alloc::string::String,
+    #[prost(bool, tag = "20")]
+    pub no_internet: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Vpc {
@@ -85,6 +87,8 @@ pub struct Vpc {
     pub cidr6: ::prost::alloc::string::String,
     #[prost(string, tag = "15")]
     pub gateway6: ::prost::alloc::string::String,
+    #[prost(bool, tag = "20")]
+    pub internet: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListVpcsRequest {}
@@ -352,6 +356,30 @@ pub struct ContainerSpec {
     /// addresses of name servers; empty: the VPC's own
     #[prost(string, repeated, tag = "24")]
     pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "30")]
+    pub publish: ::prost::alloc::vec::Vec<PortMapping>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMapping {
+    /// of the host; empty: all
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+    /// of the container
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// tcp, udp
+    #[prost(string, tag = "4")]
+    pub protocol: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublishRequest {
+    /// name or id
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub ports: ::prost::alloc::vec::Vec<PortMapping>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RateLimit {
@@ -3293,6 +3321,49 @@ pub mod container_service_client {
                 .insert(GrpcMethod::new("cc.v1.ContainerService", "SetGroups"));
             self.inner.unary(req, path, codec).await
         }
+        /// All of them, or none; a running container's are in force when this returns.
+        pub async fn publish(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Publish",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Publish"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn unpublish(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Unpublish",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Unpublish"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One answer per container, in the order in which they exit.
         pub async fn wait(
             &mut self,
@@ -3413,6 +3484,15 @@ pub mod container_service_server {
         async fn set_groups(
             &self,
             request: tonic::Request<super::SetGroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
+        /// All of them, or none; a running container's are in force when this returns.
+        async fn publish(
+            &self,
+            request: tonic::Request<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
+        async fn unpublish(
+            &self,
+            request: tonic::Request<super::PublishRequest>,
         ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
         /// Server streaming response type for the Wait method.
         type WaitStream: tonic::codegen::tokio_stream::Stream<
@@ -3901,6 +3981,96 @@ pub mod container_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetGroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Publish" => {
+                    #[allow(non_camel_case_types)]
+                    struct PublishSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::PublishRequest>
+                    for PublishSvc<T> {
+                        type Response = super::Container;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PublishRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::publish(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PublishSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Unpublish" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnpublishSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::PublishRequest>
+                    for UnpublishSvc<T> {
+                        type Response = super::Container;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PublishRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::unpublish(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnpublishSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -93,6 +93,9 @@ pub struct RunArgs {
     /// What it may receive at once after a pause
     #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "ingress_bandwidth")]
     ingress_burst: Option<u64>,
+    /// Publish a port at the host, may be repeated; rules of its groups that deny still do
+    #[arg(short, long, value_name = "[IP:]HOSTPORT:PORT[/udp]")]
+    publish: Vec<super::publish::Port>,
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing")]
     pull: Pull,
@@ -105,9 +108,6 @@ pub struct RunArgs {
     /// Not yet: a terminal
     #[arg(short, long, hide = true)]
     tty: bool,
-    /// Not yet: a port of the host
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
     /// Not yet: disk size
     #[arg(long, hide = true)]
     disk: Option<String>,
@@ -188,13 +188,6 @@ fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
     };
     if args.tty {
         return later("-t", "terminals come later", "leave -t out; -i passes standard input on");
-    }
-    if !args.publish.is_empty() {
-        return later(
-            "--publish",
-            "ports of the host come later",
-            "reach the container from here with: cc local-remote serve --container-id ID --container-port PORT --bind ADDR",
-        );
     }
     if args.disk.is_some() {
         return later("--disk", "disk sizes come with volumes", "leave --disk out");

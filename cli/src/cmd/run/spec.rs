@@ -42,6 +42,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
         groups: args.group.clone(),
+        publish: args.publish.iter().map(Into::into).collect(),
         egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
         ingress_bandwidth: limit(args.ingress_bandwidth, args.ingress_burst),
         dns: args.dns.iter().map(ToString::to_string).collect(),
@@ -93,6 +94,15 @@ mod tests {
     }
 
     #[test]
+    fn ports_go_along_as_they_are_given() {
+        let spec =
+            from_args(&parsed(&["-p", "8080:80", "--publish", "127.0.0.1:53:53/udp"]).unwrap(), |_| None).unwrap();
+        let ports: Vec<String> = spec.publish.iter().map(crate::cmd::publish::text).collect();
+        assert_eq!(ports, ["8080:80/tcp", "127.0.0.1:53:53/udp"]);
+        assert!(parsed(&["-p", "80"]).is_err());
+    }
+
+    #[test]
     fn the_commands_flags_are_its_own() {
         let args = parsed(&["sh", "-c", "exit 3", "--json", "-d", "--", "--rm"]).unwrap();
         assert_eq!(args.command, ["sh", "-c", "exit 3", "--json", "-d", "--", "--rm"]);
@@ -103,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_says_so() {
-        for flag in [&["-t"][..], &["--publish", "80:80"], &["--disk", "1g"], &["--volume", "a:/b"]] {
+        for flag in [&["-t"][..], &["--disk", "1g"], &["--volume", "a:/b"]] {
             let fault = super::super::refuse_later(&parsed(flag).unwrap()).unwrap_err();
             assert!(fault.why.contains("not yet") && !fault.next.is_empty(), "{flag:?}");
         }

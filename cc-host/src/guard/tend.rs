@@ -1,26 +1,15 @@
 //! Keeps the guard's program on the host's uplinks, and off everything else. Refuses to decide whether it is wanted there.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nix::net::if_::if_nametoindex;
 use tokio::time::MissedTickBehavior;
 
-use super::error::GuardError;
 use super::room::Guard;
 use crate::error_chain;
-use crate::kernel::uplink;
 
 /// How often it is looked whether uplinks came or went, and whether the program is still on them.
 const INTERVAL: Duration = Duration::from_secs(2);
-
-/// The indices of the interfaces that lead out: the one that is configured, or the one with the default route. There may be none.
-pub(super) fn uplinks(configured: Option<&str>) -> Result<BTreeSet<u32>, GuardError> {
-    let name = uplink::name(configured).map_err(|source| GuardError::Uplinks { source })?;
-    // One that is gone is none.
-    Ok(name.and_then(|name| if_nametoindex(name.as_str()).ok()).into_iter().collect())
-}
 
 /// As long as the room is there.
 pub(super) async fn tend(guard: Weak<Guard>) {
