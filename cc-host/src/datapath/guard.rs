@@ -176,12 +176,7 @@ fn guarded_in(dir: &Path) -> Result<Vec<GuardedInterface>, DatapathError> {
 }
 
 fn unpin(path: &Path) -> Result<(), DatapathError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DatapathError::Unpin { path: path.to_owned(), source: error })
-        }
-        _ => Ok(()),
-    }
+    xdp_link::unpin(path).map_err(|source| DatapathError::Unpin { path: path.to_owned(), source })
 }
 
 /// Loaded and pinned, as the other programs.

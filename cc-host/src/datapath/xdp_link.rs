@@ -1,4 +1,4 @@
-//! Makes and pins the link of an XDP program. aya makes one too, and where the kernel refuses (because somebody else's program is
+//! Makes, pins and detaches the link of an XDP program. aya makes one too, and where the kernel refuses (because somebody else's program is
 //! there) it takes the old way and replaces that program. Refuses to replace anything.
 
 use std::ffi::CString;
@@ -7,10 +7,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::replace::{bpf, number};
+use super::replace::{bpf, number, open};
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -47,6 +48,13 @@ struct LinkCreate {
     rest: [u64; 4],
 }
 
+/// The part that detaches.
+#[repr(C)]
+#[derive(Default)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
 /// The part that pins.
 #[repr(C)]
 #[derive(Default)]
@@ -78,4 +86,20 @@ pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let pin = ObjPin { pathname: path.as_ptr() as u64, bpf_fd: number(link.as_raw_fd())?, ..ObjPin::default() };
     bpf(BPF_OBJ_PIN, &pin).map(drop)
+}
+
+/// The program is off its interface when this returns: the kernel would do it some time after the pin has gone. Nothing there is fine.
+pub fn unpin(path: &Path) -> io::Result<()> {
+    let detached = open(path).and_then(|link| {
+        let detach = LinkDetach { link_fd: number(link.as_raw_fd())? };
+        bpf(BPF_LINK_DETACH, &detach).map(drop)
+    });
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Of an interface that is gone there is nothing to detach.
+        Ok(()) => {
+            detached.or_else(|error| if error.raw_os_error() == Some(libc::ENOLINK) { Ok(()) } else { Err(error) })
+        }
+        failed => failed,
+    }
 }
