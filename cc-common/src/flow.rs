@@ -141,6 +141,8 @@ pub const FLAG_FORWARDED: u8 = 2;
 pub const FLAG_OUTSIDE: u8 = 4;
 /// The outer port of the side that began is leased.
 pub const FLAG_LEASED: u8 = 8;
+/// From a block that is not its own, which is counted.
+pub const FLAG_SHARED: u8 = 16;
 
 /// Value of `CC_FLOWS`. What is only read per packet comes first, what is written after it, so that the two directions on
 /// two CPUs share the first part.

@@ -54,15 +54,18 @@ pub const FLOWS_PER_ENDPOINT: u32 = 1 << 17;
 /// Of these, not established: a flood of SYNs is its sender's alone (`half_open_quota`).
 pub const HALF_OPEN_PER_ENDPOINT: u32 = 1 << 12;
 
-/// Translated conversations as the outside sees them; each belongs to a flow, so flows end first in practice. 2^18 × (44 + 48 + 48)
-/// bytes: 37 MiB when full, allocated as used, and 4 MiB of places. Full: the conversation is refused (`nat_exhausted`).
-pub const NAT_MAX: u32 = 1 << 18;
+/// Translated conversations as the outside sees them: one for each flow at most, so flows end first, and with them each endpoint's
+/// share. 2^20 × (44 + 48 + 48) bytes: 147 MiB when full, allocated as used but for 16 MiB of places.
+pub const NAT_MAX: u32 = FLOWS_MAX;
 /// Ports are leased to endpoints in blocks.
 pub const NAT_BLOCK_PORTS: u32 = 64;
 /// 65,536 ports in blocks.
 pub const NAT_BLOCKS_MAX: u32 = 65_536 / NAT_BLOCK_PORTS;
 /// Blocks that one endpoint may hold for itself; beyond them it shares. 1,024 conversations with one and the same remote port.
 pub const NAT_BLOCKS_PER_ENDPOINT: u32 = 16;
+/// Ports of others' blocks that one endpoint may have: of a host's 4,480, eight endpoints together cannot take what is left towards one
+/// and the same remote port.
+pub const NAT_SHARED_PER_ENDPOINT: u32 = 256;
 /// Ports that are tried before a conversation is refused (`nat_exhausted`).
 pub const NAT_TRIES_MAX: u32 = 48;
 

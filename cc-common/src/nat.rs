@@ -56,7 +56,7 @@ pub fn block_of(port: Be16) -> u32 {
     u32::from(port.get()) / NAT_BLOCK_PORTS
 }
 
-/// Key of `CC_FORWARDS`: an address and port of the host's.
+/// Key of `CC_FORWARDS`: an address and port of the host's. Port and protocol 0 are the address itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ForwardKey {
@@ -87,6 +87,8 @@ pub const FORWARD_FROM_ALL: u8 = 0;
 pub const FORWARD_FROM_SOCKETS: u8 = 1;
 /// At a stand-in: what the host's sockets then send.
 pub const FORWARD_FROM_HOST: u8 = 2;
+/// Nobody: the row, at port and protocol 0, says that the address is the host's own.
+pub const FORWARD_IS_HOST: u8 = 3;
 
 /// Key of `CC_MEANT`: a socket of the host's, and the stand-in and port that it was led to. The value is the address that it meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,14 +7,15 @@ use cc_common::firewall::Decision;
 use cc_common::flow::{
     BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
 };
-use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, Forward, ForwardKey};
+use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_IS_HOST, Forward, ForwardKey};
 use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::route::EndpointEntry;
+use cc_common::port::PortKey;
+use cc_common::route::{EndpointEntry, KIND_INTERNET, KIND_NO_INTERNET};
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
 use crate::firewall::version;
-use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS};
+use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS, CC_UPLINKS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
 use crate::{admit, conntrack, parse};
@@ -38,6 +39,16 @@ fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
 fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
     // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
     unsafe { CC_FORWARDS.get(&*key) }
+}
+
+/// Whether an address is the host's.
+#[inline(always)]
+fn is_at_host(key: &mut ForwardKey, address: &Ip) -> bool {
+    key.address = *address;
+    key.port = Be16([0; 2]);
+    key.protocol = 0;
+    key.pad = 0;
+    find_forward(key).is_some_and(|forward| forward.from == FORWARD_IS_HOST)
 }
 
 /// The endpoint that a forward is for, if it is still the same.
@@ -86,7 +97,12 @@ fn out(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome,
         return Err(work.refuse(reason));
     }
     let versions = [version(work.port.rule_set), settings.beyond_version];
-    let way = nat::way(ctx, settings, work).map_err(|reason| work.refuse(reason))?;
+    let them = work.side().other();
+    let way = nat::way(ctx, settings, work, them).map_err(|reason| work.refuse(reason))?;
+    // The routes call everything so that they would not forward: also what they do not know, and broadcasts.
+    if matches!(way, Way::Host) && !is_at_host(&mut work.forward, &work.parsed.packet.destination) {
+        return Err(work.refuse(DropReason::NoWayOut));
+    }
     let to = match way {
         Way::Out { .. } => BEYOND_UPLINK,
         Way::Host => BEYOND_HOST,
@@ -132,8 +148,9 @@ fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
         work.flow.outer_ports[us] = port;
         // A query has one number for both ends.
         work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
-        register(work)
+        Ok(register(work))
     });
+    work.flow.flags |= work.hairpin.shared;
     leased.map(drop).map_err(|reason| work.refuse(reason))
 }
 
@@ -182,7 +199,7 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
         remove_nat(work);
         let us = work.side().index();
         if work.flow.flags & FLAG_LEASED != 0 {
-            nat::release(work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
+            nat::release(work.flow.flags, work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
         }
         return Err(work.refuse(reason));
     }
@@ -222,7 +239,9 @@ pub struct Hairpin {
     pad: Be16,
     /// Last bits of it.
     beyond_version: u32,
-    pad2: u32,
+    /// `FLAG_SHARED` if the port that was leased last is from somebody else's block, or nothing.
+    pub shared: u8,
+    pad2: [u8; 3],
 }
 
 /// Neighbours know each other by their groups and addresses; to another network, each is the host.
@@ -251,7 +270,10 @@ fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
         true => work.question.about(packet.source, work.port.rule_set),
         false => work.question.about(packet.destination, 0),
     };
-    let ingress = question.ask(entry.rule_set, Direction::Ingress, packet);
+    // At its own port, as for whoever comes from outside.
+    work.quoted.begin(packet.source, target, packet.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (packet.source_port, forward.port);
+    let ingress = question.ask(entry.rule_set, Direction::Ingress, &work.quoted);
     if is_shut(&ingress) {
         return Err(Outcome::refused(forward.endpoint, Direction::Ingress, DropReason::FirewallIngress));
     }
@@ -288,7 +310,11 @@ pub unsafe extern "C" fn cc_hairpin_there(skb: *mut __sk_buff) -> u64 {
         work.flow.outer_ports[client] = work.parsed.packet.source_port;
         work.flow.outer_ports[server] = work.hairpin.service;
         admit::begin(&ctx, work);
-        conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint).is_ok()
+        match conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint) {
+            Ok(()) => Ok(true),
+            Err(DropReason::FlowClosing) => Ok(false),
+            Err(reason) => Err(reason),
+        }
     });
     match leased {
         Ok(_) => Outcome::GO.bits(),
@@ -313,14 +339,14 @@ pub unsafe extern "C" fn cc_hairpin_back(skb: *mut __sk_buff) -> u64 {
 fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
     pair(work, work.side());
     let (us, them) = (work.side().index(), work.side().other().index());
-    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED;
+    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED | work.hairpin.shared;
     work.flow.outer_addresses[us] = work.hairpin.host;
     work.flow.outer_addresses[them] = work.hairpin.target;
     work.flow.outer_ports[us] = work.hairpin.leased;
     work.flow.outer_ports[them] = work.hairpin.port;
     admit::begin(ctx, work);
     if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
-        nat::release(work.hairpin.leased, work.port.endpoint, work.port.generation);
+        nat::release(work.flow.flags, work.hairpin.leased, work.port.endpoint, work.port.generation);
         if let Some(flow) = other_flow(work) {
             conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
         }
@@ -383,7 +409,27 @@ fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings, beyond: u32) -> 
     if target.is_unspecified() {
         return Err(shut(DropReason::NoRoute));
     }
+    work.hairpin.vni = entry.vni;
+    if cc_is_foreign() == 0 {
+        return Err(shut(if v4 { DropReason::SpoofedIpv4 } else { DropReason::SpoofedIpv6 }));
+    }
     admitted(ctx, work, settings, beyond, endpoint, entry, target, port)
+}
+
+/// Whether a packet that came from `work.to` may come from there: the addresses of the network `work.hairpin.vni` are its own, and what the
+/// host forwards for others is not from the host.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_is_foreign() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return 0 };
+    let source = &work.parsed.packet.source;
+    let is_foreign = if work.to == BEYOND_HOST {
+        is_at_host(&mut work.forward, source) || *source == settings.stand_ins.host(source.is_v4())
+    } else {
+        let route = admit::lookup(work.hairpin.vni, source);
+        route.is_some_and(|route| matches!(route.kind, KIND_INTERNET | KIND_NO_INTERNET))
+    };
+    is_foreign.into()
 }
 
 /// From the host's own sockets, for `from_host`: to a port that is published at an endpoint's stand-in.
@@ -463,39 +509,67 @@ fn admitted(
     Ok(Outcome::GO)
 }
 
-/// For a translated flow whose rules, or whose world, have changed: first, whether the port that it lives by is still published. The flow
-/// is `work.key`'s.
+/// For a translated flow whose rules, or whose world, have changed: first, whether it still has the way that it has taken, and the port that
+/// it lives by is published. `BEYOND` if it has not: whoever goes on begins anew. The flow is `work.key`'s.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn cc_still_published() -> u64 {
-    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+pub unsafe extern "C" fn cc_same_way(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
     let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
     // SAFETY: the row stays mapped until the program ends; these words are written only before the flow is in the table.
-    let flow = unsafe { &*flow };
+    same_way(&TcContext::new(skb), work, settings, unsafe { &*flow }).bits()
+}
+
+#[inline(always)]
+fn same_way(ctx: &TcContext, work: &mut Work, settings: &Settings, flow: &Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    let goes_on = |same| if same { Outcome::GO } else { Outcome::BEYOND };
     if flow.flags & FLAG_FORWARDED == 0 {
-        return Outcome::GO.bits();
+        return goes_on(match nat::way(ctx, settings, work, begins.other()) {
+            Ok(Way::Out { ifindex }) => {
+                flow.endpoints[to] == BEYOND_UPLINK
+                    && flow.ifindex == ifindex
+                    && flow.outer_addresses[from] == nat::source(work)
+            }
+            Ok(Way::Host) => {
+                flow.endpoints[to] == BEYOND_HOST && is_at_host(&mut work.forward, &work.key.addresses[to])
+            }
+            Err(_) => false,
+        });
     }
-    let to = flow.initiator().other().index();
+    if flow.endpoints[from] == BEYOND_UPLINK {
+        // SAFETY: only its presence is looked at.
+        if unsafe { CC_UPLINKS.get(PortKey { ifindex: flow.ifindex }) }.is_none() {
+            return Outcome::BEYOND;
+        }
+    }
+    // Who comes by way of the host knows the published port by its own key, and the container's by the other face.
+    let by_key = flow.flags & FLAG_LEASED != 0;
     let forward = &mut work.forward;
-    // Who comes by way of the host knows the port by its own key, and leases one towards the other.
-    if flow.flags & FLAG_LEASED != 0 {
+    let port = if by_key {
         forward.address = work.key.addresses[to];
         forward.port = work.key.ports[to];
+        flow.outer_ports[to]
     } else {
         forward.address = flow.outer_addresses[to];
         forward.port = flow.outer_ports[to];
-    }
+        work.key.ports[to]
+    };
     forward.protocol = work.key.protocol;
     forward.pad = 0;
     let endpoint = flow.endpoints[to];
     match find_forward(forward) {
-        Some(forward) if forward.endpoint == endpoint => Outcome::GO.bits(),
-        _ => Outcome::refused(endpoint, Direction::Ingress, DropReason::NoRoute).bits(),
+        Some(forward) if forward.endpoint == endpoint && forward.port.get() == port.get() => Outcome::GO,
+        _ => Outcome::refused(endpoint, Direction::Ingress, DropReason::NoRoute),
     }
 }
 
-/// Then, whether the rules allow it as they are now. `work.sender` has sent the packet, `work.port` is
-/// whose packet it is; for one from outside, `work.to` is whom it is for.
+/// Then, whether the rules allow it as they are now. `work.sender` has sent the packet, `work.port` is whose packet it is; for one from
+/// outside, `work.to` is whom it is for.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn cc_beyond_again() -> u64 {
@@ -505,9 +579,9 @@ pub extern "C" fn cc_beyond_again() -> u64 {
     beyond_again(work, settings, unsafe { &mut *flow }).bits()
 }
 
+/// The packet as whoever began the flow would send it, into `work.quoted`.
 #[inline(always)]
-fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
-    let begins = flow.initiator();
+fn as_it_began(work: &mut Work, begins: Side) {
     let (from, to) = (begins.index(), begins.other().index());
     work.quoted.begin(work.key.addresses[from], work.key.addresses[to], work.key.protocol);
     work.quoted.source_port = work.key.ports[from];
@@ -517,38 +591,19 @@ fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcom
     } else if work.key.protocol == PROTOCOL_ICMPV6 {
         work.quoted.icmp = [128, 0];
     }
+}
+
+#[inline(always)]
+fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    as_it_began(work, begins);
     let entry = |side: usize| CC_ENDPOINTS.get(flow.endpoints[side & 1]);
     let now = &mut work.hairpin;
     now.versions = [settings.beyond_version; 2];
     now.rules = [0; 2];
     let packet = &work.quoted;
     match (entry(from), entry(to)) {
-        // Two containers, by a published port.
-        (Some(client), Some(server)) => {
-            now.versions = [version(client.rule_set), version(server.rule_set)];
-            let neighbours = client.vni == server.vni;
-            let v4 = packet.source.is_v4();
-            // On the client's side the key's destination is the host; on the target's its source is.
-            let is_clients = client.vni == work.key.vni;
-            let host = if is_clients { &packet.destination } else { &packet.source };
-            let question = match neighbours {
-                true => work.question.about(address_of(server, v4), server.rule_set),
-                false => work.question.about(*host, 0),
-            };
-            let egress = question.ask(client.rule_set, Direction::Egress, packet);
-            if !egress.allowed {
-                return Outcome::refused(flow.endpoints[from], Direction::Egress, DropReason::FirewallEgress);
-            }
-            let question = match neighbours {
-                true => work.question.about(address_of(client, v4), client.rule_set),
-                false => work.question.about(*host, 0),
-            };
-            let ingress = question.ask(server.rule_set, Direction::Ingress, packet);
-            if is_shut(&ingress) {
-                return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
-            }
-            now.rules = [egress.rule, ingress.rule];
-        }
         (Some(client), None) => {
             now.versions[0] = version(client.rule_set);
             let question = work.question.about_outside(packet.destination);
@@ -568,12 +623,75 @@ fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcom
             }
             now.rules[1] = ingress.rule;
         }
-        (None, None) => return work.refuse(DropReason::StaleEndpoint),
+        _ => return work.refuse(DropReason::StaleEndpoint),
     }
+    judged(flow, now, settings);
+    Outcome::GO
+}
+
+/// What it was judged by, from here on.
+#[inline(always)]
+fn judged(flow: &mut Flow, now: &Hairpin, settings: &Settings) {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
     flow.allowed_by[from] = now.rules[0];
     flow.allowed_by[to] = now.rules[1];
     flow.rules[from] = now.versions[0];
     flow.rules[to] = now.versions[1];
     flow.beyond_version = settings.beyond_version as u32;
+}
+
+/// The same of a flow between two containers, by a published port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_hairpin_again() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: as in `cc_beyond_again`.
+    hairpin_again(work, settings, unsafe { &mut *flow }).bits()
+}
+
+#[inline(always)]
+fn hairpin_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    as_it_began(work, begins);
+    let (Some(client), Some(server)) = (CC_ENDPOINTS.get(flow.endpoints[from]), CC_ENDPOINTS.get(flow.endpoints[to]))
+    else {
+        return work.refuse(DropReason::StaleEndpoint);
+    };
+    let now = &mut work.hairpin;
+    now.versions = [version(client.rule_set), version(server.rule_set)];
+    let neighbours = client.vni == server.vni;
+    let v4 = work.quoted.source.is_v4();
+    // On the client's side the key's destination is the host; on the target's its source is.
+    if flow.flags & FLAG_LEASED != 0 {
+        now.host = work.key.addresses[to];
+        now.port = flow.outer_ports[to];
+    } else {
+        now.host = work.key.addresses[from];
+        now.port = work.key.ports[to];
+        work.quoted.destination_port = flow.outer_ports[to];
+    }
+    let question = match neighbours {
+        true => work.question.about(address_of(server, v4), server.rule_set),
+        false => work.question.about(now.host, 0),
+    };
+    let egress = question.ask(client.rule_set, Direction::Egress, &work.quoted);
+    if !egress.allowed {
+        return Outcome::refused(flow.endpoints[from], Direction::Egress, DropReason::FirewallEgress);
+    }
+    now.rules[0] = egress.rule;
+    work.quoted.destination_port = now.port;
+    let question = match neighbours {
+        true => work.question.about(address_of(client, v4), client.rule_set),
+        false => work.question.about(now.host, 0),
+    };
+    let ingress = question.ask(server.rule_set, Direction::Ingress, &work.quoted);
+    if is_shut(&ingress) {
+        return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
+    }
+    now.rules[1] = ingress.rule;
+    judged(flow, now, settings);
     Outcome::GO
 }

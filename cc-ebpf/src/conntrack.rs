@@ -83,7 +83,7 @@ impl Counter {
         unsafe { atomic::fetch_sub(self.0, value) }
     }
     #[inline(always)]
-    fn take(self) -> u64 {
+    pub fn take(self) -> u64 {
         // SAFETY: as in `add`.
         unsafe { atomic::swap(self.0, 0) }
     }
@@ -241,7 +241,7 @@ fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
     let flow = unsafe { &*flow };
     if flow.flags & FLAG_LEASED != 0 {
         let side = flow.initiator().index();
-        nat::release(flow.outer_ports[side], flow.endpoints[side], flow.generations[side]);
+        nat::release(flow.flags, flow.outer_ports[side], flow.endpoints[side], flow.generations[side]);
     }
     if flow.flags & FLAG_OUTSIDE != 0
         && let Some(outer) = CC_OUTER.get_ptr_mut(by as u32)
@@ -277,4 +277,5 @@ pub fn retire(endpoint: u32) {
     let (Some(books), Some(pool)) = (Books::of(endpoint), Books::of(ENDPOINTS_MAX)) else { return };
     pool.flows.sub(quota::pooled_of(books.flows.take()));
     books.half_open.take();
+    nat::forget_shared(endpoint);
 }

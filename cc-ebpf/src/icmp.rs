@@ -7,7 +7,7 @@ use aya_ebpf::helpers::bpf_check_mtu;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::{Ends, FLAG_TRANSLATED, Side, VNI_OUTSIDE, is_beyond};
 use cc_common::net::{Ipv4Header, Ipv6Header, PROTOCOL_TCP};
-use cc_common::packet::{Packet, SHORT_BYTES, has_ports};
+use cc_common::packet::{Kind, Packet, SHORT_BYTES, has_ports};
 use cc_common::verdict::{Direction, DropReason};
 use cc_common::{ipv4, ipv6};
 
@@ -121,6 +121,10 @@ fn receiver_of_quoted(ctx: &TcContext, work: &mut Work) -> Option<()> {
     let flow = work.known_flow()?;
     // SAFETY: the row stays mapped until the program ends; what is read of it is compared with the endpoint it leads to.
     let flow = unsafe { &*flow };
+    // As in `inbound`: `work.to` says where it came from.
+    if flow.endpoints[beyond.index()] != work.to {
+        return None;
+    }
     let ours = beyond.other();
     let endpoint = flow.endpoints[ours.index()];
     let entry = CC_ENDPOINTS.get(endpoint)?;
@@ -140,6 +144,12 @@ const TIME_EXCEEDED_V6: [u8; 2] = [3, 0];
 const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
 const PACKET_TOO_BIG: [u8; 2] = [2, 0];
 const DONT_FRAGMENT: u8 = 0x40;
+
+/// Nobody is told of an error about an error, nor of a later fragment (RFC 1122, 3.2.2).
+#[inline(always)]
+pub fn may_be_told(work: &Work) -> bool {
+    !matches!(work.parsed.packet.kind, Kind::Error) && !work.parsed.fragment.is_later()
+}
 
 /// "Its time to live ended here."
 ///
@@ -182,6 +192,9 @@ fn fits_or_told(ctx: &TcContext, work: &mut Work) -> Result<Outcome, DropReason>
     if result <= 0 {
         // An interface that is gone says so when the packet is sent.
         return Ok(Outcome::GO);
+    }
+    if !may_be_told(work) {
+        return Err(DropReason::TooBig);
     }
     let v4 = work.parsed.packet.source.is_v4();
     if v4 {

@@ -4,6 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::{Side, VNI_OUTSIDE};
+use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
 use cc_common::verdict::{Direction, DropReason, Verdict};
@@ -25,9 +26,9 @@ pub enum Fate {
 }
 
 #[inline(always)]
-pub fn decide(ctx: &TcContext, enter: impl Fn(&TcContext) -> u64) -> Fate {
+pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -> Fate {
     let Some(work) = Work::mine() else { return Fate::Pass };
-    match find(ctx, work, enter) {
+    match find(ctx, work, beyond, enter) {
         Ok(true) => {}
         Ok(false) | Err(Outcome::PASS) => return Fate::Pass,
         Err(refused) => return Fate::Drop(refused),
@@ -45,9 +46,9 @@ pub fn decide(ctx: &TcContext, enter: impl Fn(&TcContext) -> u64) -> Fate {
     }
 }
 
-/// Whether the packet is for an endpoint: then `work.to`, and how it is translated.
+/// Whether the packet, which came from `beyond`, is for an endpoint: then `work.to`, and how it is translated.
 #[inline(always)]
-fn find(ctx: &TcContext, work: &mut Work, enter: impl Fn(&TcContext) -> u64) -> Result<bool, Outcome> {
+fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext) -> u64) -> Result<bool, Outcome> {
     // SAFETY: as in `parse::ifindex`.
     let protocol = unsafe { (*ctx.skb.skb).protocol };
     if parse::tagged(ctx) {
@@ -68,22 +69,37 @@ fn find(ctx: &TcContext, work: &mut Work, enter: impl Fn(&TcContext) -> u64) -> 
     }
     work.translate = TRANSLATE_NOT;
     work.port.vni = VNI_OUTSIDE;
+    work.port.endpoint = ENDPOINT_UNKNOWN;
+    work.to = beyond;
     if matches!(work.parsed.packet.kind, Kind::Error) {
         // SAFETY: the context is this program's.
         return Ok(Outcome::from_bits(unsafe { icmp::cc_related_outside(ctx.skb.skb) }) == Outcome::GO);
     }
     work.headless = false;
-    if !work.parsed.fragment.is_whole() {
+    if work.parsed.fragment.is_later() {
         cc_fragment();
     }
     if work.headless {
         return Ok(false);
     }
+    if !carried(ctx, work, beyond, enter)? {
+        return Ok(false);
+    }
+    // Only what is ours takes a place in that table.
+    if !work.parsed.fragment.is_whole() && !work.parsed.fragment.is_later() {
+        cc_fragment();
+    }
+    Ok(true)
+}
+
+/// A packet by its flow, or one that begins one.
+#[inline(always)]
+fn carried(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext) -> u64) -> Result<bool, Outcome> {
     work.other_key.set(VNI_OUTSIDE, &work.parsed.packet);
     if let Some(entry) = work.outside() {
         work.key = entry.flow;
         work.sender = entry.beyond;
-        if follow(ctx, work)? {
+        if follow(ctx, work, beyond)? {
             return Ok(true);
         }
         // Whoever goes on begins anew: by the key of the outside.
@@ -98,7 +114,7 @@ fn find(ctx: &TcContext, work: &mut Work, enter: impl Fn(&TcContext) -> u64) -> 
 
 /// A packet of a flow that stands; false if it does not, and is forgotten.
 #[inline(always)]
-fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
+fn follow(ctx: &TcContext, work: &mut Work, from: u32) -> Result<bool, Outcome> {
     let Some(flow) = work.known_flow() else { return Ok(false) };
     let side = work.side();
     let (beyond, ours) = (side.index(), side.other().index());
@@ -106,6 +122,10 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     // very run: what is read of it is compared with the endpoint it leads to.
     let known = unsafe { &mut *flow };
     let endpoint = known.endpoints[ours];
+    // The same tuple on the other side of the host is another conversation.
+    if known.endpoints[beyond] != from {
+        return Err(Outcome::PASS);
+    }
     let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
     conntrack::keep(flow).map_err(shut)?;
     let packet = &work.parsed.packet;
@@ -114,20 +134,21 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     let (Some(entry), Some(settings)) = (CC_ENDPOINTS.get(endpoint), CC_SETTINGS.get(0)) else {
         return Err(shut(DropReason::StaleEndpoint));
     };
-    if entry.generation != known.generations[ours] || begins_again {
+    if entry.generation != known.generations[ours] || entry.vni != work.key.vni || begins_again {
         conntrack::forget(By::Packet, &work.key, flow);
         return Ok(false);
     }
     let holds =
         known.rules[ours] == firewall::version(entry.rule_set) && known.rules[beyond] == settings.beyond_version;
     if !holds {
-        let mut outcome = Outcome::from_bits(beyond::cc_still_published());
+        // SAFETY: the context is this program's.
+        let mut outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });
         if outcome == Outcome::GO {
             outcome = Outcome::from_bits(beyond::cc_beyond_again());
         }
         if outcome != Outcome::GO {
             conntrack::forget(By::Packet, &work.key, flow);
-            return Err(outcome);
+            return if outcome == Outcome::BEYOND { Ok(false) } else { Err(outcome) };
         }
     }
     proceed(ctx, work, side, flow, known).map_err(shut)?;
@@ -146,6 +167,8 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
 unsafe extern "C" fn cc_ipv6_outside(skb: *mut __sk_buff) -> u64 {
     let Some(work) = Work::mine() else { return Outcome::PASS.bits() };
     match parse::ipv6(&TcContext::new(skb), &mut work.parsed) {
+        // An IPv4 address in IPv6's clothes would be taken for one.
+        Ok(()) if work.parsed.packet.source.is_v4() || work.parsed.packet.destination.is_v4() => Outcome::PASS.bits(),
         Ok(()) => Outcome::GO.bits(),
         Err(_) => Outcome::PASS.bits(),
     }

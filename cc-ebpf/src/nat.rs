@@ -7,37 +7,49 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
+use cc_common::flow::{FLAG_SHARED, Side};
 use cc_common::limits::{NAT_BLOCKS_PER_ENDPOINT, NAT_TRIES_MAX};
 use cc_common::nat::{self, Block};
+use cc_common::quota;
 use cc_common::net::{Be16, Be32, Ip};
 use cc_common::port::PortKey;
 use cc_common::settings::Settings;
 use cc_common::verdict::DropReason;
 
 use crate::conntrack::Counter;
-use crate::maps::{CC_BLOCKS, CC_QUOTAS, CC_UPLINKS};
+use crate::maps::{CC_BLOCKS, CC_ENDPOINTS, CC_QUOTAS, CC_UPLINKS};
 use crate::work::Work;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const LOOKUP_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH | BPF_FIB_LOOKUP_SRC;
 
-/// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it.
+/// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it, or why no port
+/// would help.
 #[inline(always)]
 pub fn lease(
     settings: &Settings,
     work: &mut Work,
-    mut insert: impl FnMut(&mut Work, Be16) -> bool,
+    mut insert: impl FnMut(&mut Work, Be16) -> Result<bool, DropReason>,
 ) -> Result<Be16, DropReason> {
     let generation = work.port.generation;
     // SAFETY: draws a number.
     let seed = unsafe { bpf_get_prandom_u32() };
     for attempt in 0..NAT_TRIES_MAX {
         let Some(candidate) = nat::candidate(settings, generation, seed, attempt) else { break };
-        if candidate.own && !claim(candidate.block, generation, work.port.endpoint) {
-            continue;
+        if candidate.own {
+            if !claim(candidate.block, generation, work.port.endpoint) {
+                continue;
+            }
+        } else if !share(work.port.endpoint) {
+            break;
         }
-        if insert(work, candidate.port) {
+        let inserted = insert(work, candidate.port);
+        if !candidate.own && !matches!(inserted, Ok(true)) {
+            unshare(work.port.endpoint);
+        }
+        if inserted? {
+            work.hairpin.shared = if candidate.own { 0 } else { FLAG_SHARED };
             if let Some(block) = CC_BLOCKS.get_ptr_mut(candidate.block) {
                 // SAFETY: only an address is computed.
                 Counter::at(unsafe { &raw mut (*block).uses }).add();
@@ -46,6 +58,37 @@ pub fn lease(
         }
     }
     Err(DropReason::NatExhausted)
+}
+
+fn shared_of(endpoint: u32) -> Option<Counter> {
+    // SAFETY: only an address is computed.
+    CC_QUOTAS.get_ptr_mut(endpoint).map(|quota| Counter::at(unsafe { &raw mut (*quota).nat_shared }))
+}
+
+/// Whether the endpoint may have another port of somebody else's block; then it has.
+#[inline(always)]
+fn share(endpoint: u32) -> bool {
+    let Some(shared) = shared_of(endpoint) else { return false };
+    if quota::shared_port(shared.add()) {
+        return true;
+    }
+    shared.sub(1);
+    false
+}
+
+#[inline(always)]
+fn unshare(endpoint: u32) {
+    if let Some(shared) = shared_of(endpoint) {
+        shared.sub(1);
+    }
+}
+
+/// For a slot that changes hands.
+#[inline(always)]
+pub fn forget_shared(endpoint: u32) {
+    if let Some(shared) = shared_of(endpoint) {
+        shared.take();
+    }
 }
 
 /// Whether a block is the endpoint's, or becomes it.
@@ -70,7 +113,10 @@ fn claim(block: u32, generation: u64, endpoint: u32) -> bool {
 /// A conversation with a leased port is over. A block without any is nobody's, but for one that others shared last: its owner has it
 /// until he uses it again, or goes.
 #[inline(always)]
-pub fn release(port: Be16, endpoint: u32, generation: u64) {
+pub fn release(flags: u8, port: Be16, endpoint: u32, generation: u64) {
+    if flags & FLAG_SHARED != 0 && CC_ENDPOINTS.get(endpoint).is_some_and(|entry| entry.generation == generation) {
+        unshare(endpoint);
+    }
     let Some(block) = CC_BLOCKS.get_ptr_mut(nat::block_of(port)) else { return };
     // SAFETY: only addresses are computed.
     let (owner, uses) = unsafe { (Counter::at(&raw mut (*block).owner), Counter::at(&raw mut (*block).uses)) };
@@ -122,14 +168,14 @@ unsafe extern "C" fn visit(_map: *mut c_void, _number: *const u32, block: *mut B
 pub enum Way {
     /// Out by this interface, from the address that is in `work.fib`.
     Out { ifindex: u32 },
-    /// It is the host's own.
+    /// None: it is the host's own, or nobody's.
     Host,
 }
 
-/// Asks as a packet that came in by the host's own side of the datapath would be forwarded.
+/// Asks as a packet that came in by the host's own side of the datapath would be forwarded, to `them` of the key.
 #[inline(always)]
-pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work) -> Result<Way, DropReason> {
-    let (fib, destination) = (&mut work.fib, &work.parsed.packet.destination);
+pub fn way(ctx: &TcContext, settings: &Settings, work: &mut Work, them: Side) -> Result<Way, DropReason> {
+    let (fib, destination) = (&mut work.fib, &work.key.addresses[them.index()]);
     // SAFETY: plain numbers, for which zeros are a value.
     unsafe { core::ptr::write_bytes(&raw mut *fib, 0, 1) };
     fib.ifindex = settings.host_ifindex;

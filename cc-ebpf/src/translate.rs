@@ -1,7 +1,7 @@
 //! Gives a packet other ends: addresses, ports, and every checksum that covers them, of the packet itself and of what an error
 //! quotes. Refuses to choose them: they are in this CPU's `Work`.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::bpf_csum_diff;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::Ends;
@@ -27,6 +27,7 @@ const ICMP_IDENTIFIER: usize = 4;
 const ICMP_ERROR_BYTES: usize = 8;
 const BOTH_ADDRESSES_BYTES: u32 = 32;
 
+const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 const FAILED: DropReason = DropReason::Rewrite;
 
 /// The packet's ends become `work.out`.
@@ -58,7 +59,8 @@ pub unsafe extern "C" fn cc_translate_error(skb: *mut __sk_buff) -> u64 {
 fn hop(ctx: &TcContext, packet: &Packet, ttl: u8) -> Result<(), DropReason> {
     let left = ttl.wrapping_sub(1);
     if !packet.source.is_v4() {
-        return ctx.store(IPV6_HOP_LIMIT, &left, 0).map_err(|_| FAILED);
+        // Nothing in the header makes up for it, nor for addresses: where a card has summed up the frame, its sum changes.
+        return ctx.store(IPV6_HOP_LIMIT, &left, RECOMPUTE).map_err(|_| FAILED);
     }
     // It shares a word of the sum with the protocol.
     let word = |ttl| u64::from(u16::from_ne_bytes([ttl, packet.protocol]));
@@ -88,7 +90,7 @@ fn store_addresses(ctx: &TcContext, to: &Ends, difference: u64) -> Result<(), Dr
         ctx.l3_csum_replace(IPV4_CHECKSUM, 0, difference, 0).map_err(|_| FAILED)?;
         ctx.store(IPV4_ADDRESSES, &[to.source.last(), to.destination.last()], 0).map_err(|_| FAILED)
     } else {
-        ctx.store(IPV6_ADDRESSES, &[to.source.octets, to.destination.octets], 0).map_err(|_| FAILED)
+        ctx.store(IPV6_ADDRESSES, &[to.source.octets, to.destination.octets], RECOMPUTE).map_err(|_| FAILED)
     }
 }
 

@@ -49,6 +49,8 @@ impl Beyond {
         ip(
             host,
             &[
+                // No address that comes a moment later.
+                &format!("link set {UPLINK} addrgenmode none"),
                 &format!("addr add {HOST}/24 dev {UPLINK}"),
                 &format!("addr add {HOST6}/64 dev {UPLINK} nodad"),
                 &format!("link set {UPLINK} up"),
@@ -57,6 +59,7 @@ impl Beyond {
         ip(
             &netns,
             &[
+                &format!("link set {FAR_INTERFACE} addrgenmode none"),
                 &format!("addr add {ROUTER}/24 dev {FAR_INTERFACE}"),
                 &format!("addr add {ROUTER6}/64 dev {FAR_INTERFACE} nodad"),
                 &format!("addr add {FAR}/32 dev lo"),

@@ -126,6 +126,20 @@ fn a_vpc_without_internet_and_the_host_itself_are_out_of_reach() {
     // Until a rule names it.
     world.cc(&["group", "allow", "blue", "egress", "--proto", "icmp", "--to", &format!("{HOST}/32")]).ok();
     assert!(ping(&blue, HOST), "the host answers whom a rule lets in");
+    // Its broadcasts are nobody's, and neither is what no route leads to.
+    world.cc(&["group", "allow", "blue", "egress", "--proto", "udp", "--to", "192.0.2.0/24"]).ok();
+    let listener = world.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:9999").unwrap()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let before = world.drops(&blue, "no_way_out");
+    world.in_container(&blue, || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"x", "192.0.2.255:9999").unwrap();
+        socket.send_to(b"x", format!("{HOST}:9999")).unwrap();
+    });
+    let (_, from) = eventually("the host hears it", Duration::from_secs(3), || listener.recv_from(&mut [0; 8]).ok());
+    assert!(from.ip().to_string().starts_with("198.18."), "{from}");
+    assert!(listener.recv_from(&mut [0; 8]).is_err(), "and hears no broadcast");
+    assert_eq!(world.drops(&blue, "no_way_out"), before + 1);
     // An address that the host gets later is closed as well.
     let add = world.netns.command("ip").args(["addr", "add", "192.0.2.77/24", "dev", "up0"]).status().unwrap();
     assert!(add.success());

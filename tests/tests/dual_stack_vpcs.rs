@@ -83,8 +83,9 @@ fn a_container_has_both_addresses_and_no_others() {
     assert!(sh("cat /etc/hosts").lines().any(|line| line.starts_with("fd00:1::")));
     assert_eq!(sh("cat /etc/resolv.conf"), "nameserver 10.0.0.1\nnameserver fd00:1::1\nsearch blue.cc.internal\n");
     // The host's side says nothing at all, and has no address.
-    let shown = world.netns.command("ip").args(["-6", "addr", "show"]).output().unwrap();
-    assert!(!String::from_utf8_lossy(&shown.stdout).contains("cc"), "{shown:?}");
+    let interface = world.inspect(&ids[1])["interface"].as_str().unwrap().to_owned();
+    let shown = world.netns.command("ip").args(["addr", "show", "dev", &interface]).output().unwrap();
+    assert!(shown.status.success() && !String::from_utf8_lossy(&shown.stdout).contains("inet"), "{shown:?}");
     // Where a VPC has none, there is none.
     world.vpc("plain", "10.0.0.0/24");
     let plain = run(&world, "plain", "plain");

@@ -210,15 +210,22 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
                     let is_translated = known.flags & FLAG_TRANSLATED != 0;
                     let mut outcome = Outcome::GO;
                     if is_translated {
-                        outcome = Outcome::from_bits(beyond::cc_still_published());
+                        // SAFETY: the context is this program's.
+                        outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });
                     }
                     if outcome == Outcome::GO {
-                        let again = if is_translated { beyond::cc_beyond_again() } else { admit::cc_again() };
+                        let again = if !is_translated {
+                            admit::cc_again()
+                        } else if is_beyond(known.endpoints[work.side().other().index()]) {
+                            beyond::cc_beyond_again()
+                        } else {
+                            beyond::cc_hairpin_again()
+                        };
                         outcome = Outcome::from_bits(again);
                     }
                     if outcome != Outcome::GO {
                         conntrack::forget(By::Packet, &work.key, flow);
-                        return Err(outcome);
+                        return if outcome == Outcome::BEYOND { begin(ctx) } else { Err(outcome) };
                     }
                 }
                 let side = work.side();
@@ -401,6 +408,9 @@ pub fn proceed(ctx: &TcContext, work: &Work, side: Side, row: *mut Flow, flow: &
 /// Its time to live ends here, at the border: the sender is told.
 #[inline(always)]
 fn expired(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    if !icmp::may_be_told(work) {
+        return Err(work.refuse(DropReason::TtlExceeded));
+    }
     counters::dropped(ctx, work.port.endpoint, Direction::Egress, DropReason::TtlExceeded as u16);
     // SAFETY: the context is this program's.
     match Outcome::from_bits(unsafe { icmp::cc_expired(ctx.skb.skb) }) {

@@ -3,6 +3,7 @@
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
+use cc_common::flow::BEYOND_HOST;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::verdict::{Direction, DropReason};
 
@@ -14,7 +15,7 @@ use crate::{beyond, counters, parse, rewrite};
 pub fn run(ctx: &TcContext) -> i32 {
     // SAFETY: the context is this program's.
     let enter = |ctx: &TcContext| unsafe { beyond::cc_enter_host(ctx.skb.skb) };
-    let (endpoint, direction, reason) = match inbound::decide(ctx, enter) {
+    let (endpoint, direction, reason) = match inbound::decide(ctx, BEYOND_HOST, enter) {
         Fate::Go(verdict) => {
             rewrite::record(ctx, verdict);
             return send(ctx, parse::ifindex(ctx), verdict);

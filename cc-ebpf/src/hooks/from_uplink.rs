@@ -3,6 +3,7 @@
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
+use cc_common::flow::BEYOND_UPLINK;
 use cc_common::verdict::Verdict;
 
 use crate::inbound::{self, Fate};
@@ -13,7 +14,7 @@ use crate::{beyond, counters, parse, rewrite};
 pub fn run(ctx: &TcContext) -> i32 {
     // SAFETY: the context is this program's.
     let enter = |ctx: &TcContext| unsafe { beyond::cc_enter(ctx.skb.skb) };
-    match inbound::decide(ctx, enter) {
+    match inbound::decide(ctx, BEYOND_UPLINK, enter) {
         Fate::Go(verdict) => {
             rewrite::record(ctx, verdict);
             send(ctx, parse::ifindex(ctx), verdict)

@@ -87,7 +87,7 @@ pub fn to(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(forward) = (unsafe { CC_FORWARDS.get(key) }) else { return ALLOW };
     let Some(settings) = CC_SETTINGS.get(0) else { return ALLOW };
     let is_there = CC_ENDPOINTS.get(forward.endpoint).is_some_and(|entry| entry.generation == forward.generation);
-    if forward.from == FORWARD_FROM_HOST || !is_there || !settings.stand_ins.has(meant.is_v4()) {
+    if forward.from >= FORWARD_FROM_HOST || !is_there || !settings.stand_ins.has(meant.is_v4()) {
         return ALLOW;
     }
     let stand_in = settings.stand_ins.of(meant.is_v4(), forward.endpoint);

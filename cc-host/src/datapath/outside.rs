@@ -7,8 +7,11 @@ use std::path::Path;
 
 use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, NAT_BLOCK_PORTS};
 use cc_common::names;
-use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_FROM_SOCKETS, Forward, ForwardKey, StandIns};
+use cc_common::nat::{
+    FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_FROM_SOCKETS, FORWARD_IS_HOST, Forward, ForwardKey, StandIns,
+};
 use cc_common::net::{Be16, Be32, Ip};
+use cc_common::route::NO_ENDPOINT;
 use cc_common::settings::Settings;
 
 use super::error::DatapathError;
@@ -136,9 +139,9 @@ impl Datapath {
         links::attach_host_peer(&mut self.inner().programs, ifindex)
     }
 
-    /// These ports are published, and no others. An endpoint that is gone has none.
-    pub fn set_published(&self, all: &[Published]) -> Result<(), DatapathError> {
-        self.inner().set_published(all)
+    /// These addresses are the host's, and these ports published at them, and no others. An endpoint that is gone has none.
+    pub fn set_published(&self, host: &[IpAddr], all: &[Published]) -> Result<(), DatapathError> {
+        self.inner().set_published(host, all)
     }
 }
 
@@ -167,9 +170,13 @@ impl Inner {
         self.tables.set_settings(settings)
     }
 
-    fn set_published(&mut self, all: &[Published]) -> Result<(), DatapathError> {
+    fn set_published(&mut self, host: &[IpAddr], all: &[Published]) -> Result<(), DatapathError> {
         let stand_ins = self.tables.settings()?.stand_ins;
-        let mut wanted = HashMap::new();
+        let own = host.iter().map(|&address| {
+            let key = ForwardKey { address: ip(address), port: Be16::new(0), protocol: 0, pad: 0 };
+            (key, Forward { generation: 0, endpoint: NO_ENDPOINT, port: Be16::new(0), from: FORWARD_IS_HOST, pad: 0 })
+        });
+        let mut wanted: HashMap<ForwardKey, Forward> = own.collect();
         for one in all {
             if one.endpoint >= ENDPOINTS_MAX {
                 return Err(DatapathError::EndpointOutOfRange { id: one.endpoint });

@@ -259,8 +259,10 @@ impl Outside {
         if !state.all_known {
             return Ok(());
         }
-        let rows = state.registry.rows(&host_addresses(&state.surroundings));
-        self.datapath(move |datapath| datapath.set_published(&rows)).await
+        let host = host_addresses(&state.surroundings);
+        let rows = state.registry.rows(&host);
+        let host: Vec<IpAddr> = host.into_iter().collect();
+        self.datapath(move |datapath| datapath.set_published(&host, &rows)).await
     }
 
     /// The addresses that ports are published at, where none is named.
