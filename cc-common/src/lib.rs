@@ -8,9 +8,11 @@
 pub mod api;
 pub mod arp;
 pub mod counters;
+pub mod event;
 pub mod firewall;
 pub mod flow;
 pub mod fragment;
+pub mod guard;
 pub mod ipv4;
 pub mod ipv6;
 pub mod limits;

@@ -82,12 +82,13 @@ pub const MEANT_MAX: u32 = 1 << 14;
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.
 pub const FRAGMENTS_MAX: u32 = 1 << 13;
 
-/// Prefixes of the guard's deny list, in two generations: as `PREFIXES_MAX`.
-pub const GUARD_MAX: u32 = PREFIXES_MAX;
+/// Lines of the guard's deny list, each a CIDR or a prefix list. Their prefixes are in the tables of prefixes, `PREFIXES_MAX`. One more
+/// is refused.
+pub const GUARD_LINES_MAX: usize = 1024;
 
-/// Bytes of the ring of records; a power of two and of pages. At 96 bytes each it holds 2,700.
-pub const EVENTS_BYTES: u32 = 1 << 18;
-/// Records that one endpoint may cause in a second; the rest is counted as suppressed.
+/// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900. Full: the record is counted as lost.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+/// Records that one endpoint may cause in a second; the rest is counted as lost.
 pub const EVENTS_PER_SECOND: u32 = 50;
 
 /// Longest name the kernel keeps of a map or a program, without the terminating zero.

@@ -25,8 +25,13 @@ pub const MAP_BLOCKS: &str = "CC_BLOCKS";
 pub const MAP_FORWARDS: &str = "CC_FORWARDS";
 pub const MAP_UPLINKS: &str = "CC_UPLINKS";
 pub const MAP_RATES: &str = "CC_RATES";
+pub const MAP_EVENTS: &str = "CC_EVENTS";
+pub const MAP_TOLD: &str = "CC_TOLD";
+pub const MAP_WATCH: &str = "CC_WATCH";
+pub const MAP_GUARD: &str = "CC_GUARD";
+pub const MAP_GUARDED: &str = "CC_GUARDED";
 pub const MAP_MEANT: &str = "CC_MEANT";
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 25] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -46,6 +51,11 @@ pub const MAPS: [&str; 20] = [
     MAP_FORWARDS,
     MAP_UPLINKS,
     MAP_RATES,
+    MAP_EVENTS,
+    MAP_TOLD,
+    MAP_WATCH,
+    MAP_GUARD,
+    MAP_GUARDED,
     MAP_MEANT,
 ];
 
@@ -56,6 +66,7 @@ pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
 pub const PROGRAM_SWEEP: &str = "cc_sweep";
 pub const PROGRAM_FROM_UPLINK: &str = "cc_from_up";
 pub const PROGRAM_FROM_HOST: &str = "cc_from_host";
+pub const PROGRAM_GUARD: &str = "cc_xdp_guard";
 pub const PROGRAM_CONNECT4: &str = "cc_connect4";
 pub const PROGRAM_CONNECT6: &str = "cc_connect6";
 pub const PROGRAM_SENDMSG4: &str = "cc_sendmsg4";
@@ -75,7 +86,7 @@ pub const SOCKET_PROGRAMS: [&str; 8] = [
     PROGRAM_PEERNAME4,
     PROGRAM_PEERNAME6,
 ];
-pub const PROGRAMS: [&str; 15] = [
+pub const PROGRAMS: [&str; 16] = [
     PROGRAM_FROM_ENDPOINT,
     PROGRAM_TO_ENDPOINT,
     PROGRAM_CGROUP_INGRESS,
@@ -83,6 +94,7 @@ pub const PROGRAMS: [&str; 15] = [
     PROGRAM_SWEEP,
     PROGRAM_FROM_UPLINK,
     PROGRAM_FROM_HOST,
+    PROGRAM_GUARD,
     PROGRAM_CONNECT4,
     PROGRAM_CONNECT6,
     PROGRAM_SENDMSG4,
@@ -95,6 +107,8 @@ pub const PROGRAMS: [&str; 15] = [
 
 /// Pinned below the bpffs directory's `v<ABI>`.
 pub const PIN_LINKS_DIR: &str = "links";
+/// The guard's links, each by the number of its interface.
+pub const PIN_GUARD_DIR: &str = "guard";
 pub const PIN_PROGRAMS_DIR: &str = "programs";
 
 /// Suffixes of an endpoint's pinned links.

@@ -9,6 +9,7 @@ mod atomic;
 mod beyond;
 mod conntrack;
 mod counters;
+mod events;
 mod firewall;
 mod hooks;
 mod icmp;
@@ -23,8 +24,8 @@ mod tell;
 mod translate;
 mod work;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext};
 use hooks::socket::{self, Family};
 
 /// Clsact ingress of the host-side interface: what a container sends.
@@ -67,6 +68,12 @@ pub fn cc_cg_in(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn cc_cg_out(ctx: SkBuffContext) -> i32 {
     hooks::cgroup::egress(&ctx)
+}
+
+/// Before anything else on an uplink.
+#[xdp]
+pub fn cc_xdp_guard(ctx: XdpContext) -> u32 {
+    hooks::xdp_guard::run(&ctx)
 }
 
 /// Where a socket of the host's connects to.

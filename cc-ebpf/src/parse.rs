@@ -12,6 +12,7 @@ use crate::rewrite::ETHERNET_BYTES;
 
 /// A header that consists of bytes only, so that any bytes are a value of it.
 pub trait Header: Copy {}
+impl Header for cc_common::net::Be16 {}
 impl Header for cc_common::net::Ethernet {}
 impl Header for cc_common::net::ArpPacket {}
 impl Header for cc_common::net::Ipv4Header {}

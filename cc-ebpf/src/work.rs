@@ -2,6 +2,7 @@
 //! the next.
 
 use aya_ebpf::bindings::bpf_fib_lookup;
+use cc_common::event::DropRecord;
 use cc_common::flow::{Ends, Flow, FlowKey, NatEntry, Side};
 use cc_common::nat::ForwardKey;
 use cc_common::packet::Packet;
@@ -42,6 +43,8 @@ pub struct Work {
     pub hairpin: Hairpin,
     pub question: Question,
     pub fib: bpf_fib_lookup,
+    /// What is told of its drop.
+    pub record: DropRecord,
     /// Bytes of the packet that an error of ours quotes.
     pub quote: [u8; QUOTE_BYTES],
 }

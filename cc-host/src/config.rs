@@ -98,6 +98,8 @@ pub struct Config {
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
     pub uplink: Option<String>,
+    /// Drop malformed packets at the uplink though nobody is denied there.
+    pub guard: bool,
     /// The interfaces by which containers reach out and published ports are reached; default: all Ethernet ones with a default route.
     pub uplinks: Vec<String>,
     /// Projects whose operators may publish ports; admins may anyhow.
@@ -137,6 +139,7 @@ impl Default for Config {
             metrics_listen: MetricsListen::Default,
             tls_names: Vec::new(),
             uplink: None,
+            guard: false,
             uplinks: Vec::new(),
             publish_projects: Vec::new(),
             nat_ports: PortRange { first: 61_056, last: 65_535 },

@@ -15,7 +15,11 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
 #[cfg(feature = "daemon")]
+pub mod explain;
+#[cfg(feature = "daemon")]
 pub mod firewall;
+#[cfg(feature = "daemon")]
+pub mod guard;
 #[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]

@@ -11,6 +11,7 @@ pub mod netns;
 pub mod packet;
 pub mod promql;
 pub mod skip;
+pub mod watch;
 pub mod world;
 
 pub use daemon::Leave;

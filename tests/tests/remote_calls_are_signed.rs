@@ -52,6 +52,7 @@ fn keys_work_for_their_project_and_role_only() {
         remote.cc(&url, Some(&operator), &["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"]).line();
     assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id));
     remote.cc(&url, Some(&viewer), &["vpc", "delete", "blue"]).fails(1, "role");
+    remote.cc(&url, Some(&operator), &["guard", "list"]).fails(1, "role");
     // Another project's object does not exist: it is neither listed nor found, and deleting it is deleting the unknown.
     assert_eq!(remote.cc(&url, Some(&other), &["vpc", "list", "-q"]).ok().stdout, "");
     remote.cc(&url, Some(&other), &["vpc", "delete", &id]).ok();

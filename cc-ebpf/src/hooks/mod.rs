@@ -7,3 +7,4 @@ pub mod from_uplink;
 pub mod socket;
 pub mod sweep;
 pub mod to_endpoint;
+pub mod xdp_guard;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
 use crate::firewall::{Firewall, Joined};
-use crate::ids::{ContainerId, Project};
+use crate::ids::{ContainerId, Name, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
 use crate::kernel::link::Links;
@@ -116,6 +116,12 @@ impl Containers {
             exact.or_else(by_prefix).cloned()
         })
         .ok_or_else(|| ContainerError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    /// The container whose id spells this number, whoever's it is, and its project.
+    pub fn of_number(&self, number: u64) -> Option<(ContainerId, Name, Project)> {
+        let id = ContainerId::parse(&format!("{number:016x}"))?;
+        self.with_records(|records| records.get(&id).map(|r| (r.id.clone(), r.name.clone(), r.project.clone())))
     }
 
     /// While it is held, no container gets an address.

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::container_service_server::ContainerServiceServer;
 use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
+use cc_common::api::v1::guard_service_server::GuardServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
+use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
 use tokio::runtime::Handle;
@@ -18,13 +20,15 @@ use tonic::service::Routes;
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
 use crate::datapath::{Datapath, DatapathConfig, forward_log, other_pin_dirs};
 use crate::error_chain;
+use crate::explain::Explain;
 use crate::firewall::Firewall;
+use crate::guard::{Guard, GuardFigures};
 use crate::ids::Project;
 use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
@@ -47,6 +51,8 @@ pub(super) struct House {
     containers: Arc<Containers>,
     images: Images,
     datapath: Arc<Datapath>,
+    explain: Arc<Explain>,
+    guard: Arc<Guard>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
 }
@@ -79,6 +85,8 @@ impl House {
             host_id: host_id.to_owned(),
         };
         let outside = Arc::new(Outside::open(parts, outside_config, surroundings).await?);
+        let (kept, rules) = (Arc::clone(&store), Arc::clone(&firewall));
+        let guard = Guard::open(config, kept, Arc::clone(&datapath), rules, events.clone()).await?;
         let gateways = Arc::new(Gateways::new(
             Arc::clone(&datapath),
             links.clone(),
@@ -99,7 +107,7 @@ impl House {
             firewall: Arc::clone(&firewall),
             outside: Arc::clone(&outside),
             cgroups: Arc::new(cgroups),
-            links,
+            links: links.clone(),
             events,
             host_id: host_id.to_owned(),
         });
@@ -117,7 +125,9 @@ impl House {
         tokio::spawn(outside.follow());
         tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
+        let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
+        let explain = Arc::new(explain);
+        Ok(House { vpcs, firewall, containers, images, datapath, explain, guard, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -127,20 +137,29 @@ impl House {
         Registry::default()
             .with(Arc::new(ProcessFigures))
             .with(Arc::new(HostFigures { containers, vpcs, datapath, events, refusals }))
+            .with(Arc::new(GuardFigures { guard: Arc::clone(&self.guard) }))
             .with(Arc::new(ContainerFigures { containers: Arc::clone(&self.containers) }))
     }
 
     pub(super) fn add_services(&self, routes: Routes) -> Routes {
         let (vpcs, containers, images) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers), self.images.clone());
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
-        let firewall = FirewallApi { firewall: Arc::clone(&self.firewall), containers: Arc::clone(&self.containers) };
+        let firewall = FirewallApi {
+            firewall: Arc::clone(&self.firewall),
+            containers: Arc::clone(&self.containers),
+            guard: Arc::clone(&self.guard),
+        };
+        let guard = GuardApi { guard: Arc::clone(&self.guard) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
+        let net = NetApi { explain: Arc::clone(&self.explain), containers: Arc::clone(&containers) };
         let image = ImageApi { images, containers };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(GuardServiceServer::new(guard).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(NetServiceServer::new(net).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {

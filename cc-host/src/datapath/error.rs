@@ -57,6 +57,8 @@ pub enum DatapathError {
     NotWhole { id: u32, what: &'static str },
     #[error("the link of program {program} cannot be pinned")]
     Link { program: &'static str, source: aya::programs::links::LinkError },
+    #[error("cannot look at the link pinned at {path}")]
+    InspectLink { path: PathBuf, source: aya::programs::links::LinkError },
     #[error("cannot open cgroup {path}")]
     Cgroup { path: PathBuf, source: std::io::Error },
     #[error("cannot remove pinned link {path}")]

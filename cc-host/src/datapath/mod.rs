@@ -5,6 +5,10 @@ mod adopt;
 mod batch;
 mod counters;
 mod error;
+mod events;
+mod flows;
+mod guard;
+mod inspect;
 mod links;
 mod log;
 mod object;
@@ -16,6 +20,7 @@ mod resolver;
 mod rules;
 mod sweep;
 mod tables;
+mod xdp_link;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,13 +38,22 @@ use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
+pub use events::DropRing;
+pub use flows::flow_clock_ns;
+pub use guard::{Guarded, GuardedInterface};
+pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
 pub use object::{Logger, other_pin_dirs};
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use repair::Repaired;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
+pub use xdp_link::Mode as GuardMode;
 
+use events::DropWatch;
+use flows::FlowTable;
+use guard::GuardMaps;
+use inspect::Books;
 use links::{PinnedLinks, Tag};
 use object::Programs;
 use tables::Tables;
@@ -114,6 +128,9 @@ pub struct DatapathConfig {
 /// `spawn_blocking`.
 pub struct Datapath {
     inner: Mutex<Inner>,
+    flows: FlowTable,
+    drop_watch: DropWatch,
+    books: Books,
 }
 
 struct Inner {
@@ -124,6 +141,8 @@ struct Inner {
     pin_dir: PathBuf,
     last_generation: u64,
     logger: Option<Logger>,
+    drop_ring: Option<DropRing>,
+    guard: GuardMaps,
 }
 
 impl Datapath {
@@ -131,18 +150,23 @@ impl Datapath {
     /// `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
-        let tables = Tables::take(&mut ebpf)?;
+        let flows = FlowTable::take(&mut ebpf)?;
+        let drop_watch = DropWatch::take(&mut ebpf)?;
+        let books = Books::take(&mut ebpf)?;
+        let drop_ring = Some(DropRing::take(&mut ebpf)?);
+        let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let maps = repair::Maps::of(&pin_dir)?;
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
+        let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
         last_generation = tables.settings()?.beyond_version.max(last_generation);
-        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger };
+        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
         inner.resume_settings(config.settings)?;
-        Ok(Datapath { inner: Mutex::new(inner) })
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
     }
 
     /// Where maps, programs and links are pinned.

@@ -1,6 +1,7 @@
 //! The compiled eBPF object: loads it over the pinned maps, after checking that they are what this build expects, and pins
 //! maps and programs. Refuses to put anything into a map.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapInfo};
@@ -8,14 +9,16 @@ use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, SchedCl
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX,
-    PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
+    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
-use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_GUARD_DIR, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
@@ -26,6 +29,7 @@ use cc_common::settings::Settings;
 
 use super::DatapathConfig;
 use super::error::DatapathError;
+use super::guard;
 use crate::kernel::bpffs;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
@@ -54,6 +58,8 @@ pub struct Programs {
     pub sockets: Vec<(&'static str, CgroupSockAddr)>,
     /// On no interface: it is run by hand.
     pub sweep: SchedClassifier,
+    /// On uplinks.
+    pub guard: OwnedFd,
 }
 
 impl Programs {
@@ -128,6 +134,12 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),
         (names::MAP_UPLINKS, shape::<PortKey, Uplink>(UPLINKS_MAX)),
         (names::MAP_RATES, shape::<u32, Rate>(ENDPOINTS_MAX)),
+        // A ring has neither keys nor values, and its rows are bytes.
+        (names::MAP_EVENTS, [0, 0, EVENTS_BYTES]),
+        (names::MAP_TOLD, shape::<u32, Told>(ENDPOINTS_MAX + 1)),
+        (names::MAP_WATCH, shape::<u32, Watch>(1)),
+        (names::MAP_GUARD, shape::<u32, Guard>(1)),
+        (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),
         (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
     ]
 }
@@ -142,6 +154,7 @@ pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
     let bpffs = |source| DatapathError::Bpffs { source };
     bpffs::ensure(&config.bpffs_dir).map_err(bpffs)?;
     bpffs::make_dir(&dir.join(PIN_LINKS_DIR)).map_err(bpffs)?;
+    bpffs::make_dir(&dir.join(PIN_GUARD_DIR)).map_err(bpffs)?;
     bpffs::make_dir(&dir.join(PIN_PROGRAMS_DIR)).map_err(bpffs)?;
 
     let mut loader = EbpfLoader::new();
@@ -183,6 +196,7 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathErro
 
 fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
     Ok(Programs {
+        guard: guard::load(ebpf, &replaceable(dir, names::PROGRAM_GUARD)?)?,
         sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
         sockets: socket_programs(ebpf, dir)?,
         from_uplink: classifier(ebpf, dir, names::PROGRAM_FROM_UPLINK)?,

@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::Told;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
 use cc_common::nat::{Forward, ForwardKey, Uplink};
@@ -31,6 +32,7 @@ pub struct Tables {
     pub rules: Rules,
     rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
+    told: Array<MapData, Told>,
     uplinks: HashMap<MapData, PortKey, Uplink>,
     forwards: HashMap<MapData, ForwardKey, Forward>,
     cpus: usize,
@@ -83,6 +85,7 @@ impl Tables {
             rules: Rules::take(ebpf)?,
             rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
+            told: typed!(Array, names::MAP_TOLD),
             uplinks: typed!(HashMap, names::MAP_UPLINKS),
             forwards: typed!(HashMap, names::MAP_FORWARDS),
             cpus,
@@ -196,6 +199,15 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
+    pub fn rate(&self, id: u32) -> Result<Rate, DatapathError> {
+        self.rates.get(&id, 0).map_err(failed("read", names::MAP_RATES))
+    }
+
+    /// Of an endpoint's row, or the one after the last.
+    pub fn told(&self, row: u32) -> Result<Told, DatapathError> {
+        self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))
+    }
+
     pub fn settings(&self) -> Result<Settings, DatapathError> {
         self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
     }
@@ -226,6 +238,7 @@ impl Tables {
     }
 
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
+        self.told.set(id, Told::default(), 0).map_err(failed("write", names::MAP_TOLD))?;
         let zeros = zeros(self.cpus);
         self.counters.set(id, zeros, 0).map_err(failed("write", names::MAP_COUNTERS))
     }

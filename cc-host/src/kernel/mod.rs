@@ -3,6 +3,7 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod check;
+pub mod filters;
 pub mod host_device;
 pub mod link;
 pub mod netns;

@@ -58,10 +58,15 @@ fn traffic(traffic: Option<v1::Traffic>) -> TrafficView {
     traffic.map(|t| TrafficView { packets: t.packets, bytes: t.bytes }).unwrap_or_default()
 }
 
+impl From<v1::Drop> for DropView {
+    fn from(drop: v1::Drop) -> Self {
+        let v1::Drop { direction, reason, packets, bytes } = drop;
+        DropView { direction, reason, packets, bytes }
+    }
+}
+
 impl From<v1::Metrics> for MetricsView {
     fn from(m: v1::Metrics) -> Self {
-        let drop =
-            |d: v1::Drop| DropView { direction: d.direction, reason: d.reason, packets: d.packets, bytes: d.bytes };
         MetricsView {
             id: m.id,
             name: m.name,
@@ -79,7 +84,7 @@ impl From<v1::Metrics> for MetricsView {
             sent: traffic(m.sent),
             socket_received: traffic(m.socket_received),
             socket_sent: traffic(m.socket_sent),
-            drops: m.drops.into_iter().map(drop).collect(),
+            drops: m.drops.into_iter().map(Into::into).collect(),
             queues: m.queues.into_iter().map(Into::into).collect(),
         }
     }
