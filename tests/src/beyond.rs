@@ -135,7 +135,8 @@ impl Beyond {
 pub fn ask_tcp(to: SocketAddr, said: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    writeln!(stream, "{said}")?;
+    // In one piece: what the other end has not read when it closes resets the connection.
+    stream.write_all(format!("{said}\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.trim().to_owned())

@@ -44,7 +44,7 @@ fn overlapping_vpcs_go_out_side_by_side() {
                         use std::io::{Read as _, Write as _};
                         let socket = socket2(4000);
                         let mut stream = socket;
-                        writeln!(stream, "hello").unwrap();
+                        stream.write_all(b"hello\n").unwrap();
                         let mut answer = String::new();
                         stream.read_to_string(&mut answer).unwrap();
                         answer

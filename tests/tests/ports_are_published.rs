@@ -182,7 +182,7 @@ fn ports_come_and_go_while_a_container_runs() {
     assert_eq!(beyond.ask_tcp(at(HOST, 8080), "who").unwrap(), format!("you are {ROUTER}"), "without a daemon");
     world.start();
     assert_eq!(beyond.ask_tcp(at(HOST, 8080), "who").unwrap(), format!("you are {ROUTER}"), "under the next one");
-    writeln!(stream, "still there").unwrap();
+    stream.write_all(b"still there\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer.trim(), format!("you are {ROUTER}"));
@@ -190,7 +190,7 @@ fn ports_come_and_go_while_a_container_runs() {
     let (mut stream, _) = open("ended").unwrap();
     world.cc(&["unpublish", "web", "8080:80"]).ok();
     assert!(beyond.ask_tcp(at(HOST, 8080), "who").is_err());
-    writeln!(stream, "still there").unwrap();
+    stream.write_all(b"still there\n").unwrap();
     let mut answer = String::new();
     assert!(stream.read_to_string(&mut answer).is_err() || answer.is_empty(), "{answer}");
     world.cc(&["unpublish", "web", "8080:80"]).fails(1, "not published");
@@ -255,7 +255,7 @@ fn other_containers_come_by_the_host() {
     world.cc(&["publish", &web, "8081:81"]).ok();
     for mut stream in streams {
         stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        writeln!(stream, "who").unwrap();
+        stream.write_all(b"who\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer.trim(), format!("you are {HOST}"));
@@ -269,7 +269,7 @@ fn other_containers_come_by_the_host() {
     }
     for mut stream in streams {
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let _ = writeln!(stream, "who");
+        let _ = stream.write_all(b"who\n");
         let mut answer = String::new();
         assert!(stream.read_to_string(&mut answer).is_err() || answer.is_empty(), "{answer}");
     }
@@ -278,7 +278,7 @@ fn other_containers_come_by_the_host() {
     world.cc(&["unpublish", &web, "8080:80"]).ok();
     for mut stream in streams {
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let _ = writeln!(stream, "who");
+        let _ = stream.write_all(b"who\n");
         let mut answer = String::new();
         assert!(stream.read_to_string(&mut answer).is_err() || answer.is_empty(), "{answer}");
     }
