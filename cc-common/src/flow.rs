@@ -50,7 +50,11 @@ impl FlowKey {
     /// The key of a packet, and the side that sent it.
     #[inline(always)]
     pub fn of(vni: u32, packet: &Packet) -> (FlowKey, Side) {
-        let side = if before(packet) { Side::A } else { Side::B };
+        let side = if before(&packet.source, &packet.destination, packet.source_port, packet.destination_port) {
+            Side::A
+        } else {
+            Side::B
+        };
         let (a, b, p, q) = match side {
             Side::A => (packet.source, packet.destination, packet.source_port, packet.destination_port),
             Side::B => (packet.destination, packet.source, packet.destination_port, packet.source_port),
@@ -65,7 +69,7 @@ impl FlowKey {
         self.vni = vni;
         self.protocol = packet.protocol;
         self.pad = [0; 3];
-        if before(packet) {
+        if before(&packet.source, &packet.destination, packet.source_port, packet.destination_port) {
             self.addresses[0] = packet.source;
             self.addresses[1] = packet.destination;
             self.ports[0] = packet.source_port;
@@ -83,8 +87,8 @@ impl FlowKey {
 
 /// Any total order does, as long as both directions see the same one; the last words differ most often.
 #[inline(always)]
-fn before(packet: &Packet) -> bool {
-    let ([a, b, c, d], [e, f, g, h]) = (packet.source.words(), packet.destination.words());
+fn before(source: &Ip, destination: &Ip, source_port: Be16, destination_port: Be16) -> bool {
+    let ([a, b, c, d], [e, f, g, h]) = (source.words(), destination.words());
     if d != h {
         return d < h;
     }
@@ -97,7 +101,23 @@ fn before(packet: &Packet) -> bool {
     if a != e {
         return a < e;
     }
-    packet.source_port.get() <= packet.destination_port.get()
+    source_port.get() <= destination_port.get()
+}
+
+impl FlowKey {
+    /// The key of `CC_NAT` by which the outside knows a flow.
+    #[inline(always)]
+    pub fn set_outer(&mut self, flow: &Flow, protocol: u8) {
+        let ([a, b], [p, q]) = (&flow.outer_addresses, flow.outer_ports);
+        let in_order = before(a, b, p, q);
+        self.vni = VNI_OUTSIDE;
+        self.protocol = protocol;
+        self.pad = [0; 3];
+        self.addresses[0] = if in_order { *a } else { *b };
+        self.addresses[1] = if in_order { *b } else { *a };
+        self.ports[0] = if in_order { p } else { q };
+        self.ports[1] = if in_order { q } else { p };
+    }
 }
 
 /// A flow's life, changed only by compare-exchange, so that a packet and the sweep never disagree: live → dying by the sweep,
@@ -113,15 +133,16 @@ pub const LIFE_HALF_OPEN: u64 = 4;
 pub const BEYOND_UPLINK: u32 = u32::MAX;
 /// No endpoint: the host itself, behind the `cc` device.
 pub const BEYOND_HOST: u32 = u32::MAX - 1;
-/// No endpoint: the VPC's gateway, which the datapath itself is.
-pub const BEYOND_GATEWAY: u32 = u32::MAX - 2;
-
 /// The rewritten tuple differs from the key.
 pub const FLAG_TRANSLATED: u8 = 1;
 /// Came in by a published port.
 pub const FLAG_FORWARDED: u8 = 2;
-/// Its reverse is a row of `CC_NAT`.
-pub const FLAG_MASQUERADED: u8 = 4;
+/// The outside knows it by a row of `CC_NAT`, which goes with it.
+pub const FLAG_OUTSIDE: u8 = 4;
+/// The outer port of the side that began is leased.
+pub const FLAG_LEASED: u8 = 8;
+/// From a block that is not its own, which is counted.
+pub const FLAG_SHARED: u8 = 16;
 
 /// Value of `CC_FLOWS`. What is only read per packet comes first, what is written after it, so that the two directions on
 /// two CPUs share the first part.
@@ -148,7 +169,8 @@ pub struct Flow {
     /// The tuple as it is on the other face: by sides as in the key.
     pub outer_addresses: [Ip; 2],
     pub outer_ports: [Be16; 2],
-    pub pad2: u32,
+    /// Of the settings' `beyond_version`, where no end is beyond and the flow lives by a published port all the same: its last 32 bits.
+    pub beyond_version: u32,
     /// One of `LIFE_…`, and `LIFE_HALF_OPEN`. Atomic; the kernel's compiler has atomics of this size only.
     pub life: u64,
     pub created_ns: u64,
@@ -161,37 +183,81 @@ pub struct Flow {
 }
 const _: () = assert!(size_of::<Flow>() == 176 && align_of::<Flow>() == 8);
 
+/// Whether a number names something else than an endpoint of this host.
+#[inline(always)]
+pub const fn is_beyond(endpoint: u32) -> bool {
+    endpoint >= BEYOND_HOST
+}
+
 impl Flow {
     #[inline(always)]
     pub fn initiator(&self) -> Side {
         Side::from_index(self.initiator)
     }
 
-    /// The packet as it goes on behind us, when `side` has sent it within the network of the key.
+    /// The ends of a packet as they are behind us, when `side` has sent it within the network of the key.
     #[inline(always)]
-    pub fn outward(&self, packet: &Packet, side: Side) -> Packet {
+    pub fn outward(&self, side: Side) -> Ends {
         let (from, to) = (side.index(), side.other().index());
-        Packet {
+        Ends {
             source: self.outer_addresses[from],
             destination: self.outer_addresses[to],
             source_port: self.outer_ports[from],
             destination_port: self.outer_ports[to],
-            ..*packet
         }
     }
 }
 
-impl FlowKey {
-    /// The packet as it is within the network of this key, when `side` has sent it outside.
+/// Addresses and ports of a packet; the addresses lie together, as a packet's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Ends {
+    pub source: Ip,
+    pub destination: Ip,
+    pub source_port: Be16,
+    pub destination_port: Be16,
+}
+
+impl Ends {
     #[inline(always)]
-    pub fn inward(&self, packet: &Packet, side: Side) -> Packet {
+    pub fn of(packet: &Packet) -> Self {
+        Ends {
+            source: packet.source,
+            destination: packet.destination,
+            source_port: packet.source_port,
+            destination_port: packet.destination_port,
+        }
+    }
+    /// Of what is sent the other way.
+    #[inline(always)]
+    pub fn turned(&self) -> Self {
+        Ends {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+    /// Gives them to a packet.
+    #[inline(always)]
+    pub fn apply(&self, packet: &mut Packet) {
+        packet.source = self.source;
+        packet.destination = self.destination;
+        packet.source_port = self.source_port;
+        packet.destination_port = self.destination_port;
+    }
+}
+
+impl FlowKey {
+    /// The ends of a packet as they are within the network of this key, when `side` has sent it outside.
+    #[inline(always)]
+    pub fn inward(&self, side: Side) -> Ends {
         let (from, to) = (side.index(), side.other().index());
-        Packet {
+        Ends {
             source: self.addresses[from],
             destination: self.addresses[to],
             source_port: self.ports[from],
             destination_port: self.ports[to],
-            ..*packet
         }
     }
 }
@@ -252,10 +318,15 @@ mod tests {
             let mut flow = Flow { outer_addresses: key.addresses, outer_ports: key.ports, ..Flow::default() };
             flow.outer_addresses[side.index()] = Ip::v4(Be32(outer));
             flow.outer_ports[side.index()] = Be16::new(outer_port);
-            let out = flow.outward(&packet, side);
+            let out = flow.outward(side);
             prop_assert_eq!((out.source, out.destination), (Ip::v4(Be32(outer)), destination));
             // The answer comes to the outer address, and leaves for the inner one.
-            prop_assert_eq!(key.inward(&out.reversed(), side.other()), packet.reversed());
+            prop_assert_eq!(key.inward(side.other()), Ends::of(&packet.reversed()));
+            prop_assert_eq!(out.turned(), flow.outward(side.other()));
+            let mut known = FlowKey::default();
+            known.set_outer(&flow, packet.protocol);
+            let outside = Packet { source: out.source, source_port: out.source_port, ..packet };
+            prop_assert_eq!(known, FlowKey::of(VNI_OUTSIDE, &outside).0);
         }
     }
 }

@@ -94,6 +94,7 @@ pub fn step(next: u8, first: &[u8; EXTENSION_BYTES]) -> Result<Step, DropReason>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::Place;
     use crate::port::tests::PORT;
     use proptest::prelude::*;
 
@@ -128,7 +129,7 @@ mod tests {
     fn extension_headers() {
         assert_eq!(step(HOP_BY_HOP, &[6, 1, 0, 0, 0, 0, 0, 0]), Ok(Step::Skip { next: 6, bytes: 16 }));
         assert_eq!(step(ROUTING, &[6, 0, 0, 0, 0, 0, 0, 0]), Err(DropReason::Ipv6Extension));
-        let fragment = Fragment::Later { id: 5 };
+        let fragment = Fragment { place: Place::Later, id: 5 };
         assert_eq!(step(FRAGMENT, &[17, 0, 0, 8, 0, 0, 0, 5]), Ok(Step::Fragment { next: 17, bytes: 8, fragment }));
         assert_eq!(step(6, &[0; 8]), Ok(Step::Transport));
         assert!(is_extension(DESTINATION) && !is_extension(58) && !is_extension(50));

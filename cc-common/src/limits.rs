@@ -44,7 +44,7 @@ pub const PREFIXES_MAX: u32 = 1 << 22;
 pub const FLOWS_GUARANTEED: u32 = 64;
 /// What all endpoints share beyond that, first come first served.
 pub const FLOWS_POOL: u32 = 1 << 19;
-/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 168 bytes and its place in the table 16: 260 MiB when full, allocated as used
+/// 8,192 × 64 + 2^19 = 2^20 rows. Each takes 48 + 44 + 176 bytes and its place in the table 16: 268 MiB when full, allocated as used
 /// but for the places (16 MiB). An endpoint beyond its own share is refused when the pool is empty, and counted
 /// (`flow_table_full`).
 pub const FLOWS_MAX: u32 = ENDPOINTS_MAX * FLOWS_GUARANTEED + FLOWS_POOL;
@@ -54,31 +54,41 @@ pub const FLOWS_PER_ENDPOINT: u32 = 1 << 17;
 /// Of these, not established: a flood of SYNs is its sender's alone (`half_open_quota`).
 pub const HALF_OPEN_PER_ENDPOINT: u32 = 1 << 12;
 
-/// Translated conversations as the outside sees them; each belongs to a flow, so flows end first in practice. 2^18 × (44 + 48 + 48)
-/// bytes: 37 MiB when full, allocated as used, and 4 MiB of places. Full: the conversation is refused (`nat_exhausted`).
-pub const NAT_MAX: u32 = 1 << 18;
+/// Translated conversations as the outside sees them: one for each flow at most, so flows end first, and with them each endpoint's
+/// share. 2^20 × (44 + 48 + 48) bytes: 147 MiB when full, allocated as used but for 16 MiB of places.
+pub const NAT_MAX: u32 = FLOWS_MAX;
 /// Ports are leased to endpoints in blocks.
 pub const NAT_BLOCK_PORTS: u32 = 64;
 /// 65,536 ports in blocks.
 pub const NAT_BLOCKS_MAX: u32 = 65_536 / NAT_BLOCK_PORTS;
 /// Blocks that one endpoint may hold for itself; beyond them it shares. 1,024 conversations with one and the same remote port.
 pub const NAT_BLOCKS_PER_ENDPOINT: u32 = 16;
+/// Ports of others' blocks that one endpoint may have: of a host's 4,480, eight endpoints together cannot take what is left towards one
+/// and the same remote port.
+pub const NAT_SHARED_PER_ENDPOINT: u32 = 256;
 /// Ports that are tried before a conversation is refused (`nat_exhausted`).
-pub const NAT_TRIES_MAX: u32 = 64;
+pub const NAT_TRIES_MAX: u32 = 48;
 
-/// Published ports of a host: every port of one address.
+/// Published ports of a host, one row for each of its addresses that they are published at. 65,536 × (20 + 16 + 48) bytes: 5.3 MiB
+/// when full, allocated as used. Full: publishing is refused.
 pub const FORWARDS_MAX: u32 = 1 << 16;
+/// Interfaces that lead out.
+pub const UPLINKS_MAX: u32 = 64;
+/// Sockets of the host's that are remembered with the published port that they meant. 2^14 × (32 + 16 + 48) bytes: 1.6 MiB. Full: the one
+/// that was asked for longest ago is told its peer's stand-in.
+pub const MEANT_MAX: u32 = 1 << 14;
 
 /// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
 /// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.
 pub const FRAGMENTS_MAX: u32 = 1 << 13;
 
-/// Prefixes of the guard's deny list, in two generations: as `PREFIXES_MAX`.
-pub const GUARD_MAX: u32 = PREFIXES_MAX;
+/// Lines of the guard's deny list, each a CIDR or a prefix list. Their prefixes are in the tables of prefixes, `PREFIXES_MAX`. One more
+/// is refused.
+pub const GUARD_LINES_MAX: usize = 1024;
 
-/// Bytes of the ring of records; a power of two and of pages. At 96 bytes each it holds 2,700.
-pub const EVENTS_BYTES: u32 = 1 << 18;
-/// Records that one endpoint may cause in a second; the rest is counted as suppressed.
+/// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900. Full: the record is counted as lost.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+/// Records that one endpoint may cause in a second; the rest is counted as lost.
 pub const EVENTS_PER_SECOND: u32 = 50;
 
 /// Longest name the kernel keeps of a map or a program, without the terminating zero.

@@ -4,7 +4,7 @@
 use crate::limits::NAME_LEN_MAX;
 
 /// Version of the pinned maps' layout. Changed whenever a shared struct or a map's meaning changes: pins go to `v<ABI>`.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 pub const MAP_PORTS: &str = "CC_PORTS";
 pub const MAP_ROUTES: &str = "CC_ROUTES";
@@ -20,7 +20,18 @@ pub const MAP_PREFIXES_V6: &str = "CC_PREFIX6";
 pub const MAP_FLOWS: &str = "CC_FLOWS";
 pub const MAP_QUOTAS: &str = "CC_QUOTAS";
 pub const MAP_FRAGMENTS: &str = "CC_FRAGMENTS";
-pub const MAPS: [&str; 14] = [
+pub const MAP_NAT: &str = "CC_NAT";
+pub const MAP_BLOCKS: &str = "CC_BLOCKS";
+pub const MAP_FORWARDS: &str = "CC_FORWARDS";
+pub const MAP_UPLINKS: &str = "CC_UPLINKS";
+pub const MAP_RATES: &str = "CC_RATES";
+pub const MAP_EVENTS: &str = "CC_EVENTS";
+pub const MAP_TOLD: &str = "CC_TOLD";
+pub const MAP_WATCH: &str = "CC_WATCH";
+pub const MAP_GUARD: &str = "CC_GUARD";
+pub const MAP_GUARDED: &str = "CC_GUARDED";
+pub const MAP_MEANT: &str = "CC_MEANT";
+pub const MAPS: [&str; 25] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -35,6 +46,17 @@ pub const MAPS: [&str; 14] = [
     MAP_FLOWS,
     MAP_QUOTAS,
     MAP_FRAGMENTS,
+    MAP_NAT,
+    MAP_BLOCKS,
+    MAP_FORWARDS,
+    MAP_UPLINKS,
+    MAP_RATES,
+    MAP_EVENTS,
+    MAP_TOLD,
+    MAP_WATCH,
+    MAP_GUARD,
+    MAP_GUARDED,
+    MAP_MEANT,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";
@@ -42,17 +64,63 @@ pub const PROGRAM_TO_ENDPOINT: &str = "cc_to_ep";
 pub const PROGRAM_CGROUP_INGRESS: &str = "cc_cg_in";
 pub const PROGRAM_CGROUP_EGRESS: &str = "cc_cg_out";
 pub const PROGRAM_SWEEP: &str = "cc_sweep";
-pub const PROGRAMS: [&str; 5] =
-    [PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT, PROGRAM_CGROUP_INGRESS, PROGRAM_CGROUP_EGRESS, PROGRAM_SWEEP];
+pub const PROGRAM_FROM_UPLINK: &str = "cc_from_up";
+pub const PROGRAM_FROM_HOST: &str = "cc_from_host";
+pub const PROGRAM_GUARD: &str = "cc_xdp_guard";
+pub const PROGRAM_CONNECT4: &str = "cc_connect4";
+pub const PROGRAM_CONNECT6: &str = "cc_connect6";
+pub const PROGRAM_SENDMSG4: &str = "cc_sendmsg4";
+pub const PROGRAM_SENDMSG6: &str = "cc_sendmsg6";
+pub const PROGRAM_RECVMSG4: &str = "cc_recvmsg4";
+pub const PROGRAM_RECVMSG6: &str = "cc_recvmsg6";
+pub const PROGRAM_PEERNAME4: &str = "cc_peername4";
+pub const PROGRAM_PEERNAME6: &str = "cc_peername6";
+/// Those of the host's sockets.
+pub const SOCKET_PROGRAMS: [&str; 8] = [
+    PROGRAM_CONNECT4,
+    PROGRAM_CONNECT6,
+    PROGRAM_SENDMSG4,
+    PROGRAM_SENDMSG6,
+    PROGRAM_RECVMSG4,
+    PROGRAM_RECVMSG6,
+    PROGRAM_PEERNAME4,
+    PROGRAM_PEERNAME6,
+];
+pub const PROGRAMS: [&str; 16] = [
+    PROGRAM_FROM_ENDPOINT,
+    PROGRAM_TO_ENDPOINT,
+    PROGRAM_CGROUP_INGRESS,
+    PROGRAM_CGROUP_EGRESS,
+    PROGRAM_SWEEP,
+    PROGRAM_FROM_UPLINK,
+    PROGRAM_FROM_HOST,
+    PROGRAM_GUARD,
+    PROGRAM_CONNECT4,
+    PROGRAM_CONNECT6,
+    PROGRAM_SENDMSG4,
+    PROGRAM_SENDMSG6,
+    PROGRAM_RECVMSG4,
+    PROGRAM_RECVMSG6,
+    PROGRAM_PEERNAME4,
+    PROGRAM_PEERNAME6,
+];
 
 /// Pinned below the bpffs directory's `v<ABI>`.
 pub const PIN_LINKS_DIR: &str = "links";
+/// The guard's links, each by the number of its interface.
+pub const PIN_GUARD_DIR: &str = "guard";
 pub const PIN_PROGRAMS_DIR: &str = "programs";
 
 /// Suffixes of an endpoint's pinned links.
 pub const LINK_CGROUP_INGRESS: &str = "cgin";
 pub const LINK_CGROUP_EGRESS: &str = "cgout";
 pub const LINKS: [&str; 2] = [LINK_CGROUP_INGRESS, LINK_CGROUP_EGRESS];
+
+/// Leads the name of an uplink's pinned link; its interface's number follows.
+pub const LINK_UPLINK: &str = "uplink-";
+
+/// Leads the name of a pinned link of the host's sockets; its program's name follows.
+pub const LINK_SOCKETS: &str = "sockets-";
 
 /// Where our filters are on an interface: first, and under one handle, so that one replaces the other.
 pub const FILTER_PRIORITY: u16 = 1;

@@ -57,7 +57,8 @@ pub fn question(port: &Port, source: &Ip, hop_limit: u8, asked: &Neighbor) -> Re
     if *source != port.ipv6 {
         return Err(if source.is_unspecified() { DropReason::NdAnnouncement } else { DropReason::SpoofedNd });
     }
-    Ok(target)
+    // It would find IPv4's route.
+    if target.is_v4() { Err(DropReason::NdUnknownTarget) } else { Ok(target) }
 }
 
 /// Whether the address asked for is one to answer for, and with which flags.
@@ -89,6 +90,8 @@ mod tests {
         assert_eq!(question(&PORT, &peer, 255, &asks(PEER)), Err(DropReason::SpoofedNd));
         assert_eq!(question(&PORT, &Ip::UNSPECIFIED, 255, &asks(PEER)), Err(DropReason::NdAnnouncement));
         assert_eq!(question(&PORT, &PORT.ipv6, 255, &asks(PORT.ipv6.octets)), Err(DropReason::NdAnnouncement));
+        let mapped = Ip::v4(PORT.ipv4).octets;
+        assert_eq!(question(&PORT, &PORT.ipv6, 255, &asks(mapped)), Err(DropReason::NdUnknownTarget));
         let router = Neighbor { kind: ROUTER_SOLICITATION, ..asks(PEER) };
         assert_eq!(question(&PORT, &PORT.ipv6, 255, &router), Err(DropReason::NdAnnouncement));
     }

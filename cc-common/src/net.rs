@@ -73,6 +73,7 @@ impl Eq for Be32 {}
 
 impl Ip {
     pub const UNSPECIFIED: Ip = Ip { octets: [0; 16] };
+    pub const LOOPBACK_V6: Ip = Ip { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
 
     #[inline(always)]
     pub const fn v4(address: Be32) -> Self {

@@ -33,7 +33,9 @@ pub struct Tcp {
     pub flags: u8,
 }
 
+/// Its two addresses lie together, so that one sum over both serves every checksum that covers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Packet {
     pub source: Ip,
     pub destination: Ip,
@@ -47,15 +49,37 @@ pub struct Packet {
     pub tcp: Tcp,
 }
 
-/// A fragment's place in its packet.
+/// A fragment's place in its packet. Two whole words: what a program copies has no bytes that nobody wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fragment {
+#[repr(C)]
+pub struct Fragment {
+    pub place: Place,
+    /// The same for all fragments of a packet; 0 of a whole one.
+    pub id: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Place {
     #[default]
     Whole,
     /// Has the transport header; others follow.
-    First { id: u32 },
+    First,
     /// Has none.
-    Later { id: u32 },
+    Later,
+}
+
+impl Fragment {
+    pub const WHOLE: Fragment = Fragment { place: Place::Whole, id: 0 };
+
+    #[inline(always)]
+    pub fn is_whole(self) -> bool {
+        matches!(self.place, Place::Whole)
+    }
+    #[inline(always)]
+    pub fn is_later(self) -> bool {
+        matches!(self.place, Place::Later)
+    }
 }
 
 impl Packet {
@@ -168,9 +192,9 @@ pub fn has_ports(protocol: u8) -> bool {
 pub fn ipv4_fragment(field: Be16, id: Be16) -> Fragment {
     let (field, id) = (field.get(), u32::from(id.get()));
     match (field & 0x1fff, field & 0x2000) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First { id },
-        _ => Fragment::Later { id },
+        (0, 0) => Fragment::WHOLE,
+        (0, _) => Fragment { place: Place::First, id },
+        _ => Fragment { place: Place::Later, id },
     }
 }
 
@@ -180,9 +204,9 @@ pub fn ipv6_fragment(offset_and_flag: Be16, id: Be32) -> Fragment {
     let (field, id) = (offset_and_flag.get(), id.get());
     match (field >> 3, field & 1) {
         // An atomic fragment is a whole packet (RFC 6946).
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First { id },
-        _ => Fragment::Later { id },
+        (0, 0) => Fragment::WHOLE,
+        (0, _) => Fragment { place: Place::First, id },
+        _ => Fragment { place: Place::Later, id },
     }
 }
 
@@ -229,17 +253,12 @@ pub(crate) mod tests {
 
     #[test]
     fn fragments() {
+        let (first, later) = (|id| Fragment { place: Place::First, id }, |id| Fragment { place: Place::Later, id });
         let v4 = |field| ipv4_fragment(Be16::new(field), Be16::new(7));
-        assert_eq!((v4(0), v4(0x4000), v4(0x8000)), (Fragment::Whole, Fragment::Whole, Fragment::Whole));
-        assert_eq!(
-            (v4(0x2000), v4(0x2001), v4(1)),
-            (Fragment::First { id: 7 }, Fragment::Later { id: 7 }, Fragment::Later { id: 7 })
-        );
+        assert_eq!((v4(0), v4(0x4000), v4(0x8000)), (Fragment::WHOLE, Fragment::WHOLE, Fragment::WHOLE));
+        assert_eq!((v4(0x2000), v4(0x2001), v4(1)), (first(7), later(7), later(7)));
         let v6 = |field| ipv6_fragment(Be16::new(field), Be32::new(9));
-        assert_eq!(
-            (v6(0), v6(1), v6(8), v6(9)),
-            (Fragment::Whole, Fragment::First { id: 9 }, Fragment::Later { id: 9 }, Fragment::Later { id: 9 })
-        );
+        assert_eq!((v6(0), v6(1), v6(8), v6(9)), (Fragment::WHOLE, first(9), later(9), later(9)));
     }
 
     #[test]

@@ -2,11 +2,15 @@
 #![expect(unsafe_code, reason = "Pod is an unsafe trait: it says that a struct's bytes are the struct")]
 
 use crate::counters::{Counters, DropCount, DropKey, SocketKey};
+use crate::event::{DropRecord, Told, Watch};
 use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
+use crate::guard::Guard;
+use crate::nat::{Block, Forward, ForwardKey, Uplink};
 use crate::port::{Port, PortKey};
 use crate::quota::Quota;
+use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
 
@@ -23,5 +27,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Settings
+    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord Told Watch Guard
 }

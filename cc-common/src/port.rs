@@ -26,9 +26,13 @@ pub struct Port {
     /// Unspecified in a network without IPv6.
     pub ipv6: Ip,
     pub mac: MacAddr,
-    pub pad: [u8; 2],
+    /// `PORT_…`.
+    pub flags: u16,
 }
 const _: () = assert!(size_of::<Port>() == 48 && align_of::<Port>() == 8);
+
+/// What it sends is held to the rate in its endpoint's row of `CC_RATES`.
+pub const PORT_RATED: u16 = 1;
 
 /// What a frame that its port may send carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +81,7 @@ pub(crate) mod tests {
         ipv4: Be32([10, 0, 0, 2]),
         ipv6: Ip { octets: [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2] },
         mac: MacAddr([2, 0, 0, 0, 0, 9]),
-        pad: [0; 2],
+        flags: 0,
     };
 
     fn frame(destination: MacAddr, ethertype: u16) -> Ethernet {

@@ -2,7 +2,7 @@
 //! pool, up to a limit of its own: so whoever floods runs out by himself. Refuses to touch a counter: it says what to do with
 //! what was found there.
 
-use crate::limits::{FLOWS_GUARANTEED, FLOWS_POOL};
+use crate::limits::{FLOWS_GUARANTEED, FLOWS_POOL, NAT_SHARED_PER_ENDPOINT};
 use crate::settings::Settings;
 use crate::verdict::DropReason;
 
@@ -14,8 +14,10 @@ pub struct Quota {
     pub half_open: u64,
     /// Blocks of translated ports that it holds.
     pub nat_blocks: u64,
+    /// Ports of others' blocks that it has.
+    pub nat_shared: u64,
 }
-const _: () = assert!(size_of::<Quota>() == 24);
+const _: () = assert!(size_of::<Quota>() == 32);
 
 /// Given how many flows the endpoint had before this one: whether it may have it, and whether the pool must give it.
 #[inline(always)]
@@ -44,6 +46,12 @@ pub fn pool(given: u64) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn half_open(settings: &Settings, had: u64) -> Result<(), DropReason> {
     if reached(had, settings.half_open_per_endpoint) { Err(DropReason::HalfOpenQuota) } else { Ok(()) }
+}
+
+/// Given how many ports of others' blocks the endpoint had before: whether it may have another.
+#[inline(always)]
+pub fn shared_port(had: u64) -> bool {
+    !reached(had, NAT_SHARED_PER_ENDPOINT)
 }
 
 /// A slot that changes hands while another CPU gives something back can be below zero for a moment: then it is not full.

@@ -2,7 +2,8 @@
 //! the daemon writes the row before anything is attached.
 
 use crate::limits;
-use crate::net::{PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::nat::StandIns;
+use crate::net::{Be32, Ip, PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::tcp::{Phase, Tracked};
 
 /// Value of `CC_SETTINGS`.
@@ -10,19 +11,23 @@ use crate::tcp::{Phase, Tracked};
 #[repr(C)]
 pub struct Settings {
     pub timeouts: Timeouts,
+    /// What flows remember of the world beyond the networks: changes with the host's addresses and routes.
+    pub beyond_version: u64,
+    /// The kernel's cookie of the network namespace whose sockets are the host's; 0: nobody's are.
+    pub host_netns: u64,
     /// Flows that one endpoint may have, and of these how many that are not established.
     pub flows_per_endpoint: u32,
     pub half_open_per_endpoint: u32,
     /// Records of flows and drops that one endpoint may cause in a second.
     pub events_per_second: u32,
-    /// The interface by which the host itself is reached; 0 if there is none.
+    /// The interface by which the host itself is reached, and whose routes are asked; 0 if there is none.
     pub host_ifindex: u32,
-    /// Blocks of ports for translated flows, from this port on.
-    pub nat_port_first: u16,
+    pub stand_ins: StandIns,
+    /// Blocks of ports for translated flows: the first one's number, and how many.
+    pub nat_block_first: u16,
     pub nat_blocks: u16,
-    pub pad: u32,
 }
-const _: () = assert!(size_of::<Settings>() == 96 && align_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == 128 && align_of::<Settings>() == 8);
 
 /// How long a flow lives without a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +105,11 @@ impl Settings {
         half_open_per_endpoint: limits::HALF_OPEN_PER_ENDPOINT,
         events_per_second: limits::EVENTS_PER_SECOND,
         host_ifindex: 0,
-        nat_port_first: 0,
+        stand_ins: StandIns { ipv4: Be32([0; 4]), ipv6: Ip::UNSPECIFIED },
+        beyond_version: 1,
+        host_netns: 0,
+        nat_block_first: 0,
         nat_blocks: 0,
-        pad: 0,
     };
 }
 

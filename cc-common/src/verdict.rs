@@ -182,6 +182,8 @@ drop_reasons! {
     GuardDenied = 47, "guard_denied";
     /// On the uplink: no sound packet.
     GuardMalformed = 48, "guard_malformed";
+    /// Beyond its limit of what it may send, past the queue that holds it to that.
+    EgressRate = 49, "egress_rate";
     /// Not a reason by itself: drops that `CC_DROPS` had no room for, whatever their reason.
     Uncounted = 23, "uncounted";
 }

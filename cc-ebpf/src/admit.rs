@@ -7,16 +7,15 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
-use cc_common::firewall::{self, Decision, Peer};
-use cc_common::flow::{Flow, LIFE_HALF_OPEN, LIFE_LIVE};
+use cc_common::flow::{Flow, LIFE_HALF_OPEN, LIFE_LIVE, Side};
 use cc_common::net::{Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::packet::{Fragment, Packet, TCP_SYN};
+use cc_common::packet::{Packet, TCP_SYN};
 use cc_common::route::{self, ENDPOINT_RESOLVER, HOST_PREFIX_BITS, Hop, NO_ENDPOINT, Route, RouteKey};
 use cc_common::settings::Settings;
 use cc_common::tcp;
 use cc_common::verdict::{Direction, DropReason};
 
-use crate::firewall::{Maps, rule_set, version};
+use crate::firewall::{Question, version};
 use crate::maps::{CC_ENDPOINTS, CC_ROUTES, CC_SETTINGS};
 use crate::work::{Outcome, Work};
 use crate::{conntrack, parse, rewrite};
@@ -56,7 +55,9 @@ fn decide(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outco
     match route::decide(route).map_err(|reason| work.refuse(reason))? {
         Hop::Local { endpoint } => to_local(ctx, work, settings, endpoint),
         Hop::Gateway { resolver } => to_gateway(ctx, work, settings, resolver),
-        Hop::Internet | Hop::Nobody | Hop::NoInternet => Err(work.refuse(DropReason::NoInternet)),
+        // Another function's: one is verified as fast as it is short.
+        Hop::Internet => Ok(Outcome::BEYOND),
+        Hop::Nobody | Hop::NoInternet => Err(work.refuse(DropReason::NoInternet)),
     }
 }
 
@@ -69,33 +70,25 @@ fn to_local(ctx: &TcContext, work: &mut Work, settings: &Settings, id: u32) -> R
     let they = End { endpoint: id, rule_set: entry.rule_set };
     // Before the rules are read: if they change meanwhile, the flow is judged once more.
     let versions = [version(we.rule_set), version(they.rule_set)];
-    let rules = judge(&work.parsed.packet, work.headless, we, they)?;
+    let rules = judge(&mut work.question, &work.parsed.packet, work.headless, we, they)?;
     open(ctx, work, settings, id, generation, versions, rules)
 }
 
 /// Asks the rules of who begins and of who is to answer, both endpoints of ours. Gives the rules that allowed it. The packet is
 /// as who begins sends it.
 #[inline(always)]
-fn judge(packet: &Packet, headless: bool, from: End, to: End) -> Result<[u32; 2], Outcome> {
-    let egress = ask(packet, headless, from, Direction::Egress, to);
+fn judge(question: &mut Question, packet: &Packet, headless: bool, from: End, to: End) -> Result<[u32; 2], Outcome> {
+    let question = question.about(packet.destination, to.rule_set).headless(headless);
+    let egress = question.ask(from.rule_set, Direction::Egress, packet);
     if !egress.allowed {
         return Err(Outcome::refused(from.endpoint, Direction::Egress, DropReason::FirewallEgress));
     }
-    let ingress = ask(packet, headless, to, Direction::Ingress, from);
+    let question = question.about(packet.source, from.rule_set).headless(headless);
+    let ingress = question.ask(to.rule_set, Direction::Ingress, packet);
     if !ingress.allowed {
         return Err(Outcome::refused(to.endpoint, Direction::Ingress, DropReason::FirewallIngress));
     }
     Ok([egress.rule, ingress.rule])
-}
-
-#[inline(always)]
-fn ask(packet: &Packet, headless: bool, of: End, direction: Direction, peer: End) -> Decision {
-    let address = match direction {
-        Direction::Egress => &packet.destination,
-        Direction::Ingress => &packet.source,
-    };
-    let peer = Peer { address, groups: peer.rule_set, beyond: false };
-    firewall::decide(&Maps, rule_set(of.rule_set), direction, &peer, packet.protocol, packet.service(), headless)
 }
 
 /// For a flow whose ends' rules have changed since it was judged: by the new ones, as who began it would be now. A flow that may
@@ -125,7 +118,7 @@ fn again(work: &mut Work, flow: &mut Flow) -> Outcome {
         if !began {
             work.quoted.turn_to_begun();
         }
-        match judge(&work.quoted, false, from, to) {
+        match judge(&mut work.question, &work.quoted, false, from, to) {
             Ok([egress, ingress]) => {
                 flow.allowed_by[us] = if began { egress } else { ingress };
                 flow.allowed_by[them] = if began { ingress } else { egress };
@@ -147,7 +140,7 @@ fn to_gateway(ctx: &TcContext, work: &mut Work, settings: &Settings, resolver: u
         PROTOCOL_ICMPV6 => packet.icmp[0] == ECHO_REQUEST_V6,
         _ => false,
     };
-    if is_echo && matches!(work.parsed.fragment, Fragment::Whole) {
+    if is_echo && work.parsed.fragment.is_whole() {
         rewrite::echo_reply(ctx, &work.port, &work.parsed).map_err(|reason| work.refuse(reason))?;
         return Ok(Outcome::ANSWER);
     }
@@ -174,13 +167,19 @@ fn open(
     versions: [u64; 2],
     rules: [u32; 2],
 ) -> Result<Outcome, Outcome> {
+    fill(ctx, work, other, generation, versions, rules);
+    if !work.headless {
+        let opened = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint);
+        opened.map_err(|reason| work.refuse(reason))?;
+    }
+    work.to = other;
+    Ok(Outcome::GO)
+}
+
+/// The flow of a conversation that the port begins.
+#[inline(always)]
+pub fn fill(ctx: &TcContext, work: &mut Work, other: u32, generation: u64, versions: [u64; 2], rules: [u32; 2]) {
     let (us, them) = (work.side().index(), work.side().other().index());
-    let now = conntrack::now_ns();
-    let packet = &work.parsed.packet;
-    let is_syn = packet.protocol == PROTOCOL_TCP && packet.tcp.flags & TCP_SYN != 0;
-    // SAFETY: the context is this program's.
-    let scale = if is_syn { scale(unsafe { cc_scale(ctx.skb.skb) }) } else { None };
-    let side = work.side();
     let flow = &mut work.flow;
     // SAFETY: a flow is plain numbers, for which zeros are a value; written where it is, and not made on the stack first.
     unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
@@ -194,6 +193,19 @@ fn open(
     flow.allowed_by[them] = rules[1];
     flow.initiator = us as u8;
     flow.owner = us as u8;
+    begin(ctx, work);
+}
+
+/// What its first packet says of a flow.
+#[inline(always)]
+pub fn begin(ctx: &TcContext, work: &mut Work) {
+    let packet = &work.parsed.packet;
+    let is_syn = packet.protocol == PROTOCOL_TCP && packet.tcp.flags & TCP_SYN != 0;
+    // SAFETY: the context is this program's.
+    let scale = if is_syn { scale(unsafe { cc_scale(ctx.skb.skb) }) } else { None };
+    let side = Side::from_index(work.flow.initiator);
+    let flow = &mut work.flow;
+    let now = conntrack::now_ns();
     flow.life = LIFE_LIVE | LIFE_HALF_OPEN;
     flow.created_ns = now;
     flow.last_seen_ns = now;
@@ -202,13 +214,8 @@ fn open(
     } else {
         flow.tracked.spoke(side);
     }
-    flow.packets[us] = parse::packets(ctx);
-    flow.bytes[us] = u64::from(ctx.len());
-    if work.headless {
-        return Ok(Outcome::GO);
-    }
-    conntrack::open(settings, &work.key, &work.flow, work.port.endpoint).map_err(|reason| work.refuse(reason))?;
-    Ok(Outcome::GO)
+    flow.packets[side.index()] = parse::packets(ctx);
+    flow.bytes[side.index()] = u64::from(ctx.len());
 }
 
 /// No scale, as `cc_scale` says it.

@@ -3,7 +3,9 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
-use cc_common::flow::{Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side};
+use cc_common::flow::{
+    FLAG_LEASED, FLAG_OUTSIDE, Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side,
+};
 use cc_common::limits::ENDPOINTS_MAX;
 use cc_common::net::PROTOCOL_TCP;
 use cc_common::quota;
@@ -12,7 +14,8 @@ use cc_common::tcp::Phase;
 use cc_common::verdict::DropReason;
 
 use crate::atomic;
-use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_QUOTAS};
+use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_NAT, CC_OUTER, CC_QUOTAS};
+use crate::nat;
 
 const OUT_OF_MEMORY: i32 = -12;
 const TOO_BIG: i32 = -7;
@@ -51,21 +54,36 @@ impl Life {
 
 /// A number in the books, changed atomically only.
 #[derive(Clone, Copy)]
-struct Counter(*mut u64);
+pub struct Counter(*mut u64);
 
 impl Counter {
+    /// `word` is an aligned word of an array's element, which programs change by these functions only.
     #[inline(always)]
-    fn add(self) -> u64 {
+    pub fn at(word: *mut u64) -> Self {
+        Counter(word)
+    }
+    #[inline(always)]
+    pub fn get(self) -> u64 {
+        // SAFETY: as in `add`.
+        unsafe { atomic::load(self.0) }
+    }
+    #[inline(always)]
+    pub fn change(self, from: u64, to: u64) -> bool {
+        // SAFETY: as in `add`.
+        unsafe { atomic::compare_exchange(self.0, from, to) }
+    }
+    #[inline(always)]
+    pub fn add(self) -> u64 {
         // SAFETY: an aligned word of an array's element, which is always there.
         unsafe { atomic::fetch_add(self.0, 1) }
     }
     #[inline(always)]
-    fn sub(self, value: u64) -> u64 {
+    pub fn sub(self, value: u64) -> u64 {
         // SAFETY: as in `add`.
         unsafe { atomic::fetch_sub(self.0, value) }
     }
     #[inline(always)]
-    fn take(self) -> u64 {
+    pub fn take(self) -> u64 {
         // SAFETY: as in `add`.
         unsafe { atomic::swap(self.0, 0) }
     }
@@ -194,17 +212,46 @@ fn close_books(flow: *mut Flow) {
     }
 }
 
+/// Who forgets: a packet's program may run while the sweep does, on the same CPU.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum By {
+    Packet = 0,
+    Sweep = 1,
+}
+
 /// Makes a flow dead and deletes it, if nobody else does.
 #[inline(always)]
-pub fn forget(key: &FlowKey, flow: *mut Flow) -> bool {
+pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
     let life = Life::of(flow);
     let now = life.get();
     if now & LIFE_MASK == LIFE_DEAD || !life.change(now, now | LIFE_DEAD) {
         return false;
     }
     close_books(flow);
+    forget_outside(by, key, flow);
     let _ = CC_FLOWS.remove(key);
     true
+}
+
+/// What the outside knows it by, and the port that it was known at.
+#[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
+    // SAFETY: the element stays mapped; these words are written only before the flow is in the table.
+    let flow = unsafe { &*flow };
+    if flow.flags & FLAG_LEASED != 0 {
+        let side = flow.initiator().index();
+        nat::release(flow.flags, flow.outer_ports[side], flow.endpoints[side], flow.generations[side]);
+    }
+    if flow.flags & FLAG_OUTSIDE != 0
+        && let Some(outer) = CC_OUTER.get_ptr_mut(by as u32)
+    {
+        // SAFETY: this CPU's own row, used within these lines only, and by one program at a time.
+        let outer = unsafe { &mut *outer };
+        outer.set_outer(flow, key.protocol);
+        let _ = CC_NAT.remove(&*outer);
+    }
 }
 
 /// The sweep's first step: live → dying.
@@ -231,4 +278,5 @@ pub fn retire(endpoint: u32) {
     let (Some(books), Some(pool)) = (Books::of(endpoint), Books::of(ENDPOINTS_MAX)) else { return };
     pool.flows.sub(quota::pooled_of(books.flows.take()));
     books.half_open.take();
+    nat::forget_shared(endpoint);
 }

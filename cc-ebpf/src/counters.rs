@@ -8,7 +8,7 @@ use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::verdict::{Direction, DropReason};
 
 use crate::maps::{CC_COUNTERS, CC_DROPS};
-use crate::parse;
+use crate::{events, parse};
 
 #[inline(always)]
 pub fn sent(endpoint: u32, packets: u64, bytes: u64) {
@@ -31,6 +31,7 @@ pub fn received(endpoint: u32, packets: u64, bytes: u64) {
 pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: u16) {
     // The level is constant once loaded: with logs off, the verifier removes this.
     debug!(ctx, "dropped: endpoint {} direction {} reason {}", endpoint, direction as u16, reason);
+    events::dropped(ctx, endpoint, direction, reason);
     let packets = parse::packets(ctx);
     let bytes = u64::from(ctx.len());
     let key = DropKey { endpoint, direction: direction as u16, reason };

@@ -3,18 +3,23 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::{DropRecord, Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
-use cc_common::flow::{Flow, FlowKey};
+use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
-    SOCKETS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
+    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
+use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
+use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
@@ -64,6 +69,46 @@ pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new(
 
 #[btf_map]
 pub static CC_FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static CC_NAT: HashMap<FlowKey, NatEntry, { NAT_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static CC_BLOCKS: Array<Block, { NAT_BLOCKS_MAX as usize }> = Array::new();
+
+#[btf_map]
+pub static CC_FORWARDS: HashMap<ForwardKey, Forward, { FORWARDS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static CC_MEANT: LruHashMap<MeantKey, Ip, { MEANT_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static CC_UPLINKS: HashMap<PortKey, Uplink, { UPLINKS_MAX as usize }> = HashMap::new();
+
+/// A key being made where a flow is forgotten, by packets' programs and by the sweep. Not pinned.
+#[btf_map]
+pub static CC_OUTER: PerCpuArray<FlowKey, 2> = PerCpuArray::new();
+
+#[btf_map]
+pub static CC_RATES: Array<Rate, { ENDPOINTS_MAX as usize }> = Array::new();
+
+/// Records of drops, while somebody watches.
+#[btf_map]
+pub static CC_EVENTS: RingBuf<DropRecord, { EVENTS_BYTES as usize }> = RingBuf::new();
+
+/// One row per endpoint, and after the last the one of whatever is none.
+#[btf_map]
+pub static CC_TOLD: Array<Told, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
+
+#[btf_map]
+pub static CC_WATCH: Array<Watch, 1> = Array::new();
+
+#[btf_map]
+pub static CC_GUARD: Array<Guard, 1> = Array::new();
+
+/// By `GuardDrop`.
+#[btf_map]
+pub static CC_GUARDED: PerCpuArray<DropCount, { GUARDED_ROWS as usize }> = PerCpuArray::new();
 
 /// What a program knows of the packet it works on: too large for its stack. Not pinned; nobody reads it but the run that
 /// wrote it, and classifiers do not interrupt each other on one CPU.

@@ -12,6 +12,7 @@ use crate::rewrite::ETHERNET_BYTES;
 
 /// A header that consists of bytes only, so that any bytes are a value of it.
 pub trait Header: Copy {}
+impl Header for cc_common::net::Be16 {}
 impl Header for cc_common::net::Ethernet {}
 impl Header for cc_common::net::ArpPacket {}
 impl Header for cc_common::net::Ipv4Header {}
@@ -68,10 +69,10 @@ pub fn ipv6(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
     ipv6::accept(&fixed, available(ctx))?;
     ipv6::begin(&mut parsed.packet, &fixed);
     parsed.ttl = fixed.hop_limit;
-    let (mut protocol, mut fragment) = (fixed.next_header, Fragment::Whole);
+    let (mut protocol, mut fragment) = (fixed.next_header, Fragment::WHOLE);
     let mut at = ETHERNET_BYTES as u32 + ipv6::HEADER_BYTES;
     for _ in 0..EXTENSIONS_MAX {
-        if !ipv6::is_extension(protocol) || matches!(fragment, Fragment::Later { .. }) {
+        if !ipv6::is_extension(protocol) || fragment.is_later() {
             break;
         }
         let first: [u8; EXTENSION_BYTES] = header(ctx, at as usize)?;
@@ -95,7 +96,7 @@ pub fn ipv6(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
 #[inline(always)]
 fn transport_of(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
     let protocol = parsed.packet.protocol;
-    if matches!(parsed.fragment, Fragment::Later { .. }) || !has_ports(protocol) {
+    if parsed.fragment.is_later() || !has_ports(protocol) {
         return Ok(());
     }
     let at = parsed.transport as usize;

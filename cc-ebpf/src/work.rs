@@ -1,13 +1,17 @@
 //! What a program knows of the packet it works on, and what it may come to. One per CPU; refuses to be kept from one packet to
 //! the next.
 
-use cc_common::flow::{Flow, FlowKey, Side};
+use aya_ebpf::bindings::bpf_fib_lookup;
+use cc_common::event::DropRecord;
+use cc_common::flow::{Ends, Flow, FlowKey, NatEntry, Side};
+use cc_common::nat::ForwardKey;
 use cc_common::packet::Packet;
 use cc_common::port::Port;
-use cc_common::route::EndpointEntry;
 use cc_common::verdict::{Direction, DropReason};
 
-use crate::maps::{CC_FLOWS, CC_WORK};
+use crate::beyond::Hairpin;
+use crate::firewall::Question;
+use crate::maps::{CC_FLOWS, CC_NAT, CC_WORK};
 use crate::parse::Parsed;
 
 #[repr(C)]
@@ -24,7 +28,35 @@ pub struct Work {
     pub quoted: Packet,
     /// The flow that is being opened.
     pub flow: Flow,
+    /// Where the packet goes: an endpoint, or one of `BEYOND_…` and the interface by which.
+    pub to: u32,
+    pub to_ifindex: u32,
+    /// One of `TRANSLATE_…`.
+    pub translate: u32,
+    /// The ends that the packet gets, and those of the packet that it quotes.
+    pub out: Ends,
+    pub quoted_out: Ends,
+    /// The other key of a flow: in `CC_NAT`, or in another network.
+    pub other_key: FlowKey,
+    pub nat: NatEntry,
+    pub forward: ForwardKey,
+    pub hairpin: Hairpin,
+    pub question: Question,
+    pub fib: bpf_fib_lookup,
+    /// What is told of its drop.
+    pub record: DropRecord,
+    /// Bytes of the packet that an error of ours quotes.
+    pub quote: [u8; QUOTE_BYTES],
 }
+
+/// The packet keeps its addresses.
+pub const TRANSLATE_NOT: u32 = 0;
+pub const TRANSLATE_PACKET: u32 = 1;
+/// It is an error, and what it quotes is translated too.
+pub const TRANSLATE_ERROR: u32 = 2;
+
+/// An IPv4 header of any length, and eight bytes of the transport's.
+pub const QUOTE_BYTES: usize = 68;
 
 impl Work {
     /// This CPU's own. `None` cannot happen, and the verifier wants to see that it would do no harm.
@@ -48,6 +80,14 @@ impl Work {
         CC_FLOWS.get_ptr_mut(&self.key)
     }
 
+    /// What the outside knows by the other key.
+    #[inline(always)]
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+    pub fn outside(&self) -> Option<NatEntry> {
+        // SAFETY: copied at once; what it names is looked up again, and compared.
+        unsafe { CC_NAT.get(&self.other_key) }.copied()
+    }
+
     /// As a function that is verified by itself returns it.
     #[inline(always)]
     pub fn outcome(&self, result: Result<Outcome, DropReason>) -> u64 {
@@ -64,13 +104,6 @@ impl Work {
     }
 }
 
-/// The endpoint that a packet goes to.
-#[derive(Clone, Copy)]
-pub struct Target {
-    pub endpoint: u32,
-    pub entry: &'static EndpointEntry,
-}
-
 /// What comes of a packet, packed into the one register that a program's function returns: a drop's reason, direction and
 /// endpoint (the destination's rules are the destination's drop), or what else to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,6 +114,12 @@ impl Outcome {
     pub const GO: Outcome = Outcome(0);
     /// There is no work to look at, which cannot be.
     pub const NONE: Outcome = Outcome(0xfffe);
+    /// It leaves the network: the next function's.
+    pub const BEYOND: Outcome = Outcome(0xfffc);
+    /// It is for a published port: likewise.
+    pub const PUBLISHED: Outcome = Outcome(0xfffb);
+    /// It is none of ours.
+    pub const PASS: Outcome = Outcome(0xfff9);
     /// It asks for a neighbour.
     pub const NEIGHBOR: Outcome = Outcome(0xfffd);
     /// The frame was rewritten into an answer.

@@ -1,8 +1,10 @@
 //! What an operator may set, with defaults that work with no file. Refuses to read anything but its own file.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use cc_common::nat::STAND_IN_PREFIX_LEN_MAX;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use crate::resolver::NameServer;
@@ -54,6 +56,25 @@ impl TryFrom<String> for MetricsListen {
     }
 }
 
+/// Both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match parsed {
+            Some((first, last)) if first <= last => Ok(PortRange { first, last }),
+            _ => Err(format!("nat_ports is {text:?}, not a range of ports such as \"61056-65535\"")),
+        }
+    }
+}
+
 /// Many daemons run side by side on one machine when each has its own directories, bpffs directory, cgroup directory,
 /// range of ids and network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -77,6 +98,17 @@ pub struct Config {
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
     pub uplink: Option<String>,
+    /// Drop malformed packets at the uplink though nobody is denied there.
+    pub guard: bool,
+    /// The interfaces by which containers reach out and published ports are reached; default: all Ethernet ones with a default route.
+    pub uplinks: Vec<String>,
+    /// Projects whose operators may publish ports; admins may anyhow.
+    pub publish_projects: Vec<String>,
+    /// The host's ports from which conversations that leave get theirs, by whole blocks of 64.
+    pub nat_ports: PortRange,
+    /// Addresses by which the host's own sockets reach containers, of 18 bits or fewer. Nobody else may have them.
+    pub stand_ins: Ipv4Net,
+    pub stand_ins_v6: Ipv6Net,
     /// Whom the VPCs' resolvers ask for what is not theirs; default: the host's name servers.
     pub dns: Vec<NameServer>,
     /// The containers' MTU; default: the uplink's − 50, the room of a VXLAN header.
@@ -107,6 +139,12 @@ impl Default for Config {
             metrics_listen: MetricsListen::Default,
             tls_names: Vec::new(),
             uplink: None,
+            guard: false,
+            uplinks: Vec::new(),
+            publish_projects: Vec::new(),
+            nat_ports: PortRange { first: 61_056, last: 65_535 },
+            stand_ins: Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), STAND_IN_PREFIX_LEN_MAX),
+            stand_ins_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd63, 0x6c6f, 0x7564, 0, 0, 0, 0, 0), 112),
             dns: Vec::new(),
             mtu: None,
             id_base: 0x1000_0000,
@@ -125,7 +163,18 @@ impl Config {
         let Some(path) = path else { return Ok(Config::default()) };
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.message().to_owned() })
+        let bad = |message: String| ConfigError::Parse { path: path.to_owned(), message };
+        let config: Config = toml::from_str(&text).map_err(|e| bad(e.message().to_owned()))?;
+        let (v4, v6) = (config.stand_ins, config.stand_ins_v6);
+        if v4.prefix_len() > STAND_IN_PREFIX_LEN_MAX || v4.trunc() != v4 {
+            return Err(bad(format!(
+                "stand_ins is {v4}, not a network such as \"198.18.0.0/18\" with room for all containers"
+            )));
+        }
+        if v6.prefix_len() > 112 || v6.trunc() != v6 {
+            return Err(bad(format!("stand_ins_v6 is {v6}, not a network such as \"fd63:6c6f:7564::/112\"")));
+        }
+        Ok(config)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -187,6 +236,27 @@ mod tests {
         std::fs::write(&file, "dns = ['dns.example']\n").unwrap();
         let error = Config::load(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("dns.example") && error.contains("ADDRESS:PORT"), "{error}");
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(&file)).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("nat_ports = '50000-50127'").unwrap().nat_ports, PortRange { first: 50_000, last: 50_127 });
+        for (bad, named) in [
+            ("nat_ports = '2-1'", "nat_ports"),
+            ("nat_ports = 'many'", "nat_ports"),
+            ("stand_ins = '198.18.0.0/24'", "stand_ins"),
+            ("stand_ins = '198.18.0.1/18'", "stand_ins"),
+            ("stand_ins_v6 = 'fd00::/120'", "stand_ins_v6"),
+        ] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains(named), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -95,8 +95,13 @@ impl ContainerId {
 }
 
 impl VpcId {
+    pub const PREFIX: &str = "vpc-";
+
     pub fn random() -> Self {
-        VpcId(format!("vpc-{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff))
+        VpcId(format!("{}{:012x}", VpcId::PREFIX, rand::random::<u64>() & 0xffff_ffff_ffff))
+    }
+    pub fn digits(&self) -> &str {
+        self.0.strip_prefix(VpcId::PREFIX).unwrap_or(&self.0)
     }
     pub fn as_str(&self) -> &str {
         &self.0

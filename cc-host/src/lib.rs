@@ -15,7 +15,11 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
 #[cfg(feature = "daemon")]
+pub mod explain;
+#[cfg(feature = "daemon")]
 pub mod firewall;
+#[cfg(feature = "daemon")]
+pub mod guard;
 #[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
@@ -25,7 +29,11 @@ pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
 #[cfg(feature = "daemon")]
+pub mod outside;
+#[cfg(feature = "daemon")]
 pub mod resolver;
+#[cfg(feature = "daemon")]
+mod slots;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]

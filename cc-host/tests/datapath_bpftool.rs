@@ -33,7 +33,7 @@ fn maps_show_named_fields() {
         ("CC_COUNTERS", &["received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
         ("CC_DROPS", &["endpoint", "direction", "reason", "packets", "bytes"]),
         ("CC_SOCKETS", &["cgroup", "received_packets", "received_bytes", "sent_packets", "sent_bytes"]),
-        ("CC_SETTINGS", &["tcp_established_ns", "flows_per_endpoint", "nat_port_first"]),
+        ("CC_SETTINGS", &["tcp_established_ns", "flows_per_endpoint", "nat_block_first"]),
         ("CC_RULESETS", &["generation", "version", "prefix_table"]),
         ("CC_RULES", &["generation", "class", "direction", "protocol", "port", "rule", "priority", "action"]),
         ("CC_FLOWS", &["addresses", "ports", "protocol", "endpoints", "initiator", "life", "last_seen_ns"]),

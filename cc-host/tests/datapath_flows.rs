@@ -251,6 +251,19 @@ fn an_endpoint_that_goes_takes_its_flows_and_its_share_along() {
 }
 
 #[test]
+fn nothing_reaches_a_silenced_endpoint_by_a_flow_that_was_there() {
+    let scene = Scene::new();
+    scene.handshake();
+    scene.world.datapath().silence(1).unwrap();
+    assert_eq!(scene.from(&tcp(CLIENT, SERVER, ACK, 101, 501)), Err(DropReason::NoRoute));
+    assert_eq!(scene.from(&tcp(SERVER, CLIENT, ACK, 501, 101)), Err(DropReason::UnknownPort));
+    assert_eq!(scene.flows().len(), 0, "and it is forgotten");
+    // Whatever was silenced can still be taken apart.
+    scene.world.datapath().detach(1).unwrap();
+    assert_eq!(scene.world.pinned_links().len(), 2);
+}
+
+#[test]
 fn fragments_follow_their_first() {
     let scene = Scene::new();
     let fragment = |offset_and_flag: u16, id: u16| {

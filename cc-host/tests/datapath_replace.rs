@@ -129,7 +129,7 @@ fn what_is_not_whole_is_not_adopted() {
     adopt(world.datapath(), &a).unwrap();
     // As a daemon leaves it that dies half-way through an end.
     world.datapath().silence(a.endpoint.id).unwrap();
-    refused(adopt(world.datapath(), &a), "table of ports");
+    refused(adopt(world.datapath(), &a), "its traffic was ended");
     // As another program leaves it that removes filters.
     let name = format!("cct{}", b.endpoint.id);
     let removed = Command::new("tc").args(["filter", "del", "dev", &name, "ingress"]).status().unwrap();
@@ -208,7 +208,9 @@ fn link_programs(world: &World) -> Vec<u64> {
     let links = json(&["link", "show"]);
     let dir = world.config().bpffs_dir;
     let pinned = |link: &&serde_json::Value| {
-        link["pinned"].as_array().is_some_and(|pins| pins.iter().any(|pin| Path::new(pin.as_str().unwrap()).starts_with(&dir)))
+        link["pinned"]
+            .as_array()
+            .is_some_and(|pins| pins.iter().any(|pin| Path::new(pin.as_str().unwrap()).starts_with(&dir)))
     };
     let mut ids: Vec<u64> =
         links.as_array().unwrap().iter().filter(pinned).map(|link| link["prog_id"].as_u64().unwrap()).collect();

@@ -63,8 +63,16 @@ pub enum Command {
     Group(cmd::group::GroupArgs),
     /// Named sets of CIDRs for rules
     Prefixes(cmd::prefixes::PrefixesArgs),
+    /// Denied sources and malformed packets, at the host's uplinks; for admins
+    Guard(cmd::guard::GuardArgs),
+    /// Flows, drops, what is attached: what the datapath does with packets
+    Net(cmd::net::NetArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
+    /// Publish ports of a container at the host
+    Publish(cmd::publish::PublishArgs),
+    /// Take published ports back
+    Unpublish(cmd::publish::PublishArgs),
     /// List containers
     Ps(cmd::ps::PsArgs),
     /// Show the state of containers

@@ -91,6 +91,14 @@ impl ContainerService for Fake {
     async fn set_groups(&self, _: Request<SetGroupsRequest>) -> Result<Response<Container>, Status> {
         none()
     }
+
+    async fn publish(&self, _: Request<PublishRequest>) -> Result<Response<Container>, Status> {
+        none()
+    }
+
+    async fn unpublish(&self, _: Request<PublishRequest>) -> Result<Response<Container>, Status> {
+        none()
+    }
     async fn wait(&self, _: Request<ContainerIds>) -> Result<Response<Self::WaitStream>, Status> {
         none()
     }

@@ -1,6 +1,9 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
+pub mod beyond;
 pub mod daemon;
+pub mod dns;
+pub mod dual_stack;
 pub mod eventually;
 pub mod exposition;
 pub mod images;
@@ -8,6 +11,7 @@ pub mod netns;
 pub mod packet;
 pub mod promql;
 pub mod skip;
+pub mod watch;
 pub mod world;
 
 pub use daemon::Leave;

@@ -2,6 +2,7 @@
 //! Refuses to be a protocol stack.
 
 use std::io::{Error, Result};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,22 @@ pub fn ipv4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8>
 pub fn udp(src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).expect("a test packet is small");
     [&src_port.to_be_bytes()[..], &dst_port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat()
+}
+
+/// An IPv6 packet, `next` being the type of what `payload` begins with.
+pub fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, next: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("a test packet is small").to_be_bytes();
+    [&[0x60, 0, 0, 0, length[0], length[1], next, hop_limit], &src.octets()[..], &dst.octets(), payload].concat()
+}
+
+/// With its checksum, which covers the addresses.
+pub fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], rest].concat();
+    let length = u32::try_from(message.len()).expect("a test packet is small").to_be_bytes();
+    let pseudo = [&src.octets()[..], &dst.octets(), &length, &[0, 0, 0, 58], &message].concat();
+    let sum = checksum(&pseudo).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    message
 }
 
 pub fn arp_request(sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {

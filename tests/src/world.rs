@@ -103,7 +103,7 @@ impl World {
 
     /// Where this version's maps, programs and links are pinned.
     pub fn pins(&self) -> PathBuf {
-        self.path("bpf/v2")
+        self.path("bpf/v3")
     }
 
     pub fn endpoint(&self) -> String {
@@ -275,13 +275,21 @@ impl World {
     pub fn residue(&self) -> Vec<String> {
         let mut left = Vec::new();
         let links = self.netns.links().expect("links can be listed");
-        left.extend(links.into_iter().filter(|l| l != "lo" && l.starts_with("cc")).map(|l| format!("link {l}")));
+        let known = self.resolver_links();
+        // The host's own device stays with its namespace, as do the links on its uplinks.
+        let is_hosts = |link: &str| link.starts_with("cch") || link.starts_with("ccp");
+        let strays =
+            links.into_iter().filter(|link| link.starts_with("cc") && !is_hosts(link) && !known.contains(link));
+        left.extend(strays.map(|link| format!("link {link}")));
         let below = |dir: &Path| -> Vec<PathBuf> {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers", "bpf/v2/links"] {
-            left.extend(below(&self.path(dir)).iter().map(|p| format!("{}", p.display())));
+        for dir in ["state/containers", "run/containers", "bpf/v3/links"] {
+            let is_hosts = |name: &str| name.starts_with("uplink-") || name.starts_with("sockets-");
+            let of_host = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_hosts);
+            let found = below(&self.path(dir)).into_iter().filter(|path| !of_host(path));
+            left.extend(found.map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {
             // The shims' own is there for the next one; a shim in it is told as a process.
@@ -295,6 +303,15 @@ impl World {
         left.extend(mounts.lines().filter(of_ours).map(|line| format!("mount {line}")));
         left.extend(processes_of(&dir, self.daemon.as_ref().map(Daemon::pid)));
         left
+    }
+
+    /// Those of the VPCs that there are, which stay with them.
+    fn resolver_links(&self) -> Vec<String> {
+        if self.daemon.is_none() {
+            return Vec::new();
+        }
+        let vpcs = self.cc(&["vpc", "list", "-q"]).ok().stdout;
+        vpcs.lines().map(|id| id.replace("vpc-", "ccg")).collect()
     }
 
     /// Waits until nothing is left; panics with what is.

@@ -64,7 +64,7 @@ fn metrics_count_what_was_sent() {
     assert!(packets("received") >= 700, "{metrics}");
     assert!(packets("sent") > 0 && bytes("socket_sent") > 0, "{metrics}");
     assert!(metrics["memory_bytes"].as_u64().unwrap() > 0 && metrics["pids"].as_u64().unwrap() >= 1, "{metrics}");
-    let before = world.drops(&server, "no_internet");
+    let before = world.drops(&server, "no_way_out");
     // Beyond the VPC: the packet is dropped, counted, and the reason is told.
     world.in_container(&server, || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -72,7 +72,7 @@ fn metrics_count_what_was_sent() {
             let _ = socket.send_to(b"x", "192.0.2.1:9");
         }
     });
-    assert_eq!(world.drops(&server, "no_internet") - before, 5);
+    assert_eq!(world.drops(&server, "no_way_out") - before, 5);
 }
 
 #[test]

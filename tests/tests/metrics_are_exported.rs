@@ -30,7 +30,8 @@ fn eventful() -> (World, String) {
     let world = World::new();
     world.vpc("blue", "10.0.0.0/24");
     let options = ["--vpc", "blue", "--name", "web", "--memory", "64MiB", "--pids-limit", "77"];
-    let web = world.run("busybox", &options, &["sleep", "600"]);
+    let limits = ["--egress-bandwidth", "100MiB", "--ingress-bandwidth", "100MiB"];
+    let web = world.run("busybox", &[&options[..], &limits[..]].concat(), &["sleep", "600"]);
     world.run_rm("busybox", &["--vpc", "blue"], &["ping", "-c", "3", "-W", "2", &world.address(&web)]).ok();
     world.run_rm("busybox", &["--vpc", "blue", "--name", "gone"], &["true"]).ok();
     let args = ["run", "--image", &world.image("busybox"), "--name", "stopped", "true"];

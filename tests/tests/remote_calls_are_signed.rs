@@ -10,7 +10,7 @@ struct Remote {
 
 fn remote() -> Remote {
     // Inside a namespace of its own any port is free.
-    let world = World::with_config("listen = \"127.0.0.1:7443\"");
+    let world = World::with_config("listen = \"127.0.0.1:7443\"\npublish_projects = [\"beta\"]");
     let info = world.cc(&["info", "--json"]).json();
     drop(info);
     let log = world.daemon().log();
@@ -52,6 +52,7 @@ fn keys_work_for_their_project_and_role_only() {
         remote.cc(&url, Some(&operator), &["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"]).line();
     assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id));
     remote.cc(&url, Some(&viewer), &["vpc", "delete", "blue"]).fails(1, "role");
+    remote.cc(&url, Some(&operator), &["guard", "list"]).fails(1, "role");
     // Another project's object does not exist: it is neither listed nor found, and deleting it is deleting the unknown.
     assert_eq!(remote.cc(&url, Some(&other), &["vpc", "list", "-q"]).ok().stdout, "");
     remote.cc(&url, Some(&other), &["vpc", "delete", &id]).ok();
@@ -123,6 +124,33 @@ fn a_secret_on_the_command_line_warns_and_files_do_not() {
     let at = format!("@{}", file.display());
     let by_file = ["--cc-access-token", &token, "--cc-secret-key", &at, "vpc", "list"];
     assert!(!remote.cc(&url, None, &by_file).ok().stderr.contains("warning"));
+}
+
+#[test]
+fn ports_of_the_host_are_published_by_admins_and_where_it_is_granted() {
+    let remote = remote();
+    let url = remote.endpoint.clone();
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let keys = [("operator", "alpha"), ("admin", "alpha"), ("operator", "beta")];
+    let [refused, admin, granted] = keys.map(|(role, project)| remote.key(role, project));
+    let create = ["vpc", "create", "--cidr", "10.0.0.0/24", "--name", "blue", "-q"];
+    remote.cc(&url, Some(&refused), &create).ok();
+    remote.cc(&url, Some(&refused), &["publish", "none", "8080:80"]).fails(1, "admin");
+    let args = ["run", "-d", "--image", &layout, "--vpc", "blue", "--name", "web", "-p", "8080:80", "sleep", "600"];
+    remote.cc(&url, Some(&refused), &args).fails(125, "admin");
+    remote.cc(&url, Some(&admin), &args).ok();
+    // Whose it is, but not by what name: it is another project's.
+    remote.cc(&url, Some(&granted), &create).ok();
+    let ran = remote.cc(&url, Some(&granted), &args);
+    assert!(!ran.stderr.contains("container web"), "{}", ran.stderr);
+    ran.fails(125, "another project");
+    let other = ["run", "-d", "--image", &layout, "--vpc", "blue", "-p", "8081:80", "sleep", "600"];
+    remote.cc(&url, Some(&granted), &other).ok();
+    for key in [&admin, &granted] {
+        let ids = remote.cc(&url, Some(key), &["ps", "-q"]).ok().stdout;
+        let ids: Vec<&str> = ids.lines().collect();
+        remote.cc(&url, Some(key), &[&["rm", "-f"], ids.as_slice()].concat()).ok();
+    }
 }
 
 #[test]

@@ -321,6 +321,25 @@ fn a_stop_in_order_waits_for_nobody_who_follows_and_says_what_goes_on() {
 }
 
 #[test]
+fn what_another_version_has_pinned_goes_unless_its_daemon_runs() {
+    let mut world = World::new();
+    world.leave(Leave::Stopped);
+    let of_version = |n: u32| world.path("bpf").join(format!("v{n}"));
+    let (old, busy, other) = (of_version(1), of_version(2), world.path("bpf/other"));
+    for dir in [&old, &busy, &other] {
+        std::fs::create_dir_all(dir.join("links")).unwrap();
+    }
+    let map = world.pins().join("CC_SETTINGS");
+    let mut bpftool = std::process::Command::new("bpftool");
+    bpftool.args(["map", "pin", "pinned"]).arg(&map).arg(old.join("CC_X"));
+    assert!(bpftool.status().unwrap().success());
+    let lock = std::fs::File::open(&busy).unwrap();
+    let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    world.start();
+    assert!(!old.exists() && busy.exists() && other.exists() && map.exists());
+}
+
+#[test]
 fn who_wants_it_so_has_them_stopped() {
     let mut world = World::with_config("stop_containers = true");
     world.vpc("blue", "10.0.0.0/24");

@@ -74,6 +74,11 @@ impl Host {
         Ok(reference)
     }
 
+    /// Where the daemon runs.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.dir.join("run/cc.sock").display())
     }

@@ -55,6 +55,7 @@ const TESTS: &[Package] = &[
     program("podman", "podman"),
     program("iptables", "iptables"),
     program("busybox-static", "busybox"),
+    program("musl-tools", "musl-gcc"),
     program("strace", "strace"),
     program("tcpdump", "tcpdump"),
     program("curl", "curl"),

@@ -2,31 +2,32 @@
 //! counted on both sides. A conversation without a flow is admitted first, by both ends' rules. Refuses to let anything else
 //! through: whatever is not delivered or answered is dropped, with a reason.
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
-use cc_common::flow::Flow;
+use cc_common::flow::{BEYOND_UPLINK, FLAG_TRANSLATED, Flow, Side, is_beyond};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::ENDPOINT_UNKNOWN;
-use cc_common::names::MARK_OURS;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
-use cc_common::packet::{Fragment, Kind, TCP_ACK, TCP_SYN};
-use cc_common::port::{self, Payload, PortKey};
-use cc_common::route::{self, ENDPOINT_QUEUED, EndpointEntry};
+use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
+use cc_common::port::{self, PORT_RATED, Payload, PortKey};
+use cc_common::route;
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
 
-use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_PORTS};
+use crate::conntrack::By;
+use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_PORTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
-use crate::work::{Outcome, Target, Work};
-use crate::{admit, conntrack, counters, firewall, icmp, parse, rewrite};
+use crate::send::{deliver, send, translated};
+use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
+use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rate, rewrite};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
     let ifindex = parse::ifindex(ctx);
     let verdict = match decide(ctx, ifindex) {
         Ok(verdict) => verdict,
+        Err(Outcome::ANSWER) => Verdict::Answer,
         Err(refused) => {
             counters::dropped(ctx, refused.endpoint(), refused.direction(), refused.reason());
             rewrite::record_drop(ctx, refused.reason());
@@ -34,22 +35,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         }
     };
     rewrite::record(ctx, verdict);
-    match verdict {
-        // SAFETY: plain integers; the helper only notes where to send the packet when we return.
-        Verdict::Deliver { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
-        Verdict::Queue { ifindex } => {
-            ctx.skb.set_mark(MARK_OURS);
-            // SAFETY: as above.
-            unsafe { bpf_redirect(ifindex, 0) as i32 }
-        }
-        Verdict::Answer => {
-            ctx.skb.set_mark(MARK_OURS);
-            // SAFETY: as above.
-            unsafe { bpf_redirect(ifindex, 0) as i32 }
-        }
-        Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Out { .. } | Verdict::Host { .. } | Verdict::Drop(_) => TC_ACT_SHOT,
-    }
+    send(ctx, ifindex, verdict)
 }
 
 #[inline(always)]
@@ -162,29 +148,51 @@ fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
 
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
-    match destination(ctx, work)? {
-        Some(target) => deliver(ctx, work, &target),
-        None => {
-            let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));
-            counters::sent(work.port.endpoint, packets, bytes);
-            counters::received(work.port.endpoint, packets, bytes);
-            Ok(Verdict::Answer)
+    if work.port.flags & PORT_RATED != 0 {
+        // SAFETY: the context is this program's.
+        match Outcome::from_bits(unsafe { rate::cc_rate(ctx.skb.skb) }) {
+            Outcome::GO => {}
+            refused => return Err(refused),
         }
     }
+    work.translate = TRANSLATE_NOT;
+    if !destination(ctx, work)? {
+        let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));
+        counters::sent(work.port.endpoint, packets, bytes);
+        counters::received(work.port.endpoint, packets, bytes);
+        return Ok(Verdict::Answer);
+    }
+    if work.translate != TRANSLATE_NOT {
+        if work.parsed.ttl <= 1 {
+            return expired(ctx, work);
+        }
+        if work.to == BEYOND_UPLINK {
+            fits(ctx)?;
+        }
+        translated(ctx, work)?;
+    }
+    if is_beyond(work.to) {
+        counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
+        let ifindex = work.to_ifindex;
+        return Ok(if work.to == BEYOND_UPLINK { Verdict::Out { ifindex } } else { Verdict::Host { ifindex } });
+    }
+    let verdict = deliver(ctx, work.to).ok_or(work.refuse(DropReason::StaleEndpoint))?;
+    counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
+    Ok(verdict)
 }
 
-/// Where the packet goes; nowhere, if it was turned into its own answer.
+/// Where the packet goes: `work.to`, and how it is translated; false if it was turned into its own answer.
 #[inline(always)]
-fn destination(ctx: &TcContext, work: &mut Work) -> Result<Option<Target>, Outcome> {
+fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     if matches!(work.parsed.packet.kind, Kind::Error) {
         // SAFETY: the context is this program's.
         return match Outcome::from_bits(unsafe { icmp::cc_related(ctx.skb.skb) }) {
-            Outcome::GO => target(work, work.flow.endpoints[0]),
+            Outcome::GO => Ok(true),
             refused => Err(refused),
         };
     }
     work.headless = false;
-    if !matches!(work.parsed.fragment, Fragment::Whole) {
+    if !work.parsed.fragment.is_whole() {
         cc_fragment();
     }
     work.sender = work.key.set(work.port.vni, &work.parsed.packet) as u8;
@@ -195,51 +203,122 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<Option<Target>, Outco
         // SAFETY: the row stays mapped until the program ends. It may be given to another flow meanwhile, if it was forgotten
         // within this very run: what is read of it is compared with this packet's port and with the endpoint it leads to.
         let known = unsafe { &mut *flow };
-        let (target, holds) = standing(work, known);
-        if let Some(target) = target {
-            if !holds {
-                let outcome = Outcome::from_bits(admit::cc_again());
-                if outcome != Outcome::GO {
-                    conntrack::forget(&work.key, flow);
-                    return Err(outcome);
+        match standing(work, known) {
+            Standing::Foreign => {}
+            standing => {
+                if matches!(standing, Standing::Changed) {
+                    let is_translated = known.flags & FLAG_TRANSLATED != 0;
+                    let mut outcome = Outcome::GO;
+                    if is_translated {
+                        // SAFETY: the context is this program's.
+                        outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });
+                    }
+                    if outcome == Outcome::GO {
+                        let again = if !is_translated {
+                            admit::cc_again()
+                        } else if is_beyond(known.endpoints[work.side().other().index()]) {
+                            beyond::cc_beyond_again()
+                        } else {
+                            beyond::cc_hairpin_again()
+                        };
+                        outcome = Outcome::from_bits(again);
+                    }
+                    if outcome != Outcome::GO {
+                        conntrack::forget(By::Packet, &work.key, flow);
+                        return if outcome == Outcome::BEYOND { begin(ctx) } else { Err(outcome) };
+                    }
                 }
+                let side = work.side();
+                proceed(ctx, work, side, flow, known).map_err(|reason| work.refuse(reason))?;
+                work.to = known.endpoints[side.other().index()];
+                if known.flags & FLAG_TRANSLATED != 0 {
+                    work.to_ifindex = known.ifindex;
+                    work.translate = TRANSLATE_PACKET;
+                    work.out = known.outward(side);
+                    if !is_beyond(work.to) {
+                        // SAFETY: the context is this program's.
+                        let outcome = Outcome::from_bits(unsafe { cc_partner(ctx.skb.skb) });
+                        if outcome != Outcome::GO {
+                            conntrack::forget(By::Packet, &work.key, flow);
+                            return Err(outcome);
+                        }
+                    }
+                }
+                return Ok(true);
             }
-            proceed(ctx, work, flow, known).map_err(|reason| work.refuse(reason))?;
-            return Ok(Some(target));
         }
         // Of an endpoint that is gone, or over: whoever goes on begins anew.
-        conntrack::forget(&work.key, flow);
+        conntrack::forget(By::Packet, &work.key, flow);
     }
-    // SAFETY: the context is this program's.
-    match Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) }) {
-        Outcome::GO => target(work, work.flow.endpoints[work.side().other().index()]),
-        Outcome::ANSWER => Ok(None),
-        refused => Err(refused),
-    }
+    begin(ctx)
 }
 
+/// Two containers that talk by a published port have a flow each, which sees one's packets only: this goes on with the other one, so that
+/// both know both directions, and live equally long. By `work.out`, to `work.to`.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let Some(entry) = CC_ENDPOINTS.get(work.to) else { return work.refuse(DropReason::StaleEndpoint).bits() };
+    work.quoted.begin(work.out.source, work.out.destination, work.key.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (work.out.source_port, work.out.destination_port);
+    let side = work.other_key.set(entry.vni, &work.quoted);
+    let Some(flow) = beyond::other_flow(work) else { return work.refuse(DropReason::FlowClosing).bits() };
+    let went_on = conntrack::keep(flow).and_then(|()| {
+        // SAFETY: as in `destination`.
+        proceed(&TcContext::new(skb), work, side, flow, unsafe { &mut *flow })
+    });
+    work.outcome(went_on.map(|()| Outcome::GO))
+}
+
+/// A conversation that no flow stands for. What it may come to is decided by one function after the other, each verified by itself.
 #[inline(always)]
-fn target(work: &Work, endpoint: u32) -> Result<Option<Target>, Outcome> {
-    match CC_ENDPOINTS.get(endpoint) {
-        Some(entry) => Ok(Some(Target { endpoint, entry })),
-        None => Err(work.refuse(DropReason::StaleEndpoint)),
+fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
+    // SAFETY: the context is this program's.
+    let mut outcome = Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) });
+    // SAFETY: as above.
+    unsafe {
+        if outcome == Outcome::BEYOND {
+            outcome = Outcome::from_bits(beyond::cc_beyond(ctx.skb.skb));
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_masquerade());
+            }
+        }
+        if outcome == Outcome::PUBLISHED {
+            outcome = Outcome::from_bits(beyond::cc_hairpin());
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_hairpin_there(ctx.skb.skb));
+            }
+            if outcome == Outcome::GO {
+                outcome = Outcome::from_bits(beyond::cc_hairpin_back(ctx.skb.skb));
+            }
+        }
+    }
+    match outcome {
+        Outcome::GO => Ok(true),
+        Outcome::ANSWER => Ok(false),
+        refused => Err(refused),
     }
 }
 
 /// A first fragment is remembered for those that follow, which get its ports.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn cc_fragment() -> u64 {
+pub extern "C" fn cc_fragment() -> u64 {
     let Some(work) = Work::mine() else { return 0 };
     let vni = work.port.vni;
-    match work.parsed.fragment {
-        Fragment::Whole => {}
-        Fragment::First { id } => {
+    let id = work.parsed.fragment.id;
+    match work.parsed.fragment.place {
+        Place::Whole => {}
+        Place::First => {
             let packet = &work.parsed.packet;
             // A full table forgets its oldest: nothing is lost that cannot be sent again.
             let _ = CC_FRAGMENTS.insert(FragmentKey::of(vni, packet, id), FragmentEntry::of(packet), 0);
         }
-        Fragment::Later { id } => {
+        Place::Later => {
             // SAFETY: eight bytes, copied at once.
             match unsafe { CC_FRAGMENTS.get(FragmentKey::of(vni, &work.parsed.packet, id)) } {
                 Some(entry) => entry.complete(&mut work.parsed.packet),
@@ -250,30 +329,57 @@ extern "C" fn cc_fragment() -> u64 {
     0
 }
 
-/// Where a flow leads, if its ends are still the same and it is not over; and whether what it was judged by still holds.
+/// Whether what a flow was judged by still holds.
+#[derive(Clone, Copy)]
+enum Standing {
+    Holds,
+    /// Its ends are the same; their rules, or the world, are not.
+    Changed,
+    /// It is another's, or over.
+    Foreign,
+}
+
 #[inline(always)]
-fn standing(work: &Work, flow: &Flow) -> (Option<Target>, bool) {
+fn standing(work: &Work, flow: &Flow) -> Standing {
     let (us, them) = (work.side().index(), work.side().other().index());
     let (port, packet) = (&work.port, &work.parsed.packet);
-    let endpoint = flow.endpoints[them];
-    let Some(entry) = CC_ENDPOINTS.get(endpoint) else { return (None, false) };
-    let same_ends = flow.generations[us] == port.generation
-        && entry.generation == flow.generations[them]
-        && route::current(Some(entry), port.vni, &packet.destination).is_ok();
     // The same ports again after both were done: a new conversation.
     let begins_again =
         packet.protocol == PROTOCOL_TCP && packet.tcp.flags & (TCP_SYN | TCP_ACK) == TCP_SYN && flow.tracked.is_over();
-    if !same_ends || begins_again {
-        return (None, false);
+    if flow.generations[us] != port.generation || begins_again {
+        return Standing::Foreign;
     }
-    let holds =
-        flow.rules[us] == firewall::version(port.rule_set) && flow.rules[them] == firewall::version(entry.rule_set);
-    (Some(Target { endpoint, entry }), holds)
+    let other = flow.endpoints[them];
+    let version = if is_beyond(other) {
+        match CC_SETTINGS.get(0) {
+            Some(settings) => settings.beyond_version,
+            None => return Standing::Foreign,
+        }
+    } else {
+        let Some(entry) = CC_ENDPOINTS.get(other) else { return Standing::Foreign };
+        let is_there = if flow.flags & FLAG_TRANSLATED == 0 {
+            route::current(Some(entry), port.vni, &packet.destination)
+        } else {
+            route::current(Some(entry), entry.vni, &flow.outer_addresses[them])
+        };
+        if entry.generation != flow.generations[them] || is_there.is_err() {
+            return Standing::Foreign;
+        }
+        // Two containers' flow by a published port.
+        if flow.flags & FLAG_TRANSLATED != 0
+            && CC_SETTINGS.get(0).is_none_or(|settings| settings.beyond_version as u32 != flow.beyond_version)
+        {
+            return Standing::Changed;
+        }
+        firewall::version(entry.rule_set)
+    };
+    let holds = flow.rules[us] == firewall::version(port.rule_set) && flow.rules[them] == version;
+    if holds { Standing::Holds } else { Standing::Changed }
 }
 
 /// What the packet changes of its flow.
 #[inline(always)]
-fn proceed(ctx: &TcContext, work: &Work, row: *mut Flow, flow: &mut Flow) -> Result<(), DropReason> {
+pub fn proceed(ctx: &TcContext, work: &Work, side: Side, row: *mut Flow, flow: &mut Flow) -> Result<(), DropReason> {
     let packet = &work.parsed.packet;
     if packet.protocol == PROTOCOL_TCP {
         let scale = if packet.tcp.flags & TCP_SYN == 0 {
@@ -282,33 +388,49 @@ fn proceed(ctx: &TcContext, work: &Work, row: *mut Flow, flow: &mut Flow) -> Res
             // SAFETY: the context is this program's.
             admit::scale(unsafe { admit::cc_scale(ctx.skb.skb) })
         };
-        if !matches!(work.parsed.fragment, Fragment::Later { .. })
-            && !flow.tracked.segment(work.side(), &packet.tcp, scale)
-        {
+        if !work.parsed.fragment.is_later() && !flow.tracked.segment(side, &packet.tcp, scale) {
             return Err(DropReason::TcpReset);
         }
     } else {
-        flow.tracked.spoke(work.side());
+        flow.tracked.spoke(side);
     }
     conntrack::settle(row, packet.protocol);
     let now = conntrack::now_ns();
     if flow.last_seen_ns != now {
         flow.last_seen_ns = now;
     }
-    let us = work.side().index();
+    let us = side.index();
     flow.packets[us] = flow.packets[us].wrapping_add(parse::packets(ctx));
     flow.bytes[us] = flow.bytes[us].wrapping_add(u64::from(ctx.len()));
     Ok(())
 }
 
-/// Into the target's network namespace.
+/// Its time to live ends here, at the border: the sender is told.
 #[inline(always)]
-fn deliver(ctx: &TcContext, work: &Work, target: &Target) -> Result<Verdict, Outcome> {
-    let EndpointEntry { ifindex, mac, flags, .. } = *target.entry;
-    rewrite::deliver_to(ctx, mac).map_err(|reason| work.refuse(reason))?;
-    // Before the redirect: after it the packet is no longer ours to count.
-    let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));
-    counters::sent(work.port.endpoint, packets, bytes);
-    counters::received(target.endpoint, packets, bytes);
-    Ok(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
+fn expired(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    if !icmp::may_be_told(work) {
+        return Err(work.refuse(DropReason::TtlExceeded));
+    }
+    counters::dropped(ctx, work.port.endpoint, Direction::Egress, DropReason::TtlExceeded as u16);
+    // SAFETY: the context is this program's.
+    match Outcome::from_bits(unsafe { icmp::cc_expired(ctx.skb.skb) }) {
+        Outcome::ANSWER => Ok(Verdict::Answer),
+        refused => Err(refused),
+    }
+}
+
+/// Smaller packets fit every interface (RFC 8200).
+const ALWAYS_FITS_BYTES: u32 = 1280 + ETHERNET_BYTES as u32;
+
+/// Whether the packet, or each of the segments that it stands for, fits the way out; the sender is told what would.
+#[inline(always)]
+fn fits(ctx: &TcContext) -> Result<(), Outcome> {
+    if ctx.len() <= ALWAYS_FITS_BYTES {
+        return Ok(());
+    }
+    // SAFETY: the context is this program's.
+    match Outcome::from_bits(unsafe { icmp::cc_fits(ctx.skb.skb) }) {
+        Outcome::GO => Ok(()),
+        refused => Err(refused),
+    }
 }

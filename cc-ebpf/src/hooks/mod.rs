@@ -2,5 +2,9 @@
 
 pub mod cgroup;
 pub mod from_endpoint;
+pub mod from_host;
+pub mod from_uplink;
+pub mod socket;
 pub mod sweep;
 pub mod to_endpoint;
+pub mod xdp_guard;

@@ -9,7 +9,7 @@ use cc_common::flow::{Flow, FlowKey};
 use cc_common::settings::{self, Settings};
 
 use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_SETTINGS};
-use crate::{conntrack, parse};
+use crate::{conntrack, nat, parse};
 
 /// What the callback is given besides an element.
 #[repr(C)]
@@ -19,12 +19,15 @@ struct Sweep {
     forgotten: u32,
 }
 
-/// Marked with an endpoint's number plus one: gives back what that endpoint holds. Else sweeps, and returns how many flows went.
+/// Marked with an endpoint's number plus one: gives back what that endpoint holds; its generation is in the control block. Else sweeps, and returns how many flows went.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
     let endpoint = parse::mark(ctx);
     if endpoint != 0 {
         conntrack::retire(endpoint - 1);
+        // SAFETY: as in `parse::ifindex`.
+        let [low, high, ..] = unsafe { (*ctx.skb.skb).cb };
+        nat::retire(endpoint - 1, u64::from(low) | u64::from(high) << 32);
         return 0;
     }
     let Some(settings) = CC_SETTINGS.get(0) else { return 0 };
@@ -54,7 +57,7 @@ unsafe extern "C" fn visit(_map: *mut c_void, key: *const FlowKey, flow: *mut Fl
         return 0;
     }
     if conntrack::is_doomed(flow) {
-        sweep.forgotten += u32::from(conntrack::forget(key_ref, flow));
+        sweep.forgotten += u32::from(conntrack::forget(conntrack::By::Sweep, key_ref, flow));
     } else {
         conntrack::doom(flow);
     }

@@ -11,12 +11,13 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{container_view, exit_view, metrics_view};
+use super::convert::{container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers};
 use crate::image::Images;
+use crate::outside::PortMapping;
 
 pub struct ContainerApi {
     pub containers: Arc<Containers>,
@@ -35,6 +36,21 @@ impl ContainerApi {
         let found = ids.iter().map(|id| self.containers.find(&caller.project, id));
         Ok(found.collect::<Result<_, _>>().map_err(Fault::from)?)
     }
+
+    /// Whose ports are meant, and which.
+    fn ports(&self, request: &Request<v1::PublishRequest>) -> Result<(ContainerRecord, Vec<PortMapping>), Status> {
+        let caller = Caller::of(request)?;
+        may_publish(&caller, &self.containers)?;
+        let v1::PublishRequest { container, ports } = request.get_ref();
+        let ports = port_mappings(ports).map_err(Fault::from)?;
+        Ok((self.containers.find(&caller.project, container).map_err(Fault::from)?, ports))
+    }
+}
+
+/// Admins, and operators of projects that the configuration names.
+pub(super) fn may_publish(caller: &Caller, containers: &Containers) -> Result<(), Status> {
+    let granted = containers.may_publish(&caller.project);
+    caller.require(if granted { Role::Operator } else { Role::Admin })
 }
 
 fn ids(records: &[ContainerRecord]) -> Response<v1::ContainerIds> {
@@ -152,6 +168,18 @@ impl ContainerService for ContainerApi {
         let v1::SetGroupsRequest { id, attach, detach } = request.into_inner();
         let record = self.containers.find(&caller.project, &id).map_err(Fault::from)?;
         let record = self.containers.set_groups(&record, &attach, &detach).await.map_err(Fault::from)?;
+        Ok(Response::new(self.view(&record)))
+    }
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::Container>, Status> {
+        let (record, ports) = self.ports(&request)?;
+        let record = self.containers.publish_ports(&record, &ports).await.map_err(Fault::from)?;
+        Ok(Response::new(self.view(&record)))
+    }
+
+    async fn unpublish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::Container>, Status> {
+        let (record, ports) = self.ports(&request)?;
+        let record = self.containers.unpublish_ports(&record, &ports).await.map_err(Fault::from)?;
         Ok(Response::new(self.view(&record)))
     }
 

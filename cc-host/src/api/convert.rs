@@ -1,15 +1,25 @@
 //! Between the contract's messages and the rooms' types. Refuses to decide anything but whether a field is well formed.
 
+use std::net::IpAddr;
+
 use cc_common::api::v1;
 
-use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Exit, RunSpec, State};
+use crate::container::ports::PORTS_MAX;
+use crate::container::{
+    BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State,
+};
+use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
+use crate::outside::PortMapping;
+use crate::resolver::NameServer;
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
 /// fit into the store with what else it says. Linux would take more.
 const STRINGS_BYTES_MAX: usize = 128 << 10;
 const _: () = assert!(STRINGS_BYTES_MAX * 6 < crate::store::VALUE_BYTES_MAX);
 const LABELS_MAX: usize = 256;
+/// As the C library has it.
+const NAME_SERVERS_MAX: usize = 3;
 const HOSTNAME_LEN_MAX: usize = 63;
 /// What Linux needs for IPv4, and what a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
@@ -57,6 +67,25 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     if spec.labels.len() > LABELS_MAX {
         return Err(bad("--label", spec.labels.len(), "a container has at most 256 labels"));
     }
+    if spec.publish.len() > PORTS_MAX {
+        return Err(bad("--publish", spec.publish.len(), "a container publishes at most 256 ports"));
+    }
+    if !spec.publish.is_empty() && spec.vpc.is_empty() {
+        return Err(bad(
+            "--publish",
+            spec.publish.len(),
+            "there is no network that a port could lead to: name a --vpc",
+        ));
+    }
+    let publish = port_mappings(&spec.publish)?;
+    let bandwidth = Bandwidth {
+        egress: rate_limit(["--egress-bandwidth", "--egress-burst"], spec.egress_bandwidth, &spec.vpc)?,
+        ingress: rate_limit(["--ingress-bandwidth", "--ingress-burst"], spec.ingress_bandwidth, &spec.vpc)?,
+    };
+    if spec.dns.len() > NAME_SERVERS_MAX {
+        return Err(bad("--dns", spec.dns.join(" "), "programs ask three name servers at most"));
+    }
+    let dns = spec.dns.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
     Ok(RunSpec {
         image: spec.image,
         vpc: non_empty(spec.vpc),
@@ -70,10 +99,81 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         labels: spec.labels.into_iter().collect(),
         command: spec.command,
         groups: spec.groups,
+        bandwidth,
+        publish,
+        dns,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
     })
+}
+
+pub(super) fn port_mappings(wanted: &[v1::PortMapping]) -> Result<Vec<PortMapping>, ContainerError> {
+    let mut mappings: Vec<PortMapping> = wanted.iter().map(port_mapping).collect::<Result<_, _>>()?;
+    mappings.sort_unstable();
+    mappings.dedup();
+    Ok(mappings)
+}
+
+fn port_mapping(wanted: &v1::PortMapping) -> Result<PortMapping, ContainerError> {
+    let v1::PortMapping { address, host_port, port, protocol } = wanted;
+    let wrong = |value: &dyn std::fmt::Display, why| bad("--publish", value, why);
+    let number = |port: &u32| match u16::try_from(*port) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(wrong(port, "a port is a number from 1 to 65535")),
+    };
+    let address = match address.as_str() {
+        "" | "0.0.0.0" | "::" => None,
+        text => Some(text.parse().map_err(|_| wrong(&text, "it is not an address of this host, as in 192.0.2.1"))?),
+    };
+    let protocol = match protocol.as_str() {
+        "" | "tcp" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
+        other => return Err(wrong(&other, "ports of tcp and udp can be published")),
+    };
+    Ok(PortMapping { address, host_port: number(host_port)?, port: number(port)?, protocol })
+}
+
+fn port_mapping_view(mapping: &PortMapping) -> v1::PortMapping {
+    v1::PortMapping {
+        address: mapping.address.map(|address| address.to_string()).unwrap_or_default(),
+        host_port: mapping.host_port.into(),
+        port: mapping.port.into(),
+        protocol: match mapping.protocol {
+            PortProtocol::Tcp => "tcp".to_owned(),
+            PortProtocol::Udp => "udp".to_owned(),
+        },
+    }
+}
+
+fn rate_limit(
+    [rate, burst]: [&'static str; 2],
+    limit: Option<v1::RateLimit>,
+    vpc: &str,
+) -> Result<Option<RateLimit>, ContainerError> {
+    let Some(v1::RateLimit { bytes_per_s, burst_bytes }) = limit else { return Ok(None) };
+    if vpc.is_empty() {
+        return Err(bad(rate, bytes_per_s, "there is no network to limit: name a --vpc"));
+    }
+    RateLimit::new(bytes_per_s, (burst_bytes != 0).then_some(burst_bytes)).map(Some).map_err(|wrong| match wrong {
+        BadLimit::Rate => bad(rate, bytes_per_s, wrong.why()),
+        BadLimit::Burst => bad(burst, burst_bytes, wrong.why()),
+    })
+}
+
+fn rate_limit_view(limit: Option<RateLimit>) -> Option<v1::RateLimit> {
+    let view = |RateLimit { bytes_per_s, burst_bytes }| v1::RateLimit {
+        bytes_per_s,
+        burst_bytes: burst_bytes.unwrap_or_default(),
+    };
+    limit.map(view)
+}
+
+/// Without a port: a container's resolv.conf has no place for one.
+fn name_server(text: &str) -> Result<IpAddr, ContainerError> {
+    let ip = text.parse::<IpAddr>().map_err(|_| bad("--dns", text, "it is not an address, as in 192.0.2.53"))?;
+    NameServer::parse(text).map_err(|_| bad("--dns", text, "it is no machine's address"))?;
+    Ok(ip)
 }
 
 fn is_hostname(text: &str) -> bool {
@@ -95,9 +195,13 @@ fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         labels: spec.labels.clone().into_iter().collect(),
         command: spec.command.clone(),
         groups: spec.groups.clone(),
+        dns: spec.dns.iter().map(ToString::to_string).collect(),
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
+        publish: spec.publish.iter().map(port_mapping_view).collect(),
+        egress_bandwidth: rate_limit_view(spec.bandwidth.egress),
+        ingress_bandwidth: rate_limit_view(spec.bandwidth.ingress),
     }
 }
 
@@ -132,6 +236,7 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         vpc: vpc.map(|a| a.vpc.to_string()).unwrap_or_default(),
         vpc_name: vpc.map(|a| a.vpc_name.to_string()).unwrap_or_default(),
         ipv4: vpc.map(|a| format!("{}/{}", a.ipv4, a.prefix_len)).unwrap_or_default(),
+        ipv6: vpc.and_then(|a| a.ipv6).map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)).unwrap_or_default(),
         mac: vpc.map(|a| a.mac.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),
         pid,
         created_ms: record.created_ms,
@@ -181,7 +286,7 @@ pub(super) fn progress_view(progress: LayerProgress) -> v1::PullProgress {
 }
 
 pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) -> v1::Metrics {
-    let ContainerMetrics { resources, traffic } = metrics;
+    let ContainerMetrics { resources, traffic, queues } = metrics;
     let count = |t: crate::datapath::Traffic| Some(v1::Traffic { packets: t.packets, bytes: t.bytes });
     v1::Metrics {
         id: record.id.to_string(),
@@ -210,6 +315,17 @@ pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) 
             })
             .collect(),
         at_ms: crate::ids::now_ms(),
+        queues: queues.into_iter().map(queue_view).collect(),
+    }
+}
+
+fn queue_view(Queue { direction, bytes_per_s, stats }: Queue) -> v1::Queue {
+    v1::Queue {
+        direction: direction.to_owned(),
+        bytes_per_s,
+        dropped_packets: stats.dropped_packets,
+        waits: stats.waits,
+        waiting_bytes: stats.waiting_bytes,
     }
 }
 
@@ -218,20 +334,34 @@ mod tests {
     use super::*;
 
     fn spec() -> v1::ContainerSpec {
-        v1::ContainerSpec { image: "busybox".into(), ..Default::default() }
+        v1::ContainerSpec { image: "busybox".into(), vpc: "blue".into(), ..Default::default() }
     }
 
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 10] = [
+        let cases: [Spoil; 18] = [
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),
             ("--mtu", |s| s.mtu = 100),
+            ("--publish", |s| s.publish = vec![v1::PortMapping::default()]),
+            ("--publish", |s| {
+                let protocol = "sctp".to_owned();
+                s.publish = vec![v1::PortMapping { host_port: 1, port: 1, protocol, ..Default::default() }];
+            }),
+            ("--egress-bandwidth", |s| s.egress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1, burst_bytes: 0 })),
+            ("--ingress-burst", |s| s.ingress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 1 })),
+            ("--vpc", |s| {
+                s.vpc.clear();
+                s.ingress_bandwidth = Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 0 });
+            }),
             ("--env", |s| s.env.push("NOVALUE".into())),
             ("--dir", |s| s.dir = "tmp".into()),
             ("--hostname", |s| s.hostname = "a b".into()),
+            ("--dns", |s| s.dns.push("dns.example".into())),
+            ("--dns", |s| s.dns.push("0.0.0.0".into())),
+            ("--dns", |s| s.dns = vec!["192.0.2.53".into(); 4]),
             ("text", |s| s.command.push("a\0b".into())),
             ("text", |s| drop(s.labels.insert("a".into(), "a\0b".into()))),
             ("128 KiB", |s| drop(s.labels.insert("a".into(), "b".repeat(STRINGS_BYTES_MAX)))),

@@ -14,6 +14,7 @@ use super::rules::{group_view, list_view, rule_spec, rule_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
 use crate::firewall::{Firewall, FirewallError, PrefixEdit, PrefixParser};
+use crate::guard::Guard;
 
 /// Lines of one message of a listing.
 const LINES_PER_MESSAGE: usize = 10_000;
@@ -21,6 +22,7 @@ const LINES_PER_MESSAGE: usize = 10_000;
 pub struct FirewallApi {
     pub firewall: Arc<Firewall>,
     pub containers: Arc<Containers>,
+    pub guard: Arc<Guard>,
 }
 
 fn caller<T>(request: &Request<T>, role: Role) -> Result<Caller, Status> {
@@ -109,6 +111,7 @@ impl FirewallService for FirewallApi {
     ) -> Result<Response<v1::DeletePrefixListsResponse>, Status> {
         let caller = caller(&request, Role::Operator)?;
         let wanted = request.into_inner().lists;
+        self.guard.not_named(&caller.project, &wanted).await.map_err(Fault::from)?;
         let deleted = self.firewall.delete_lists(&caller.project, &wanted).await.map_err(Fault::from)?;
         Ok(Response::new(v1::DeletePrefixListsResponse { deleted: deleted.iter().map(ToString::to_string).collect() }))
     }
@@ -131,7 +134,7 @@ impl FirewallService for FirewallApi {
             _ => return Err(malformed("an edit is add, remove or replace").into()),
         };
         // Whether it exists, before a million lines are taken.
-        self.firewall.prefix_list(&caller.project, &header.list).map_err(Fault::from)?;
+        let known = self.firewall.prefix_list(&caller.project, &header.list).map_err(Fault::from)?;
         let bad_line = |(line, source)| Fault::from(FirewallError::BadLine { line, source });
         let mut parser = PrefixParser::default();
         while let Some(message) = input.message().await? {
@@ -142,8 +145,10 @@ impl FirewallService for FirewallApi {
         }
         let prefixes = parser.finish().map_err(bad_line)?;
         let parsed = Instant::now();
+        self.guard.may_contain(&known, &prefixes).await.map_err(Fault::from)?;
         let (list, applied) =
             self.firewall.edit_list(&caller.project, &header.list, edit, prefixes).await.map_err(Fault::from)?;
+        self.guard.list_changed(&list.id).await.map_err(Fault::from)?;
         let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(v1::EditPrefixesResponse {
             list: Some(list_view(&list)),

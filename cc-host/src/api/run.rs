@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::container::may_publish;
 use super::convert::{exit_view, progress_view, run_spec};
 use super::follow::done_or_left;
 use crate::auth::Caller;
@@ -54,6 +55,9 @@ async fn conduct(
     };
     let wanted = start.spec.clone().unwrap_or_default();
     let name = wanted.name.clone();
+    if !wanted.publish.is_empty() {
+        may_publish(caller, containers)?;
+    }
     let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
     let hold = images.hold(&caller.project, &image).await.map_err(Fault::from)?;

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
-use crate::vpc::{VpcRecord, Vpcs};
+use crate::vpc::{NewVpc, VpcRecord, Vpcs};
 
 pub struct VpcApi {
     pub vpcs: Arc<Vpcs>,
@@ -23,8 +23,9 @@ impl VpcService for VpcApi {
     async fn create(&self, request: Request<CreateVpcRequest>) -> Result<Response<Vpc>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
-        let CreateVpcRequest { name, cidr } = request.into_inner();
-        let record = self.vpcs.create(&caller.project, &name, &cidr).await.map_err(Fault::from)?;
+        let CreateVpcRequest { name, cidr, cidr6, no_internet } = request.into_inner();
+        let wanted = NewVpc { name, cidr, cidr6, internet: !no_internet };
+        let record = self.vpcs.create(&caller.project, &wanted).await.map_err(Fault::from)?;
         Ok(Response::new(self.view(&record)))
     }
 
@@ -57,6 +58,9 @@ impl VpcApi {
             gateway: record.cidr.gateway().to_string(),
             containers: u32::try_from(self.containers.users_of(&record.id).len()).unwrap_or(u32::MAX),
             created_ms: record.created_ms,
+            internet: record.internet,
+            cidr6: record.cidr6.map(|cidr6| cidr6.to_string()).unwrap_or_default(),
+            gateway6: record.cidr6.map(|cidr6| cidr6.gateway().to_string()).unwrap_or_default(),
         }
     }
 }

@@ -72,11 +72,13 @@ impl Containers {
     async fn take_over(self: &Arc<Self>, record: &ContainerRecord, shim: Shim, netns: OwnedFd) -> Result<(), Lost> {
         let cgroup = self.rooms.cgroups.get(record.id.as_str()).map_err(Lost::Cgroup)?;
         self.adopt_endpoint(record, &cgroup).await?;
+        self.rooms.outside.adopt(&record.owner(), &record.spec.publish).await;
         let joined = record.vpc.as_ref().map(|vpc| self.rooms.firewall.adopted(vpc.membership.clone()));
         let (tell, exit) = watch::channel(None);
         let (cgroup, netns, joined) = (Arc::new(cgroup), Arc::new(netns), Mutex::new(joined));
         let live = Arc::new(Live { shim, cgroup, netns, joined, exit });
         self.set_live(&record.id, Some(Arc::clone(&live)));
+        self.publish(record);
         self.supervise(record, live, tell);
         Ok(())
     }
@@ -88,7 +90,7 @@ impl Containers {
         let endpoint = match &record.vpc {
             Some(vpc) => {
                 let ifindex = if_nametoindex(record.interface().as_str()).map_err(|_| Lost::NoInterface)?;
-                Some(vpc.endpoint(slot, ifindex))
+                Some(vpc.endpoint(slot, ifindex, &record.spec.bandwidth, self.mtu(record)))
             }
             None => None,
         };

@@ -6,16 +6,19 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 
 use super::error::ContainerError;
-use super::record::{Attachment, ContainerRecord, RunSpec, State};
+use super::record::{Attachment, ContainerRecord, Ipv6Attachment, RunSpec, State};
 use super::room::Containers;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
 use crate::image::ImageRecord;
+use crate::resolver;
 use crate::store::{Compare, Op};
 use crate::vpc::{VpcRecord, ipam};
 
 /// Half of what the store takes, so that how it ended still fits.
 const RECORD_BYTES_MAX: usize = crate::store::VALUE_BYTES_MAX / 2;
+/// Names that mean something else in every VPC.
+const RESERVED_NAMES: [&str; 2] = [resolver::GATEWAY_LABEL, resolver::LOCALHOST_LABEL];
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 256;
 
@@ -37,6 +40,9 @@ impl Containers {
         let id = ContainerId::random();
         let name = if name.is_empty() { format!("c-{}", &id.as_str()[..8]) } else { name.to_owned() };
         let name = Name::parse(&name).map_err(|source| ContainerError::BadName { name, source })?;
+        if RESERVED_NAMES.contains(&name.as_str()) {
+            return Err(ContainerError::ReservedName { name: name.to_string() });
+        }
         let slot = self
             .slots
             .take()
@@ -77,6 +83,11 @@ impl Containers {
                 None if !record.spec.groups.is_empty() => {
                     let (field, value) = ("--group", record.spec.groups.join(" "));
                     return Err(ContainerError::BadField { field, value, why: "groups need a network: name a --vpc" });
+                }
+                None if !record.spec.dns.is_empty() => {
+                    let value = record.spec.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                    let why = "name servers need a network to be asked in: name a --vpc";
+                    return Err(ContainerError::BadField { field: "--dns", value, why });
                 }
                 None => None,
                 Some(wanted) => {
@@ -124,6 +135,11 @@ impl Containers {
             ipv4,
             prefix_len: vpc.cidr.prefix_len(),
             gateway: vpc.cidr.gateway(),
+            ipv6: vpc.cidr6.map(|cidr6| Ipv6Attachment {
+                address: ipam::ipv6_of(cidr6, vpc.cidr, ipv4),
+                prefix_len: cidr6.prefix_len(),
+                gateway: cidr6.gateway(),
+            }),
             mac: ipam::mac_of(ipv4),
             membership: Membership { groups, rule_set: 0 },
         });

@@ -10,6 +10,7 @@ use crate::image::ImageError;
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::link::LinkError;
 use crate::kernel::netns::NetnsError;
+use crate::kernel::qdisc::QdiscError;
 use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::store::StoreError;
 use crate::vpc::VpcError;
@@ -20,6 +21,8 @@ pub enum ContainerError {
     Firewall(#[from] crate::firewall::FirewallError),
     #[error("cannot run container {name:?}")]
     BadName { name: String, source: NameError },
+    #[error("cannot run container {name}")]
+    ReservedName { name: String },
     #[error("cannot run a container: {field} {value:?} is not valid")]
     BadField { field: &'static str, value: String, why: &'static str },
     #[error("cannot run container {name}: the name is taken by {id}")]
@@ -50,6 +53,8 @@ pub enum ContainerError {
     Cgroup { operation: &'static str, name: String, source: CgroupError },
     #[error("cannot {operation} the network interface of container {name}")]
     Link { operation: &'static str, name: String, source: LinkError },
+    #[error("cannot limit the bandwidth of container {name}")]
+    Bandwidth { name: String, source: QdiscError },
     #[error("cannot enter the network namespace of container {name}")]
     Netns { name: String, source: NetnsError },
     #[error("the datapath refused to {operation} container {name}")]
@@ -60,6 +65,8 @@ pub enum ContainerError {
     Decode { key: String, source: serde_json::Error },
     #[error("cannot connect to port {port} of container {name}")]
     Connect { name: String, port: u16, source: std::io::Error },
+    #[error(transparent)]
+    Outside(#[from] crate::outside::OutsideError),
     #[error(transparent)]
     Vpc(#[from] VpcError),
     #[error(transparent)]
@@ -73,6 +80,7 @@ impl From<ContainerError> for Fault {
         let fault = |kind, code, why: String, next: &str| Fault::new(kind, code, what.clone(), why).next(next);
         match error {
             E::Vpc(inner) => inner.into(),
+            E::Outside(inner) => inner.into(),
             E::Firewall(inner) => inner.into(),
             E::Image(inner) => inner.into(),
             E::BadName { source, .. } => fault(
@@ -80,6 +88,12 @@ impl From<ContainerError> for Fault {
                 "container.bad_name",
                 source.to_string(),
                 "choose a name like web-1: lower-case letters, digits and hyphens",
+            ),
+            E::ReservedName { .. } => fault(
+                Code::InvalidArgument,
+                "container.bad_name",
+                "in every VPC this name means something else".into(),
+                "choose another name",
             ),
             E::BadField { why, .. } => {
                 fault(Code::InvalidArgument, "container.bad_option", why.into(), "see cc run --help")

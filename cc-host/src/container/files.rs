@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::record::ContainerRecord;
+use crate::resolver;
 use crate::shim::spec::Bind;
 
 /// Writes them into `dir` and says where they belong. They are the container's own, by its ids: what it does to them stays its.
@@ -29,15 +31,27 @@ pub(super) fn write_etc(dir: &Path, id_base: u32, record: &ContainerRecord) -> i
 
 fn hosts(record: &ContainerRecord) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let address = record.vpc.as_ref().map_or_else(|| "127.0.1.1".to_owned(), |vpc| vpc.ipv4.to_string());
-    let _ = writeln!(text, "{address}\t{}", record.hostname());
+    let addresses = match &record.vpc {
+        Some(vpc) => vpc.addresses().iter().map(|address| address.address).collect(),
+        None => vec![IpAddr::from([127, 0, 1, 1])],
+    };
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{}", record.hostname());
+    }
     text
 }
 
-/// The VPC's gateway is where its resolver answers; without a VPC there is nobody to ask.
+/// The VPC's gateway is where its resolver answers; without a VPC there is nobody to ask. Name servers of the user's own are not
+/// told of the VPC's domain: what is below it is nobody else's business.
 fn resolv_conf(record: &ContainerRecord) -> String {
+    let servers = |servers: &[IpAddr]| servers.iter().map(|ip| format!("nameserver {ip}\n")).collect::<String>();
     match &record.vpc {
-        Some(vpc) => format!("nameserver {}\n", vpc.gateway),
+        Some(_) if !record.spec.dns.is_empty() => servers(&record.spec.dns),
+        Some(vpc) => {
+            let [zone, top] = resolver::DOMAIN;
+            let gateways: Vec<IpAddr> = vpc.addresses().iter().filter_map(|address| address.gateway).collect();
+            format!("{}search {}.{zone}.{top}\n", servers(&gateways), vpc.vpc_name)
+        }
         None => String::from("# no network, so no name server\n"),
     }
 }

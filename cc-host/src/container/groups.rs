@@ -50,6 +50,7 @@ impl Containers {
         }
         if let Some(live) = live {
             *live.joined.lock().unwrap_or_else(PoisonError::into_inner) = joined;
+            self.publish_while_live(&record);
         }
         Ok(record)
     }

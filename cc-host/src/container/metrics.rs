@@ -1,7 +1,8 @@
-//! One container's figures: from its cgroup and from the datapath. Refuses to average or to remember.
+//! One container's figures: from its cgroup, from the datapath and from its queues. Refuses to average or to remember.
 
 use std::sync::Arc;
 
+use super::bandwidth::Queue;
 use super::error::ContainerError;
 use super::record::ContainerRecord;
 use super::room::Containers;
@@ -12,6 +13,8 @@ use crate::kernel::cgroup::Stats;
 pub struct ContainerMetrics {
     pub resources: Stats,
     pub traffic: EndpointCounters,
+    /// Of what is limited.
+    pub queues: Vec<Queue>,
 }
 
 impl Containers {
@@ -21,6 +24,7 @@ impl Containers {
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
         let (cgroup, datapath) = (Arc::clone(&live.cgroup), Arc::clone(&self.rooms.datapath));
         let endpoint = record.slot;
+        let queues = self.queues(record, Arc::clone(&live.netns)).await;
         tokio::task::spawn_blocking(move || {
             let resources = cgroup.stats();
             let traffic = datapath.counters(endpoint).map_err(|source| ContainerError::Datapath {
@@ -28,7 +32,7 @@ impl Containers {
                 name,
                 source,
             })?;
-            Ok(ContainerMetrics { resources, traffic })
+            Ok(ContainerMetrics { resources, traffic, queues })
         })
         .await
         .expect("reading counters does not panic")

@@ -1,13 +1,17 @@
 //! A container as the store keeps it. Refuses to hold what can be derived: the interface's name, the paths, the range of ids.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::bandwidth::Bandwidth;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
+use crate::kernel::link::EndpointAddress;
+use crate::outside::{Owner, PortMapping};
+use crate::vpc::Gateway;
 
 /// What the user asked for, parsed at the door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,14 @@ pub struct RunSpec {
     /// Names or ids of its groups; none means the VPC's default group.
     #[serde(default)]
     pub groups: Vec<String>,
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+    /// Ports of the host's that lead to it while it runs.
+    #[serde(default)]
+    pub publish: Vec<PortMapping>,
+    /// Name servers to ask instead of the VPC's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     pub auto_remove: bool,
     pub stdin: bool,
 }
@@ -41,17 +53,41 @@ pub struct Attachment {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: [u8; 6],
+    /// In a dual-stack VPC.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Attachment>,
     /// Its groups, and the number of their rule set: 0 until it starts.
     #[serde(default)]
     pub membership: Membership,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Attachment {
+    pub address: Ipv6Addr,
+    pub prefix_len: u8,
+    pub gateway: Ipv6Addr,
+}
+
 impl Attachment {
+    /// As its interface has them inside.
+    pub(super) fn addresses(&self) -> Vec<EndpointAddress> {
+        let &Attachment { ipv4, prefix_len, gateway, .. } = self;
+        let ipv4 = EndpointAddress { address: ipv4.into(), prefix_len, gateway: Some(gateway.into()) };
+        let ipv6 = self.ipv6.map(|Ipv6Attachment { address, prefix_len, gateway }| EndpointAddress {
+            address: address.into(),
+            prefix_len,
+            gateway: Some(gateway.into()),
+        });
+        std::iter::once(ipv4).chain(ipv6).collect()
+    }
+
     /// As the datapath is told of it.
-    pub(super) fn endpoint(&self, slot: u32, ifindex: u32) -> Endpoint {
+    pub(super) fn endpoint(&self, slot: u32, ifindex: u32, bandwidth: &Bandwidth, mtu: u16) -> Endpoint {
         let &Attachment { vni, mac, ipv4, .. } = self;
         let rule_set = self.membership.rule_set;
-        Endpoint { id: slot, vni, rule_set, ifindex, mac, ipv4, ipv6: None, queued: false }
+        let ipv6 = self.ipv6.map(|ipv6| ipv6.address);
+        let (queued, egress_rate) = (bandwidth.ingress.is_some(), bandwidth.egress_rate(mtu));
+        Endpoint { id: slot, vni, rule_set, ifindex, mac, ipv4, ipv6, queued, egress_rate }
     }
 }
 
@@ -129,7 +165,45 @@ impl ContainerRecord {
         format!("cc{}", &self.id.as_str()[..12])
     }
 
+    /// Where it asks for names.
+    pub(super) fn gateway(&self) -> Option<Gateway> {
+        let Attachment { vpc, vpc_name, vni, gateway, prefix_len, ipv6, .. } = self.vpc.clone()?;
+        let (name, project) = (vpc_name, self.project.clone());
+        let ipv6 = ipv6.map(|ipv6| (ipv6.gateway, ipv6.prefix_len));
+        Some(Gateway { vpc, name, project, vni, ipv4: (gateway, prefix_len), ipv6 })
+    }
+
+    /// Who it is to those that its ports are published for.
+    pub(super) fn owner(&self) -> Owner {
+        Owner {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            project: self.project.clone(),
+            endpoint: self.slot,
+            has_ipv6: self.vpc.as_ref().is_some_and(|vpc| vpc.ipv6.is_some()),
+        }
+    }
+
     pub fn hostname(&self) -> &str {
         self.spec.hostname.as_deref().unwrap_or(self.name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_from_before_ipv6_and_groups_is_one_without_them() {
+        let old = r#"{"vpc":"vpc-0123456789ab","vpc_name":"blue","vni":7,"ipv4":"10.0.0.2","prefix_len":24,
+            "gateway":"10.0.0.1","mac":[2,204,10,0,0,2]}"#;
+        let attachment: Attachment = serde_json::from_str(old).unwrap();
+        assert_eq!((attachment.ipv6, attachment.addresses().len()), (None, 1));
+        let endpoint = attachment.endpoint(3, 9, &Bandwidth::default(), 1450);
+        assert_eq!((endpoint.id, endpoint.ifindex, endpoint.ipv6), (3, 9, None));
+        let (address, gateway) = ("fd00:1::2".parse().unwrap(), "fd00:1::1".parse().unwrap());
+        let dual = Attachment { ipv6: Some(Ipv6Attachment { address, prefix_len: 64, gateway }), ..attachment };
+        let kept: Attachment = serde_json::from_slice(&serde_json::to_vec(&dual).unwrap()).unwrap();
+        assert_eq!((kept.endpoint(3, 9, &Bandwidth::default(), 1450).ipv6, kept.addresses().len()), (Some(address), 2));
     }
 }

@@ -9,17 +9,18 @@ use tokio::sync::watch;
 use super::error::ContainerError;
 use super::launch::Shim;
 use super::record::{CONTAINERS, ContainerRecord, Exit};
-use super::slots::Slots;
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
 use crate::firewall::{Firewall, Joined};
-use crate::ids::{ContainerId, Project};
+use crate::ids::{ContainerId, Name, Project};
 use crate::image::Images;
 use crate::kernel::cgroup::{Cgroup, CgroupRoot};
 use crate::kernel::link::Links;
+use crate::outside::Outside;
+use crate::slots::Slots;
 use crate::store::{Compare, Op, Store, Txn};
-use crate::vpc::Vpcs;
+use crate::vpc::{Gateways, Vpcs};
 
 /// The rooms that this one stands on.
 #[derive(Clone)]
@@ -29,7 +30,9 @@ pub struct Rooms {
     pub datapath: Arc<Datapath>,
     pub images: Images,
     pub vpcs: Arc<Vpcs>,
+    pub gateways: Arc<Gateways>,
     pub firewall: Arc<Firewall>,
+    pub outside: Arc<Outside>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
     pub events: Events,
@@ -66,7 +69,7 @@ pub struct Containers {
 
 impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
-        let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::ENDPOINTS_MAX));
+        let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::CONTAINERS_MAX));
         Arc::new(Containers {
             rooms,
             slots,
@@ -113,6 +116,12 @@ impl Containers {
             exact.or_else(by_prefix).cloned()
         })
         .ok_or_else(|| ContainerError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    /// The container whose id spells this number, whoever's it is, and its project.
+    pub fn of_number(&self, number: u64) -> Option<(ContainerId, Name, Project)> {
+        let id = ContainerId::parse(&format!("{number:016x}"))?;
+        self.with_records(|records| records.get(&id).map(|r| (r.id.clone(), r.name.clone(), r.project.clone())))
     }
 
     /// While it is held, no container gets an address.

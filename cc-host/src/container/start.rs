@@ -17,7 +17,7 @@ use crate::datapath::{Datapath, DatapathError};
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
-use crate::kernel::link::{self, EndpointAddress, Veth};
+use crate::kernel::link::{self, Veth};
 use crate::kernel::{netns, uplink};
 use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
@@ -83,7 +83,10 @@ impl Containers {
         let spec = self.shim_spec(record, image, command, &cgroup)?;
         pace.step("files");
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
-        let (shim, pid) = Shim::spawn(&self.shim_binary(), &self.run_dir(record), &spec).await.map_err(launch)?;
+        let (shim_binary, run_dir) = (self.shim_binary(), self.run_dir(record));
+        // Also when the shim fails: from then on the VPC may be deleted, and nobody must be opening anything in it.
+        let (spawned, ()) = tokio::join!(Shim::spawn(&shim_binary, &run_dir, &spec), self.ensure_resolver(record));
+        let (shim, pid) = spawned.map_err(launch)?;
         pace.step("shim");
         let joined = match &record.vpc {
             Some(vpc) => Some(self.rooms.firewall.join(&vpc.membership.groups).await?),
@@ -94,6 +97,8 @@ impl Containers {
             vpc.membership = joined.membership().clone();
         }
         let netns = self.connect_network(&record, pid, &cgroup, pace).await?;
+        // Before its program runs, which may ask for its own name.
+        self.publish(&record);
         let stdio = if attach {
             let (stdin, output) = shim.attach(record.spec.stdin).await.map_err(launch)?;
             Some(Stdio { stdin, output })
@@ -221,11 +226,12 @@ impl Containers {
         let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
         let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
         pace.step("veth");
-        // Before the container's end is up: no packet ever passes undecided.
-        self.attach_datapath(record, vpc, ifindex, cgroup.v2_dir()).await?;
+        // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
+        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir()).await?;
         pace.step("datapath");
-        let address = EndpointAddress { address: vpc.ipv4, prefix_len: vpc.prefix_len, gateway: vpc.gateway };
-        link::configure_endpoint(netns, address).await.map_err(failed("configure"))?;
+        self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
+        self.limit_bandwidth(record, Arc::clone(&kept), ifindex, mtu).await?;
+        link::configure_endpoint(netns, vpc.addresses()).await.map_err(failed("configure"))?;
         pace.step("addresses");
         Ok(kept)
     }
@@ -240,9 +246,10 @@ impl Containers {
         record: &ContainerRecord,
         vpc: &Attachment,
         ifindex: u32,
+        mtu: u16,
         cgroup: PathBuf,
     ) -> Result<(), ContainerError> {
-        let endpoint = vpc.endpoint(record.slot, ifindex);
+        let endpoint = vpc.endpoint(record.slot, ifindex, &record.spec.bandwidth, mtu);
         let tag = record.id.clone();
         self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
     }
@@ -260,7 +267,7 @@ impl Containers {
     }
 
     /// What the uplink leaves to an overlay's payload, unless it was said.
-    fn mtu(&self, record: &ContainerRecord) -> u16 {
+    pub(super) fn mtu(&self, record: &ContainerRecord) -> u16 {
         let config = &self.rooms.config;
         if let Some(mtu) = record.spec.mtu.or(config.mtu) {
             return mtu;

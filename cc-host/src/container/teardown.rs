@@ -87,8 +87,10 @@ impl Containers {
         }
     }
 
-    /// No packet from or to it passes after this.
+    /// No packet from or to it passes after this, and no name leads to it.
     async fn silence(&self, record: &ContainerRecord) {
+        self.withdraw(record);
+        self.rooms.outside.withdraw(&record.id).await;
         let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
         match tokio::task::spawn_blocking(move || datapath.silence(slot)).await {
             Ok(Ok(())) => {}
@@ -105,7 +107,10 @@ impl Containers {
             State::Running { since_ms, .. } => Some(since_ms),
             _ => None,
         };
-        let stopped = ContainerRecord { state: State::Stopped { started_ms, exit }, ..record.clone() };
+        // As it is now: its groups and ports may have changed since it was started.
+        let _allocation = self.allocation().await;
+        let known = self.find(&record.project, record.id.as_str()).unwrap_or_else(|_| record.clone());
+        let stopped = ContainerRecord { state: State::Stopped { started_ms, exit }, ..known };
         match self.update(&stopped).await {
             // Removed by force while it ended: there is no record to write to, and none is wanted.
             Ok(()) | Err(ContainerError::NotFound { .. }) => {}
@@ -150,6 +155,8 @@ impl Containers {
 
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.
     async fn disconnect(&self, record: &ContainerRecord) {
+        self.withdraw(record);
+        self.rooms.outside.withdraw(&record.id).await;
         if record.vpc.is_some()
             && let Err(error) = self.delete_interface(&record.interface()).await
         {

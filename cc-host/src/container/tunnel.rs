@@ -2,7 +2,7 @@
 //! Refuses to move bytes; it hands over a connected socket.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::error::ContainerError;
-use super::record::ContainerRecord;
+use super::record::{Attachment, ContainerRecord};
 use super::room::Containers;
 use crate::kernel::netns;
 
@@ -18,32 +18,45 @@ use crate::kernel::netns;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Containers {
-    /// Loopback first, as a program that listens on all addresses or only on loopback answers there; else its own address.
+    /// Loopback first, as a program that listens on all addresses or only on loopback answers there; else its own addresses. Of
+    /// either IPv4 first.
     pub async fn connect(&self, record: &ContainerRecord, port: u16) -> Result<TcpStream, ContainerError> {
         let name = record.name.to_string();
         let Some(live) = self.live(&record.id) else { return Err(ContainerError::NotRunning { name }) };
-        let own = record.vpc.as_ref().map(|vpc| vpc.ipv4);
-        connect_in(&live.netns, own, port).await.map_err(|source| ContainerError::Connect { name, port, source })
+        let own: Vec<IpAddr> = record.vpc.iter().flat_map(Attachment::addresses).map(|own| own.address).collect();
+        connect_in(&live.netns, &own, port).await.map_err(|source| ContainerError::Connect { name, port, source })
     }
 }
 
-async fn connect_in(netns: &Arc<OwnedFd>, own: Option<Ipv4Addr>, port: u16) -> io::Result<TcpStream> {
-    let to = |address: Ipv4Addr| SocketAddr::from((address, port));
-    let stream = match (connect_one(netns, to(Ipv4Addr::LOCALHOST)).await, own) {
-        (Err(error), Some(own)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            connect_one(netns, to(own)).await?
+async fn connect_in(netns: &Arc<OwnedFd>, own: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    let mut refusal = None;
+    for address in loopback.iter().chain(own) {
+        match connect_one(netns, SocketAddr::from((*address, port))).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            // Nobody listens there, or there is no such address: a namespace without IPv6 has no `::1`.
+            Err(error) if is_refusal(&error) => refusal = refusal.or(Some(error)),
+            Err(error) => return Err(error),
         }
-        (first, _) => first?,
-    };
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    }
+    Err(refusal.expect("loopback was tried"))
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionRefused | Kind::AddrNotAvailable | Kind::NetworkUnreachable)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// A thread is needed only to make the socket: it stays in its namespace, and connects and is waited for out here. A
 /// listener that never accepts so costs its caller no thread.
 async fn connect_one(netns: &Arc<OwnedFd>, to: SocketAddr) -> io::Result<TcpStream> {
     let netns = Arc::clone(netns);
-    let made = tokio::task::spawn_blocking(move || netns::in_netns(netns.as_fd(), TcpSocket::new_v4));
+    let new = if to.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let made = tokio::task::spawn_blocking(move || netns::in_netns(netns.as_fd(), new));
     let socket = made.await.map_err(io::Error::other)?.map_err(io::Error::other)??;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing accepted the connection in time");
     tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await.map_err(late)?
@@ -75,9 +88,9 @@ mod tests {
         up(&other).await;
         let listener = netns::in_netns(netns.as_fd(), || TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
         let port = listener.local_addr().unwrap().port();
-        let stream = connect_in(&netns, None, port).await.unwrap();
+        let stream = connect_in(&netns, &[], port).await.unwrap();
         assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
-        let refused = connect_in(&other, None, port).await.unwrap_err();
+        let refused = connect_in(&other, &[], port).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -88,7 +101,21 @@ mod tests {
         let own = Ipv4Addr::new(127, 0, 0, 7);
         let listener = netns::in_netns(netns.as_fd(), || TcpListener::bind((own, 0))).unwrap().unwrap();
         let port = listener.local_addr().unwrap().port();
-        let stream = connect_in(&netns, Some(own), port).await.unwrap();
+        let stream = connect_in(&netns, &[own.into()], port).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), SocketAddr::from((own, port)));
+    }
+
+    #[tokio::test]
+    async fn what_speaks_ipv6_alone_is_reached() {
+        let netns = fresh();
+        up(&netns).await;
+        let listener = netns::in_netns(netns.as_fd(), || TcpListener::bind("[::1]:0")).unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = connect_in(&netns, &[Ipv4Addr::new(127, 0, 0, 7).into()], port).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+        assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
+        drop(listener);
+        let refused = connect_in(&netns, &[], port).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

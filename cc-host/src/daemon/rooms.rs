@@ -8,30 +8,36 @@ use async_trait::async_trait;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::container_service_server::ContainerServiceServer;
 use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
+use cc_common::api::v1::guard_service_server::GuardServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
+use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::settings::Settings;
-use ipnet::IpNet;
+use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
 
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
-use crate::datapath::{Datapath, DatapathConfig, forward_log};
+use crate::datapath::{Datapath, DatapathConfig, forward_log, other_pin_dirs};
 use crate::error_chain;
+use crate::explain::Explain;
 use crate::firewall::Firewall;
+use crate::guard::{Guard, GuardFigures};
 use crate::ids::Project;
 use crate::image::Images;
 use crate::kernel::cgroup::CgroupRoot;
 use crate::kernel::link::Links;
 use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
+use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
+use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
-use crate::vpc::Vpcs;
+use crate::vpc::{Gateways, Vpcs};
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -45,6 +51,8 @@ pub(super) struct House {
     containers: Arc<Containers>,
     images: Images,
     datapath: Arc<Datapath>,
+    explain: Arc<Explain>,
+    guard: Arc<Guard>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
 }
@@ -58,36 +66,68 @@ impl House {
         host_id: &str,
     ) -> Result<House, Fault> {
         let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
-        let datapath = open_datapath(config, cgroups.v2_level()).await?;
+        let cgroups_level = cgroups.v2_level();
+        let datapath = open_datapath(config, cgroups_level).await?;
         let locks = [RunLock::of_directory(&cgroups.v2_dir())?, RunLock::of_directory(&datapath.pin_dir())?];
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
         let links = Links::open().map_err(|e| cannot("link", "open netlink", &e))?;
         let lists = config.state_dir.join("prefixes");
-        let firewall = Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed_ranges()).await?;
-        let firewall = Arc::new(firewall);
-        let vpcs = Arc::new(Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall)));
+        let surroundings = links.surroundings().await.map_err(|e| cannot("link", "see the host's addresses", &e))?;
+        let outside_config = outside_config(config, &cgroups);
+        let closed = closed_ranges(&surroundings, &outside_config);
+        let firewall = Arc::new(Firewall::open(Arc::clone(&store), Arc::clone(&datapath), lists, closed).await?);
+        let parts = outside::Parts {
+            datapath: Arc::clone(&datapath),
+            firewall: Arc::clone(&firewall),
+            links: links.clone(),
+            events: events.clone(),
+            host_id: host_id.to_owned(),
+        };
+        let outside = Arc::new(Outside::open(parts, outside_config, surroundings).await?);
+        let (kept, rules) = (Arc::clone(&store), Arc::clone(&firewall));
+        let guard = Guard::open(config, kept, Arc::clone(&datapath), rules, events.clone()).await?;
+        let gateways = Arc::new(Gateways::new(
+            Arc::clone(&datapath),
+            links.clone(),
+            Resolvers::new(Arc::default(), Handle::current()),
+            Upstreams::from(config.dns.as_slice()),
+            events.clone(),
+            host_id,
+        ));
+        let vpcs = Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall), Arc::clone(&gateways));
+        let vpcs = Arc::new(vpcs);
         let containers = Containers::new(Rooms {
             config: Arc::new(config.clone()),
             store,
             datapath: Arc::clone(&datapath),
             images: images.clone(),
             vpcs: Arc::clone(&vpcs),
+            gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
+            outside: Arc::clone(&outside),
             cgroups: Arc::new(cgroups),
-            links,
+            links: links.clone(),
             events,
             host_id: host_id.to_owned(),
         });
-        containers.reconcile().await?;
+        let ((), reconciled) = tokio::join!(gateways.remove_strays(), containers.reconcile());
+        reconciled?;
         firewall.boot().await?;
+        outside.publish_again().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
         let networks = Arc::clone(&datapath);
         tokio::task::spawn_blocking(move || networks.reconcile_networks(&known))
             .await
             .expect("a datapath call does not panic")?;
+        remove_other_versions(config, cgroups_level);
+        containers.open_resolvers().await;
+        tokio::spawn(outside.follow());
+        tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
+        let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
+        let explain = Arc::new(explain);
+        Ok(House { vpcs, firewall, containers, images, datapath, explain, guard, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -97,20 +137,29 @@ impl House {
         Registry::default()
             .with(Arc::new(ProcessFigures))
             .with(Arc::new(HostFigures { containers, vpcs, datapath, events, refusals }))
+            .with(Arc::new(GuardFigures { guard: Arc::clone(&self.guard) }))
             .with(Arc::new(ContainerFigures { containers: Arc::clone(&self.containers) }))
     }
 
     pub(super) fn add_services(&self, routes: Routes) -> Routes {
         let (vpcs, containers, images) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers), self.images.clone());
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
-        let firewall = FirewallApi { firewall: Arc::clone(&self.firewall), containers: Arc::clone(&self.containers) };
+        let firewall = FirewallApi {
+            firewall: Arc::clone(&self.firewall),
+            containers: Arc::clone(&self.containers),
+            guard: Arc::clone(&self.guard),
+        };
+        let guard = GuardApi { guard: Arc::clone(&self.guard) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
+        let net = NetApi { explain: Arc::clone(&self.explain), containers: Arc::clone(&containers) };
         let image = ImageApi { images, containers };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(GuardServiceServer::new(guard).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(NetServiceServer::new(net).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {
@@ -129,7 +178,7 @@ impl House {
 }
 
 async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapath>, Fault> {
-    let wanted = DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT };
+    let wanted = datapath_config(config, cgroup_level);
     let opened = tokio::task::spawn_blocking(move || Datapath::open(&wanted)).await;
     let datapath = Arc::new(opened.expect("opening the datapath does not panic")?);
     if let Some(logger) = datapath.take_logger() {
@@ -140,6 +189,30 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
         });
     }
     Ok(datapath)
+}
+
+/// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its
+/// daemon runs.
+fn remove_other_versions(config: &Config, cgroup_level: u32) {
+    for dir in other_pin_dirs(&datapath_config(config, cgroup_level)) {
+        let removed = match RunLock::of_directory(&dir) {
+            Ok(_lock) => std::fs::remove_dir_all(&dir),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), error = error_chain(&error), "another version's daemon runs");
+                continue;
+            }
+        };
+        match removed {
+            Ok(()) => tracing::info!(dir = %dir.display(), "removed what an earlier version has pinned"),
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "cannot remove what an earlier version has pinned")
+            }
+        }
+    }
+}
+
+fn datapath_config(config: &Config, cgroup_level: u32) -> DatapathConfig {
+    DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT }
 }
 
 /// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.
@@ -158,9 +231,14 @@ async fn sweep(datapath: Arc<Datapath>) {
     }
 }
 
-/// What containers reach only by a rule that names it: loopback, link-local and metadata addresses.
-fn closed_ranges() -> Vec<IpNet> {
-    ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"].map(|text| text.parse().expect("a CIDR")).into()
+fn outside_config(config: &Config, cgroups: &CgroupRoot) -> OutsideConfig {
+    OutsideConfig {
+        uplinks: config.uplinks.clone(),
+        nat_ports: (config.nat_ports.first, config.nat_ports.last),
+        stand_ins: config.stand_ins,
+        stand_ins_v6: config.stand_ins_v6,
+        cgroup_v2_root: cgroups.v2_root(),
+    }
 }
 
 fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {

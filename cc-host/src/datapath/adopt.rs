@@ -50,11 +50,17 @@ impl Inner {
     fn check_traffic(&self, endpoint: &Endpoint, entry: &EndpointEntry) -> Result<(), DatapathError> {
         let &Endpoint { id, vni, ifindex, mac, ipv4, ipv6, .. } = endpoint;
         let not_whole = |what| DatapathError::NotWhole { id, what };
+        if entry.vni == 0 {
+            return Err(not_whole("its traffic was ended"));
+        }
         let (mac, address) = (MacAddr(mac), Be32(ipv4.octets()));
         let address_v6 = ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into()));
         let known = (entry.ifindex, entry.vni, entry.ipv4, entry.ipv6, entry.mac);
         if known != (ifindex, vni, address, address_v6, mac) {
             return Err(not_whole("its row has another interface, network or address"));
+        }
+        if entry.flags != endpoint.entry_flags() {
+            return Err(not_whole("its row has another way to its interface"));
         }
         // The groups are the store's to know: a daemon may have died while it changed them.
         let port = self.tables.port(ifindex)?.map(|port| Port { rule_set: 0, ..port });
@@ -66,7 +72,7 @@ impl Inner {
             ipv4: address,
             ipv6: address_v6,
             mac,
-            pad: [0; 2],
+            flags: endpoint.port_flags(),
         };
         if port != Some(expected) {
             return Err(not_whole("its interface is not in the table of ports"));

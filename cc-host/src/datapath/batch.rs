@@ -2,12 +2,16 @@
 //! know what the rows mean.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 /// The kernel copies that much at a time; a call that is interrupted is not, but the next one is not begun.
 const ROWS_PER_CALL: usize = 16_384;
+/// Rows are read in smaller pieces: they are copied into memory of ours, which stays small.
+const ROWS_PER_READ: usize = 2_048;
 
 /// The part of the kernel's `bpf_attr` that batches take.
 #[repr(C)]
@@ -43,6 +47,49 @@ pub fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
         left = &left[done..];
     }
     Ok(())
+}
+
+/// Shows every row of a hash table to `look`, until that breaks off. The kernel goes from bucket to bucket, so it ends however fast the
+/// table changes.
+pub fn each<K: aya::Pod + Default, V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    mut look: impl FnMut(&K, &V) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let (mut keys, mut values) = (vec![K::default(); ROWS_PER_READ], vec![V::default(); ROWS_PER_READ]);
+    // The bucket after the last one that was read: the kernel's to understand.
+    let (mut next, mut begun) = (0u32, false);
+    loop {
+        let mut after = next;
+        let mut batch = Batch {
+            in_batch: if begun { (&raw const next) as u64 } else { 0 },
+            out_batch: (&raw mut after) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            ..of(map, keys.len())?
+        };
+        // SAFETY: as in `call`; the kernel writes at most `count` keys and values, where there is room for as many, a word to
+        // `out_batch`, and how many it has written into `count`.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, std::ptr::from_mut(&mut batch), size_of::<Batch>())
+        };
+        let error = (result != 0).then(io::Error::last_os_error);
+        let is_last = match error.as_ref().map(|error| error.raw_os_error()) {
+            None => false,
+            Some(Some(libc::ENOENT)) => true,
+            // One bucket holds more than there is room for.
+            Some(Some(libc::ENOSPC)) => {
+                keys.resize(keys.len() * 2, K::default());
+                values.resize(keys.len(), V::default());
+                continue;
+            }
+            Some(_) => return Err(error.expect("it is the one that was looked at")),
+        };
+        let count = (batch.count as usize).min(keys.len());
+        if keys[..count].iter().zip(&values).any(|(key, value)| look(key, value).is_break()) || is_last {
+            return Ok(());
+        }
+        (next, begun) = (after, true);
+    }
 }
 
 /// How many keys are dealt with: the kernel stops at one that is not there, and says how many it has deleted before.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cc_common::api::fault::Fault;
-use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
+use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, RULE_SETS_MAX};
 use tonic::Code;
 
 use crate::kernel::bpffs::BpffsError;
@@ -39,6 +39,10 @@ pub enum DatapathError {
     EndpointOutOfRange { id: u32 },
     #[error("endpoint {id} is in use")]
     EndpointInUse { id: u32 },
+    #[error("the range of stand-ins has to begin with an IPv4 address")]
+    StandIns,
+    #[error("{count} published ports, at all addresses together, are more than {FORWARDS_MAX}")]
+    TooManyPublished { count: usize },
     #[error("container tag {tag:?} is not 16 hexadecimal digits")]
     Tag { tag: String },
     #[error("there is no interface {ifindex}")]
@@ -53,6 +57,8 @@ pub enum DatapathError {
     NotWhole { id: u32, what: &'static str },
     #[error("the link of program {program} cannot be pinned")]
     Link { program: &'static str, source: aya::programs::links::LinkError },
+    #[error("cannot look at the link pinned at {path}")]
+    InspectLink { path: PathBuf, source: aya::programs::links::LinkError },
     #[error("cannot open cgroup {path}")]
     Cgroup { path: PathBuf, source: std::io::Error },
     #[error("cannot remove pinned link {path}")]

@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+};
 use cc_common::names;
 use nix::net::if_::if_indextoname;
 
 use super::error::DatapathError;
 use super::object::Programs;
+use super::outside::{pinned_uplink, uplink_pin};
 use super::replace;
 
 /// A container's tag: the 16 hexadecimal digits of its id.
@@ -62,6 +65,43 @@ pub fn replace_on_interface(programs: &mut Programs, ifindex: u32) -> Result<(),
     let name = name_of(ifindex)?;
     replace_filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
     replace_filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+}
+
+/// Attaches what of both is missing, and returns the names. What is there is put in force again.
+pub fn repair_interface(programs: &mut Programs, ifindex: u32) -> Result<Vec<&'static str>, DatapathError> {
+    let name = name_of(ifindex)?;
+    let mut missing = Vec::new();
+    let Programs { to_endpoint, from_endpoint, .. } = programs;
+    // First the one that keeps the host out.
+    for (classifier, program, hook) in [
+        (to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress),
+        (from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress),
+    ] {
+        if replace_filter(classifier, program, hook, &name).is_err() {
+            ensure_clsact(&name)?;
+            filter(classifier, program, hook, &name)?;
+            missing.push(program);
+        }
+    }
+    Ok(missing)
+}
+
+fn ensure_clsact(interface: &str) -> Result<(), DatapathError> {
+    match tc::qdisc_add_clsact(interface) {
+        Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(nix::libc::EEXIST) => Ok(()),
+        done => done.map_err(|source| DatapathError::Qdisc { interface: interface.to_owned(), source }),
+    }
+}
+
+/// The program that sees what the host sends to endpoints, in the place of an earlier daemon's if it is there.
+pub fn attach_host_peer(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
+    let name = name_of(ifindex)?;
+    let (classifier, program, hook) = (&mut programs.from_host, names::PROGRAM_FROM_HOST, TcAttachType::Ingress);
+    if replace_filter(classifier, program, hook, &name).is_ok() {
+        return Ok(());
+    }
+    ensure_clsact(&name)?;
+    filter(classifier, program, hook, &name)
 }
 
 fn name_of(ifindex: u32) -> Result<String, DatapathError> {
@@ -113,6 +153,31 @@ impl PinnedLinks {
 
     /// Both programs of the container's cgroup.
     pub fn attach_cgroup(&self, programs: &mut Programs, dir: &Path, tag: Tag) -> Result<(), DatapathError> {
+        self.attach_cgroup_where(programs, dir, tag, |_| true).map(drop)
+    }
+
+    /// Those whose pin is gone; whether any was.
+    pub fn attach_cgroup_if_missing(
+        &self,
+        programs: &mut Programs,
+        dir: &Path,
+        tag: Tag,
+    ) -> Result<bool, DatapathError> {
+        let is_missing = |path: &Path| !path.exists();
+        if names::LINKS.iter().any(|suffix| is_missing(&self.path(tag, suffix))) {
+            return self.attach_cgroup_where(programs, dir, tag, is_missing);
+        }
+        Ok(false)
+    }
+
+    fn attach_cgroup_where(
+        &self,
+        programs: &mut Programs,
+        dir: &Path,
+        tag: Tag,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Result<bool, DatapathError> {
+        let mut attached = false;
         let cgroup =
             std::fs::File::open(dir).map_err(|source| DatapathError::Cgroup { path: dir.to_owned(), source })?;
         for (skb, program, suffix, hook) in [
@@ -130,19 +195,97 @@ impl PinnedLinks {
             ),
         ] {
             let skb: &mut CgroupSkb = skb;
+            if !wanted(&self.path(tag, suffix)) {
+                continue;
+            }
+            attached = true;
             let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
             // No flag: a link shares its cgroup with others in any case, and the kernel refuses to be told.
             let id = skb.attach(&cgroup, hook, CgroupAttachMode::Single).map_err(failed)?;
             let link = skb.take_link(id).map_err(failed)?;
             self.pin(program, link.try_into(), self.path(tag, suffix))?;
         }
-        Ok(())
+        Ok(attached)
     }
 
     fn pin(&self, program: &'static str, link: Result<FdLink, LinkError>, path: PathBuf) -> Result<(), DatapathError> {
         let link = link.map_err(|source| DatapathError::Link { program, source })?;
         link.pin(&path).map_err(|source| DatapathError::Pin { path, source })?;
         Ok(())
+    }
+
+    /// The program that sees what comes in by an uplink, in the place of an earlier daemon's if it is there. By a TCX link, which leaves
+    /// the host's own filters alone, and goes with the pin.
+    pub fn attach_uplink(&self, programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
+        let (classifier, program) = (&mut programs.from_uplink, names::PROGRAM_FROM_UPLINK);
+        let path = self.dir.join(uplink_pin(ifindex));
+        let name = name_of(ifindex)?;
+        let failed = |source| DatapathError::Attach { program, to: format!("interface {name}"), source };
+        if path.exists() {
+            let fd = classifier.fd().map_err(failed)?;
+            match replace::program_of_link(&path, fd.as_fd()) {
+                Ok(()) => return Ok(()),
+                // Of an interface that is gone: its number is another's now.
+                Err(error) => tracing::debug!(%error, interface = name, "an uplink's link is attached anew"),
+            }
+            self.unpin(&path)?;
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = classifier.attach_with_options(&name, TcAttachType::Ingress, options).map_err(failed)?;
+        let link = classifier.take_link(id).map_err(failed)?;
+        self.pin(program, link.try_into(), path)
+    }
+
+    /// The programs that see the addresses of sockets, all of the machine's below `cgroup`, in the place of an earlier daemon's.
+    pub fn attach_sockets_of_host(&self, programs: &mut Programs, dir: &Path) -> Result<(), DatapathError> {
+        let cgroup =
+            std::fs::File::open(dir).map_err(|source| DatapathError::Cgroup { path: dir.to_owned(), source })?;
+        for (program, sockets) in &mut programs.sockets {
+            let program = *program;
+            let path = self.dir.join(format!("{}{program}", names::LINK_SOCKETS));
+            let failed = |source| DatapathError::Attach { program, to: format!("cgroup {}", dir.display()), source };
+            let replaced = path.exists() && {
+                let fd = sockets.fd().map_err(failed)?;
+                replace::program_of_link(&path, fd.as_fd()).is_ok()
+            };
+            if !replaced {
+                self.unpin(&path)?;
+                // No flag, as for a container's cgroup.
+                let id = sockets.attach(&cgroup, CgroupAttachMode::Single).map_err(failed)?;
+                let link = sockets.take_link(id).map_err(failed)?;
+                self.pin(program, link.try_into(), path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it was.
+    pub fn attach_uplink_if_missing(&self, programs: &mut Programs, ifindex: u32) -> Result<bool, DatapathError> {
+        let is_missing = !self.dir.join(uplink_pin(ifindex)).exists();
+        if is_missing {
+            self.attach_uplink(programs, ifindex)?;
+        }
+        Ok(is_missing)
+    }
+
+    pub fn sockets_of_host_missing(&self) -> bool {
+        names::SOCKET_PROGRAMS.iter().any(|name| !self.dir.join(format!("{}{name}", names::LINK_SOCKETS)).exists())
+    }
+
+    /// Detaches from interfaces that are no uplinks any more.
+    pub fn sweep_uplinks(&self, wanted: &[u32]) -> Result<(), DatapathError> {
+        for name in self.names()? {
+            if pinned_uplink(&name).is_some_and(|ifindex| !wanted.contains(&ifindex)) {
+                self.unpin(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>, DatapathError> {
+        let failed = |source| DatapathError::ListLinks { path: self.dir.clone(), source };
+        let names = std::fs::read_dir(&self.dir).map_err(failed)?;
+        names.map(|file| Ok(file.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     /// Both programs of a cgroup whose links an earlier daemon pinned.
@@ -172,12 +315,14 @@ impl PinnedLinks {
 
     /// Detaches what belongs to no container that `keep` knows.
     pub fn sweep(&self, keep: impl Fn(Tag) -> bool) -> Result<Vec<String>, DatapathError> {
-        let failed = |source| DatapathError::ListLinks { path: self.dir.clone(), source };
         let mut gone = Vec::new();
-        for file in std::fs::read_dir(&self.dir).map_err(failed)? {
-            let name = file.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        for name in self.names()? {
             let kept = name.split_once('-').and_then(|(tag, _)| Tag::parse(tag)).is_some_and(&keep);
-            if !kept && self.unpin(&self.dir.join(&name))? {
+            if !kept
+                && pinned_uplink(&name).is_none()
+                && !name.starts_with(names::LINK_SOCKETS)
+                && self.unpin(&self.dir.join(&name))?
+            {
                 gone.push(name);
             }
         }

@@ -5,14 +5,22 @@ mod adopt;
 mod batch;
 mod counters;
 mod error;
+mod events;
+mod flows;
+mod guard;
+mod inspect;
 mod links;
 mod log;
 mod object;
+mod outside;
 mod reconcile;
+mod repair;
 mod replace;
+mod resolver;
 mod rules;
 mod sweep;
 mod tables;
+mod xdp_link;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,17 +31,29 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use cc_common::names::PIN_LINKS_DIR;
 use cc_common::net::{Be32, Ip, MacAddr};
-use cc_common::port::Port;
+use cc_common::port::{PORT_RATED, Port};
+use cc_common::rate::Rate;
 use cc_common::route::{ENDPOINT_QUEUED, EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use error::DatapathError;
+pub use events::DropRing;
+pub use flows::flow_clock_ns;
+pub use guard::{Guarded, GuardedInterface};
+pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
-pub use object::Logger;
+pub use object::{Logger, other_pin_dirs};
+pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
+pub use repair::Repaired;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
+pub use xdp_link::Mode as GuardMode;
 
+use events::DropWatch;
+use flows::FlowTable;
+use guard::GuardMaps;
+use inspect::Books;
 use links::{PinnedLinks, Tag};
 use object::Programs;
 use tables::Tables;
@@ -54,6 +74,18 @@ pub struct Endpoint {
     pub ipv6: Option<Ipv6Addr>,
     /// What it receives goes through its interface's queue, which shapes it.
     pub queued: bool,
+    /// What it sends beyond this is dropped.
+    pub egress_rate: Option<Rate>,
+}
+
+impl Endpoint {
+    fn entry_flags(&self) -> u32 {
+        if self.queued { ENDPOINT_QUEUED } else { 0 }
+    }
+
+    fn port_flags(&self) -> u16 {
+        if self.egress_rate.is_some() { PORT_RATED } else { 0 }
+    }
 }
 
 /// What the datapath needs to know of a VPC.
@@ -96,15 +128,21 @@ pub struct DatapathConfig {
 /// `spawn_blocking`.
 pub struct Datapath {
     inner: Mutex<Inner>,
+    flows: FlowTable,
+    drop_watch: DropWatch,
+    books: Books,
 }
 
 struct Inner {
     programs: Programs,
+    maps: repair::Maps,
     tables: Tables,
     links: PinnedLinks,
     pin_dir: PathBuf,
     last_generation: u64,
     logger: Option<Logger>,
+    drop_ring: Option<DropRing>,
+    guard: GuardMaps,
 }
 
 impl Datapath {
@@ -112,16 +150,23 @@ impl Datapath {
     /// `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let object::Object { programs, mut ebpf, logger } = object::open(config)?;
+        let flows = FlowTable::take(&mut ebpf)?;
+        let drop_watch = DropWatch::take(&mut ebpf)?;
+        let books = Books::take(&mut ebpf)?;
+        let drop_ring = Some(DropRing::take(&mut ebpf)?);
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
+        let maps = repair::Maps::of(&pin_dir)?;
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
-        tables.set_settings(config.settings)?;
+        let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
         let mut last_generation = tables.rules.last_generation()?;
         for id in 0..ENDPOINTS_MAX {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
-        let inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
-        Ok(Datapath { inner: Mutex::new(inner) })
+        last_generation = tables.settings()?.beyond_version.max(last_generation);
+        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
+        inner.resume_settings(config.settings)?;
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
     }
 
     /// Where maps, programs and links are pinned.
@@ -315,7 +360,7 @@ impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
-        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, queued } = endpoint;
+        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, .. } = endpoint;
         let generation = self.next_generation();
         let entry = EndpointEntry {
             generation,
@@ -324,19 +369,25 @@ impl Inner {
             ifindex,
             vni,
             rule_set,
-            flags: if queued { ENDPOINT_QUEUED } else { 0 },
+            flags: endpoint.entry_flags(),
             ipv4: Be32(ipv4.octets()),
             ipv6: ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into())),
             mac: MacAddr(mac),
             pad: [0; 6],
         };
         self.attach_sockets(id, entry, tag, cgroup_dir)?;
-        links::attach_interface(&mut self.programs, ifindex)?;
-        let EndpointEntry { ipv4: address, ipv6: address_v6, mac, .. } = entry;
-        let port = Port { generation, endpoint: id, vni, rule_set, ipv4: address, ipv6: address_v6, mac, pad: [0; 2] };
-        self.tables.set_port(ifindex, port)?;
+        // Before the port that leads to it.
+        self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
+        self.attach_port(id, &entry, endpoint.port_flags())?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
+    }
+
+    /// The programs on the endpoint's interface, and whose it is.
+    fn attach_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
+        let &EndpointEntry { generation, ifindex, vni, rule_set, ipv4, ipv6, mac, .. } = entry;
+        links::attach_interface(&mut self.programs, ifindex)?;
+        self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set, ipv4, ipv6, mac, flags })
     }
 
     fn set_rule_set(&mut self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {

@@ -1,28 +1,35 @@
 //! The compiled eBPF object: loads it over the pinned maps, after checking that they are what this build expects, and pins
 //! maps and programs. Refuses to put anything into a map.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapInfo};
-use aya::programs::{CgroupSkb, SchedClassifier};
+use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
-use cc_common::flow::{Flow, FlowKey};
+use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
-    SOCKETS_MAX,
+    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
+    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
-use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_GUARD_DIR, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
+use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
 use cc_common::quota::Quota;
+use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
 
 use super::DatapathConfig;
 use super::error::DatapathError;
+use super::guard;
 use crate::kernel::bpffs;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
@@ -45,12 +52,64 @@ pub struct Programs {
     pub to_endpoint: SchedClassifier,
     pub cgroup_ingress: CgroupSkb,
     pub cgroup_egress: CgroupSkb,
+    pub from_uplink: SchedClassifier,
+    pub from_host: SchedClassifier,
+    /// On all sockets, for the host's; in the order of `names::SOCKET_PROGRAMS`.
+    pub sockets: Vec<(&'static str, CgroupSockAddr)>,
     /// On no interface: it is run by hand.
     pub sweep: SchedClassifier,
+    /// On uplinks.
+    pub guard: OwnedFd,
+}
+
+impl Programs {
+    /// Pins those whose pin is gone; returns their names.
+    pub fn pin_missing(&mut self, dir: &Path) -> Result<Vec<&'static str>, DatapathError> {
+        let classifiers = [
+            (names::PROGRAM_SWEEP, &mut self.sweep),
+            (names::PROGRAM_FROM_UPLINK, &mut self.from_uplink),
+            (names::PROGRAM_FROM_HOST, &mut self.from_host),
+            (names::PROGRAM_FROM_ENDPOINT, &mut self.from_endpoint),
+            (names::PROGRAM_TO_ENDPOINT, &mut self.to_endpoint),
+        ];
+        let cgroups = [
+            (names::PROGRAM_CGROUP_INGRESS, &mut self.cgroup_ingress),
+            (names::PROGRAM_CGROUP_EGRESS, &mut self.cgroup_egress),
+        ];
+        let mut pinned = Vec::new();
+        let mut missing = |name: &'static str| {
+            let path = dir.join(name);
+            let is_missing = !path.exists();
+            if is_missing {
+                pinned.push(name);
+            }
+            is_missing.then_some(path)
+        };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DatapathError::Pin { path, source }
+        };
+        for (name, program) in classifiers {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        for (name, program) in cgroups {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        for (name, program) in &mut self.sockets {
+            if let Some(path) = missing(name) {
+                program.pin(&path).map_err(failed(&path))?;
+            }
+        }
+        Ok(pinned)
+    }
 }
 
 /// Key bytes, value bytes and rows of every map, as this build has them.
-fn shapes() -> [(&'static str, [u32; 3]); 14] {
+fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
     fn shape<K, V>(rows: u32) -> [u32; 3] {
         [size_of::<K>() as u32, size_of::<V>() as u32, rows]
     }
@@ -70,6 +129,18 @@ fn shapes() -> [(&'static str, [u32; 3]); 14] {
         (names::MAP_FLOWS, shape::<FlowKey, Flow>(FLOWS_MAX)),
         (names::MAP_QUOTAS, shape::<u32, Quota>(ENDPOINTS_MAX + 1)),
         (names::MAP_FRAGMENTS, shape::<FragmentKey, FragmentEntry>(FRAGMENTS_MAX)),
+        (names::MAP_NAT, shape::<FlowKey, NatEntry>(NAT_MAX)),
+        (names::MAP_BLOCKS, shape::<u32, Block>(NAT_BLOCKS_MAX)),
+        (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),
+        (names::MAP_UPLINKS, shape::<PortKey, Uplink>(UPLINKS_MAX)),
+        (names::MAP_RATES, shape::<u32, Rate>(ENDPOINTS_MAX)),
+        // A ring has neither keys nor values, and its rows are bytes.
+        (names::MAP_EVENTS, [0, 0, EVENTS_BYTES]),
+        (names::MAP_TOLD, shape::<u32, Told>(ENDPOINTS_MAX + 1)),
+        (names::MAP_WATCH, shape::<u32, Watch>(1)),
+        (names::MAP_GUARD, shape::<u32, Guard>(1)),
+        (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),
+        (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
     ]
 }
 
@@ -83,6 +154,7 @@ pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
     let bpffs = |source| DatapathError::Bpffs { source };
     bpffs::ensure(&config.bpffs_dir).map_err(bpffs)?;
     bpffs::make_dir(&dir.join(PIN_LINKS_DIR)).map_err(bpffs)?;
+    bpffs::make_dir(&dir.join(PIN_GUARD_DIR)).map_err(bpffs)?;
     bpffs::make_dir(&dir.join(PIN_PROGRAMS_DIR)).map_err(bpffs)?;
 
     let mut loader = EbpfLoader::new();
@@ -124,7 +196,11 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathErro
 
 fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
     Ok(Programs {
+        guard: guard::load(ebpf, &replaceable(dir, names::PROGRAM_GUARD)?)?,
         sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
+        sockets: socket_programs(ebpf, dir)?,
+        from_uplink: classifier(ebpf, dir, names::PROGRAM_FROM_UPLINK)?,
+        from_host: classifier(ebpf, dir, names::PROGRAM_FROM_HOST)?,
         from_endpoint: classifier(ebpf, dir, names::PROGRAM_FROM_ENDPOINT)?,
         to_endpoint: classifier(ebpf, dir, names::PROGRAM_TO_ENDPOINT)?,
         cgroup_ingress: cgroup(ebpf, dir, names::PROGRAM_CGROUP_INGRESS, aya::programs::CgroupSkbAttachType::Ingress)?,
@@ -155,6 +231,39 @@ fn cgroup(
     let path = replaceable(dir, name)?;
     program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
     CgroupSkb::from_pin(&path, attach_type).map_err(failed)
+}
+
+fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, CgroupSockAddr)>, DatapathError> {
+    use CgroupSockAddrAttachType as Hook;
+    let hooks = [
+        Hook::Connect4,
+        Hook::Connect6,
+        Hook::UDPSendMsg4,
+        Hook::UDPSendMsg6,
+        Hook::UDPRecvMsg4,
+        Hook::UDPRecvMsg6,
+        Hook::GetPeerName4,
+        Hook::GetPeerName6,
+    ];
+    let load = |(name, hook)| {
+        let failed = |source| DatapathError::Program { name, source };
+        let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+        let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;
+        program.load().map_err(failed)?;
+        let path = replaceable(dir, name)?;
+        program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
+        Ok((name, CgroupSockAddr::from_pin(&path, hook).map_err(failed)?))
+    };
+    names::SOCKET_PROGRAMS.into_iter().zip(hooks).map(load).collect()
+}
+
+/// Directories of other versions' pins.
+pub fn other_pin_dirs(config: &DatapathConfig) -> Vec<PathBuf> {
+    let own = pin_dir(config);
+    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|digits| digits.parse::<u32>().is_ok());
+    let entries = std::fs::read_dir(&config.bpffs_dir).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_version));
+    named.map(|entry| entry.path()).filter(|path| *path != own).collect()
 }
 
 /// The path for a program's pin, freed of the one that an earlier daemon left: links hold their programs themselves.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use aya::programs::SchedClassifier;
 use cc_common::limits::{ENDPOINT_UNKNOWN, ENDPOINTS_MAX};
 use cc_common::names;
-use cc_common::route::EndpointEntry;
+use cc_common::route::{ENDPOINT_RESOLVER, EndpointEntry};
 
 use super::error::DatapathError;
 use super::links::{PinnedLinks, Tag};
@@ -40,6 +40,8 @@ pub fn remove_traffic(tables: &mut Tables, id: u32) -> Result<EndpointEntry, Dat
         if tables.ports.get(&key, 0).is_ok_and(|port| port.endpoint == id) {
             tables.remove_port(entry.ifindex)?;
         }
+        // Of no network: flows that lead to it do not stand any more.
+        tables.set_endpoint(id, EndpointEntry { vni: 0, ..entry })?;
     }
     Ok(entry)
 }
@@ -53,16 +55,18 @@ pub fn remove_endpoint(
 ) -> Result<Vec<String>, DatapathError> {
     let entry = remove_traffic(tables, id)?;
     let mut gone = Vec::new();
-    if entry.generation != 0 {
+    // A resolver has no cgroup.
+    if entry.generation != 0 && entry.flags & ENDPOINT_RESOLVER == 0 {
         gone = links.detach(Tag::from_number(entry.container))?;
         tables.remove_socket(entry.cgroup)?;
     }
     tables.remove_drops(id)?;
     tables.zero_counters(id)?;
+    tables.set_rate(id, Default::default())?;
     // Last but one: until here, the entry says what is left to do.
     tables.set_endpoint(id, Default::default())?;
     // Its flows are orphans from here on, and close no books any more.
-    sweep::retire(sweep, id)?;
+    sweep::retire(sweep, id, entry.generation)?;
     Ok(gone)
 }
 

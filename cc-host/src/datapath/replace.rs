@@ -1,5 +1,5 @@
-//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. The only
-//! file of this room with system calls of its own: aya does it for TCX and XDP links alone. Refuses to make or remove a link.
+//! Puts another program behind a pinned link, in one step of the kernel's: every packet meets the old one or the new one. With
+//! system calls of its own: aya does it for TCX and XDP links alone. Refuses to make or remove a link.
 
 use std::ffi::CString;
 use std::io;
@@ -31,11 +31,7 @@ struct LinkUpdate {
 
 /// The link pinned at `pin` runs `program` from here on. It keeps its place among the programs of its hook.
 pub fn program_of_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let get = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
-    let link = bpf(BPF_OBJ_GET, &get)?;
-    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let link = open(pin)?;
     let update = LinkUpdate {
         link_fd: number(link.as_raw_fd())?,
         new_prog_fd: number(program.as_raw_fd())?,
@@ -44,13 +40,22 @@ pub fn program_of_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_UPDATE, &update).map(drop)
 }
 
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is one of the structs above, whose layout is the kernel's for its command; it and what it points at live
-    // through the call, and the size that is passed is its own.
+/// The link that is pinned there.
+pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
+    let link = bpf(BPF_OBJ_GET, &get)?;
+    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is one of the structs above or of `xdp_link`, whose layout is the kernel's for its command; it and what it points
+    // at live through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
 }
 
-fn number(fd: libc::c_int) -> io::Result<u32> {
+pub(super) fn number(fd: libc::c_int) -> io::Result<u32> {
     u32::try_from(fd).map_err(io::Error::other)
 }

@@ -54,6 +54,10 @@ pub struct PrefixTable(u32);
 impl PrefixTable {
     /// Nothing is in it.
     pub const EMPTY: PrefixTable = PrefixTable(0);
+
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 pub struct Rules {
@@ -134,6 +138,11 @@ impl Rules {
             found.last_table = found.last_table.max(found.set(number)?.prefix_table);
         }
         Ok(found)
+    }
+
+    /// This table's number is in use, by whoever is no rule set.
+    pub(super) fn reserve(&mut self, table: u32) {
+        self.last_table = self.last_table.max(table);
     }
 
     pub fn set(&self, number: u32) -> Result<RuleSet, DatapathError> {

@@ -7,11 +7,14 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
+use cc_common::event::Told;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::names;
+use cc_common::nat::{Forward, ForwardKey, Uplink};
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
-use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, Route, RouteKey, prefix_bits};
+use cc_common::rate::Rate;
+use cc_common::route::{EndpointEntry, KIND_GATEWAY, KIND_LOCAL, NO_ENDPOINT, Route, RouteKey, prefix_bits};
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
@@ -27,7 +30,11 @@ pub struct Tables {
     pub drops: PerCpuHashMap<MapData, DropKey, DropCount>,
     pub sockets: PerCpuHashMap<MapData, SocketKey, Counters>,
     pub rules: Rules,
+    rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
+    told: Array<MapData, Told>,
+    uplinks: HashMap<MapData, PortKey, Uplink>,
+    forwards: HashMap<MapData, ForwardKey, Forward>,
     cpus: usize,
 }
 
@@ -76,7 +83,11 @@ impl Tables {
             drops: typed!(PerCpuHashMap, names::MAP_DROPS),
             sockets: typed!(PerCpuHashMap, names::MAP_SOCKETS),
             rules: Rules::take(ebpf)?,
+            rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
+            told: typed!(Array, names::MAP_TOLD),
+            uplinks: typed!(HashMap, names::MAP_UPLINKS),
+            forwards: typed!(HashMap, names::MAP_FORWARDS),
             cpus,
         };
         // The rows that a full table of drops counts into: there from the start, or there would be no room for them either.
@@ -96,6 +107,10 @@ impl Tables {
 
     pub fn set_endpoint(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
         self.endpoints.set(id, entry, 0).map_err(failed("write", names::MAP_ENDPOINTS))
+    }
+
+    pub fn set_rate(&mut self, id: u32, rate: Rate) -> Result<(), DatapathError> {
+        self.rates.set(id, rate, 0).map_err(failed("write", names::MAP_RATES))
     }
 
     pub fn set_port(&mut self, ifindex: u32, port: Port) -> Result<(), DatapathError> {
@@ -135,16 +150,24 @@ impl Tables {
         }
     }
 
+    pub fn interfaces(&self) -> Result<Vec<u32>, DatapathError> {
+        let listed = self.ports.keys().map(|key| key.map(|key| key.ifindex));
+        listed.collect::<Result<_, _>>().map_err(failed("list", names::MAP_PORTS))
+    }
+
     pub fn remove_route(&mut self, key: &Key<RouteKey>) -> Result<(), DatapathError> {
         removed(self.routes.remove(key), names::MAP_ROUTES)
     }
 
-    /// Removes the endpoint's routes, unless an address leads to another endpoint by now.
+    /// Removes the endpoint's routes, unless an address leads to another endpoint by now. A resolver's leave the gateway closed.
     pub fn remove_routes_of(&mut self, id: u32, entry: &EndpointEntry) -> Result<(), DatapathError> {
         for address in [Ip::v4(entry.ipv4), entry.ipv6] {
             let key = host_key(entry.vni, address);
             match self.routes.get(&key, 0) {
                 Ok(Route { kind: KIND_LOCAL, endpoint }) if endpoint == id => self.remove_route(&key)?,
+                Ok(Route { kind: KIND_GATEWAY, endpoint }) if endpoint == id => {
+                    self.set_route(entry.vni, address, Route::gateway(NO_ENDPOINT))?;
+                }
                 _ => {}
             }
         }
@@ -176,7 +199,46 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(failed("write", names::MAP_SETTINGS))
     }
 
+    pub fn rate(&self, id: u32) -> Result<Rate, DatapathError> {
+        self.rates.get(&id, 0).map_err(failed("read", names::MAP_RATES))
+    }
+
+    /// Of an endpoint's row, or the one after the last.
+    pub fn told(&self, row: u32) -> Result<Told, DatapathError> {
+        self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))
+    }
+
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
+    }
+
+    pub fn add_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.uplinks.insert(PortKey { ifindex }, Uplink { ifindex }, 0).map_err(failed("write", names::MAP_UPLINKS))
+    }
+
+    pub fn remove_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        removed(self.uplinks.remove(&PortKey { ifindex }), names::MAP_UPLINKS)
+    }
+
+    pub fn uplinks(&self) -> Result<Vec<u32>, DatapathError> {
+        let listed = self.uplinks.keys().map(|key| key.map(|key| key.ifindex));
+        listed.collect::<Result<_, _>>().map_err(failed("list", names::MAP_UPLINKS))
+    }
+
+    pub fn set_forward(&mut self, key: ForwardKey, forward: Forward) -> Result<(), DatapathError> {
+        self.forwards.insert(key, forward, 0).map_err(failed("write", names::MAP_FORWARDS))
+    }
+
+    pub fn remove_forward(&mut self, key: &ForwardKey) -> Result<(), DatapathError> {
+        removed(self.forwards.remove(key), names::MAP_FORWARDS)
+    }
+
+    pub fn forwards(&self) -> Result<Vec<(ForwardKey, Forward)>, DatapathError> {
+        self.forwards.iter().collect::<Result<_, _>>().map_err(failed("list", names::MAP_FORWARDS))
+    }
+
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
+        self.told.set(id, Told::default(), 0).map_err(failed("write", names::MAP_TOLD))?;
         let zeros = zeros(self.cpus);
         self.counters.set(id, zeros, 0).map_err(failed("write", names::MAP_COUNTERS))
     }

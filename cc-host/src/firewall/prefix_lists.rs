@@ -66,6 +66,11 @@ impl Firewall {
         find(&self.records(), project, wanted).cloned()
     }
 
+    /// Whoever's it is.
+    pub fn list_of_id(&self, id: &PrefixListId) -> Option<PrefixListRecord> {
+        self.records().lists.get(id).cloned()
+    }
+
     pub fn list_name(&self, id: &PrefixListId) -> Option<Name> {
         self.records().lists.get(id).map(|list| list.name.clone())
     }

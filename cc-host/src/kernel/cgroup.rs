@@ -153,6 +153,10 @@ impl CgroupRoot {
     }
 
     /// Depth of a container's cgroup below the v2 root, which is 0.
+    pub fn v2_root(&self) -> PathBuf {
+        self.hierarchies.unified.mount.clone()
+    }
+
     pub fn v2_level(&self) -> u32 {
         (self.hierarchies.unified.above + self.dir.components().count() + 1) as u32
     }

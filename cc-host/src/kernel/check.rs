@@ -126,6 +126,12 @@ pub fn all(config: &Config) -> Vec<Check> {
         ),
         required("veth", veth(), "without it: containers have no interface", "modprobe veth"),
         optional(
+            "ipv6",
+            exists("/proc/sys/net/ipv6"),
+            "without it: no container of a VPC with an IPv6 range starts",
+            "boot without ipv6.disable=1",
+        ),
+        optional(
             "open files",
             open_files(),
             "without it: fewer containers at a time",

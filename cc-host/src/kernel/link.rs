@@ -1,7 +1,7 @@
 //! Network interfaces over rtnetlink: veth pairs, their addresses and routes, and finding our own again by alias. Refuses to
 //! know what an interface is for, and never moves a tokio worker into another namespace.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use cc_common::api::fault::Fault;
 use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::sync::Mutex;
 use tonic::Code;
@@ -31,13 +32,17 @@ pub enum LinkError {
     #[error("cannot bring interface {name} up")]
     Up { name: String, source: rtnetlink::Error },
     #[error("cannot give {address} to interface {name}")]
-    Address { name: String, address: Ipv4Addr, source: rtnetlink::Error },
+    Address { name: String, address: IpAddr, source: rtnetlink::Error },
     #[error("cannot add the default route by {gateway}")]
-    Route { gateway: Ipv4Addr, source: rtnetlink::Error },
+    Route { gateway: IpAddr, source: rtnetlink::Error },
     #[error("cannot list interfaces or routes")]
     List { source: rtnetlink::Error },
     #[error("cannot delete interface {ifindex}")]
     Delete { ifindex: u32, source: rtnetlink::Error },
+    #[error("interface {name} is not ours")]
+    Foreign { name: String },
+    #[error("cannot write {path}")]
+    Setting { path: String, source: std::io::Error },
     #[error("cannot start a netlink thread")]
     Runtime { source: std::io::Error },
     #[error("cannot work in the container's network namespace")]
@@ -73,12 +78,13 @@ pub struct OwnedLink {
     pub alias: String,
 }
 
-/// What a container's interface gets inside.
+/// What an endpoint's interface gets inside, of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointAddress {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix_len: u8,
-    pub gateway: Ipv4Addr,
+    /// Of its family; without one it reaches its own range only.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A veth pair to be made.
@@ -173,26 +179,71 @@ impl Links {
         }
     }
 
+    /// Whether it was down.
+    pub async fn bring_up(&self, ifindex: u32) -> Result<bool, LinkError> {
+        let failed = |source| LinkError::Up { name: ifindex.to_string(), source };
+        let found: Vec<LinkMessage> = {
+            let _one = self.listing.lock().await;
+            self.handle.link().get().match_index(ifindex).execute().try_collect().await.map_err(failed)?
+        };
+        let is_down = found.iter().any(|link| !link.header.flags.contains(LinkFlags::Up));
+        if is_down {
+            up(&self.handle, ifindex).await.map_err(failed)?;
+        }
+        Ok(is_down)
+    }
+
+    pub async fn take_down(&self, ifindex: u32) -> Result<(), LinkError> {
+        let down = LinkUnspec::new_with_index(ifindex).down().build();
+        let done = self.handle.link().set(down).execute().await;
+        done.map_err(|source| LinkError::Up { name: ifindex.to_string(), source })
+    }
+
+    /// For what else is asked of interfaces.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// While it is held, nobody else lists anything.
+    pub(super) async fn listing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.listing.lock().await
+    }
+
     async fn all(&self) -> Result<Vec<LinkMessage>, LinkError> {
         let _one = self.listing.lock().await;
         self.handle.link().get().execute().try_collect().await.map_err(|source| LinkError::List { source })
     }
 }
 
-/// Gives a container's `eth0` its address and default route, and brings it and the loopback up.
-pub async fn configure_endpoint(netns: OwnedFd, address: EndpointAddress) -> Result<(), LinkError> {
+/// Gives an endpoint's `eth0` its addresses and default routes, and brings it and the loopback up. Without an IPv6 address it has no
+/// IPv6 at all.
+pub async fn configure_endpoint(netns: OwnedFd, addresses: Vec<EndpointAddress>) -> Result<(), LinkError> {
     inside(netns, move |handle| async move {
         let name = || CONTAINER_INTERFACE.to_owned();
-        // This datapath has no IPv6: without it, the container does not wait for answers that cannot come.
-        quiet_ipv6(CONTAINER_INTERFACE);
+        match addresses.iter().any(|address| address.address.is_ipv6()) {
+            true => settle_ipv6(CONTAINER_INTERFACE),
+            // Without it, a program does not wait for answers that cannot come.
+            false => quiet_ipv6(CONTAINER_INTERFACE),
+        }
         up(&handle, LOOPBACK_INDEX).await.map_err(|source| LinkError::Up { name: "lo".to_owned(), source })?;
         let index = if_nametoindex(CONTAINER_INTERFACE).map_err(|source| LinkError::Find { name: name(), source })?;
-        let EndpointAddress { address, prefix_len, gateway } = address;
-        let added = handle.address().add(index, address.into(), prefix_len).execute().await;
-        added.map_err(|source| LinkError::Address { name: name(), address, source })?;
+        for &EndpointAddress { address, prefix_len, .. } in &addresses {
+            let mut add = handle.address().add(index, address, prefix_len);
+            if address.is_ipv6() {
+                // Good at once: nobody else can have it, and no probe for it would be answered.
+                add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+            add.execute().await.map_err(|source| LinkError::Address { name: name(), address, source })?;
+        }
         up(&handle, index).await.map_err(|source| LinkError::Up { name: name(), source })?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
-        handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })
+        for gateway in addresses.iter().filter_map(|address| address.gateway) {
+            let route = match gateway {
+                IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).output_interface(index).build(),
+                IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).output_interface(index).build(),
+            };
+            handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })?;
+        }
+        Ok(())
     })
     .await
 }
@@ -206,11 +257,16 @@ pub async fn loopback_up(netns: OwnedFd) -> Result<(), LinkError> {
 }
 
 /// Runs netlink work inside `netns`, with a small runtime on a thread of its own.
-async fn inside<F>(netns: OwnedFd, work: impl FnOnce(Handle) -> F + Send + 'static) -> Result<(), LinkError>
+pub(super) async fn inside<T, E, F>(
+    netns: impl AsFd + Send + 'static,
+    work: impl FnOnce(Handle) -> F + Send + 'static,
+) -> Result<T, E>
 where
-    F: Future<Output = Result<(), LinkError>>,
+    T: Send + 'static,
+    E: From<LinkError> + Send + 'static,
+    F: Future<Output = Result<T, E>>,
 {
-    let blocking = move || {
+    let blocking = move || -> Result<T, E> {
         in_netns(netns.as_fd(), move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
@@ -234,11 +290,22 @@ async fn up(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
     handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await
 }
 
-/// Best effort: a kernel without IPv6 has no such file, and nothing to silence either.
-fn quiet_ipv6(interface: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-    if let Err(error) = std::fs::write(&path, "1") {
-        tracing::debug!(%path, %error, "IPv6 stays as it is");
+pub(super) fn quiet_ipv6(interface: &str) {
+    set_ipv6(interface, &[("disable_ipv6", "1")]);
+}
+
+/// IPv6 with the addresses that it is given and no others: none of its own making, none of a router's telling.
+pub(super) fn settle_ipv6(interface: &str) {
+    set_ipv6(interface, &[("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_dad", "0")]);
+}
+
+/// Best effort: a kernel without IPv6 has no such files, and nothing to silence; what needs IPv6 fails by itself.
+fn set_ipv6(interface: &str, settings: &[(&str, &str)]) {
+    for (setting, value) in settings {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{setting}");
+        if let Err(error) = std::fs::write(&path, value) {
+            tracing::debug!(%path, %error, "IPv6 stays as it is");
+        }
     }
 }
 

@@ -3,6 +3,11 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod check;
+pub mod filters;
+pub mod host_device;
 pub mod link;
 pub mod netns;
+pub mod qdisc;
+pub mod surroundings;
+pub mod tampering;
 pub mod uplink;

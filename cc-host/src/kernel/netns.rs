@@ -2,10 +2,14 @@
 //! else uses: a pool's worker that came back in a wrong namespace would be a hole between containers.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
+
+/// `asm-generic/socket.h`, since Linux 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -28,6 +32,24 @@ pub fn of_pid(pid: u32) -> Result<OwnedFd, NetnsError> {
 
 pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     std::fs::File::open(path).map(OwnedFd::from).map_err(|source| NetnsError::Open { path: path.to_owned(), source })
+}
+
+/// The kernel's number for the calling thread's, by which programs tell one from another. Never reused.
+pub fn cookie() -> io::Result<u64> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes as many bytes as `length` says, into a number of that size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A new one, in which `settle` has run. It is made on a thread of its own, and lives as long as the descriptor and what is

@@ -16,6 +16,7 @@ use crate::ids::ContainerId;
 
 const LABELS: &[&str] = &["project", "container", "id", "vpc"];
 const DROP_LABELS: &[&str] = &["project", "container", "id", "vpc", "direction", "reason"];
+const QUEUE_LABELS: &[&str] = &["project", "container", "id", "vpc", "direction"];
 
 macro_rules! families {
     ($all:ident: $($id:ident = $kind:ident $name:literal $labels:ident $help:literal;)+) => {
@@ -55,6 +56,14 @@ families! { FAMILIES:
         "Packets to (ingress) or from (egress) the container that the datapath dropped.";
     DROPPED_BYTES = Counter "cc_container_network_dropped_bytes_total" DROP_LABELS
         "Bytes of frames to (ingress) or from (egress) the container that the datapath dropped.";
+    QUEUE_LIMIT = Gauge "cc_container_network_bandwidth_limit_bytes" QUEUE_LABELS
+        "Limit of what the container receives (ingress) or sends (egress) in a second; absent without a limit.";
+    QUEUE_WAITS = Counter "cc_container_network_queue_waits_total" QUEUE_LABELS
+        "Times that the queue before a limit waited; absent without a limit.";
+    QUEUE_DROPPED = Counter "cc_container_network_queue_dropped_packets_total" QUEUE_LABELS
+        "Packets that the queue before a limit had no room for; absent without a limit.";
+    QUEUE_WAITING = Gauge "cc_container_network_queue_waiting_bytes" QUEUE_LABELS
+        "Bytes of frames that wait before a limit; absent without a limit.";
 }
 
 pub struct ContainerFigures {
@@ -109,7 +118,7 @@ impl ContainerFigures {
 fn add(out: &mut Encoder, record: &ContainerRecord, figures: &ContainerMetrics) {
     let vpc = record.vpc.as_ref().map_or("", |attachment| attachment.vpc_name.as_str());
     let labels = [record.project.as_str(), record.name.as_str(), record.id.as_str(), vpc];
-    let ContainerMetrics { resources, traffic } = figures;
+    let ContainerMetrics { resources, traffic, queues } = figures;
     out.add(&CPU, &labels, resources.cpu_usage_us as f64 / 1e6);
     let mut add = |family, value: u64| out.add(family, &labels, value as f64);
     add(&MEMORY, resources.memory_bytes);
@@ -139,13 +148,23 @@ fn add(out: &mut Encoder, record: &ContainerRecord, figures: &ContainerMetrics) 
         out.add(&DROPPED_PACKETS, &labels, drops.packets as f64);
         out.add(&DROPPED_BYTES, &labels, drops.bytes as f64);
     }
+    for queue in queues {
+        let [project, name, id, vpc] = labels;
+        let labels = [project, name, id, vpc, queue.direction];
+        out.add(&QUEUE_LIMIT, &labels, queue.bytes_per_s as f64);
+        out.add(&QUEUE_WAITS, &labels, queue.stats.waits as f64);
+        out.add(&QUEUE_DROPPED, &labels, queue.stats.dropped_packets as f64);
+        out.add(&QUEUE_WAITING, &labels, queue.stats.waiting_bytes as f64);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::Queue;
     use crate::datapath::{Drops, EndpointCounters, Traffic};
     use crate::kernel::cgroup::Stats;
+    use crate::kernel::qdisc::QueueStats;
 
     fn record(memory: Option<u64>, vpc: bool) -> ContainerRecord {
         let mut value = serde_json::json!({
@@ -201,6 +220,11 @@ mod tests {
                 socket_sent: Traffic { packets: 16, bytes: 17 },
                 drops: vec![Drops { direction: "egress", reason: "ipv6", packets: 18, bytes: 19 }],
             },
+            queues: vec![Queue {
+                direction: "ingress",
+                bytes_per_s: 20,
+                stats: QueueStats { packets: 0, bytes: 0, dropped_packets: 21, waits: 22, waiting_bytes: 23 },
+            }],
         };
         let text = text(&record(Some(3), true), &figures);
         let series = "{project=\"blue\",container=\"web\",id=\"0123456789abcdef\",vpc=\"net\"";
@@ -231,8 +255,17 @@ mod tests {
             );
             assert!(text.contains(&line), "{line}: {text}");
         }
+        for (name, value) in [
+            ("bandwidth_limit_bytes", 20),
+            ("queue_dropped_packets_total", 21),
+            ("queue_waits_total", 22),
+            ("queue_waiting_bytes", 23),
+        ] {
+            let line = format!("\ncc_container_network_{name}{series},direction=\"ingress\"}} {value}\n");
+            assert!(text.contains(&line), "{line}: {text}");
+        }
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(series, 17 + 2, "the arithmetic of SERIES_MAX");
+        assert_eq!(series, 17 + 2 + 4, "the arithmetic of SERIES_MAX");
     }
 
     #[test]

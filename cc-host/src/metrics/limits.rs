@@ -7,7 +7,7 @@ use cc_common::limits::ENDPOINTS_MAX;
 /// Series of one scrape. A container has 17, and two for each direction and reason that it lost packets by: 32 are seven
 /// reasons for each of 4,096. A series takes 110 bytes with short names, 340 with the longest: 14 to 43 MiB of text. Beyond it
 /// whole containers are left out, the youngest first, and the scrape says so.
-pub const SERIES_MAX: usize = 32 * ENDPOINTS_MAX as usize;
+pub const SERIES_MAX: usize = 16 * ENDPOINTS_MAX as usize;
 
 /// Connections at a time; each may hold the text of a scrape, which is 2 MiB with 1,000 containers: 16 MiB, and 340 MiB at
 /// the very worst. A pair of scrapers and a person need three. More are closed unread.

@@ -8,8 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::ids::{ContainerId, Name};
 
 /// Labels that mean something else than a container.
-pub(super) const GATEWAY_LABEL: &str = "gateway";
-pub(super) const LOCALHOST_LABEL: &str = "localhost";
+pub const GATEWAY_LABEL: &str = "gateway";
+pub const LOCALHOST_LABEL: &str = "localhost";
 
 /// A container as its VPC may know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod servers;
 mod zone;
 
 pub use counters::ResolverCounters;
-pub use directory::{Directory, Entry};
+pub use directory::{Directory, Entry, GATEWAY_LABEL, LOCALHOST_LABEL};
 pub use error::ResolverError;
 pub use limits::Limits;
 pub use room::{OpenResolver, ResolverHandle, Resolvers};

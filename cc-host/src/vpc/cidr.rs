@@ -1,4 +1,5 @@
-//! The address range of a VPC: parsed at the door, so that nothing inside re-checks it. Refuses IPv6 for now.
+//! The IPv4 range of a VPC, which each has: parsed at the door, so that nothing inside re-checks it. Refuses IPv6, which `cidr6`
+//! parses.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -14,7 +15,7 @@ const PREFIX_LEN_MIN: u8 = 8;
 pub enum CidrError {
     #[error("it is not ADDRESS/LENGTH, as in 10.0.0.0/24")]
     Syntax,
-    #[error("it is IPv6, which VPCs do not have yet")]
+    #[error("it is IPv6, which a VPC has beside an IPv4 range")]
     Ipv6,
     #[error("it has host bits set; the network is {0}")]
     HostBits(Cidr),
@@ -73,6 +74,16 @@ impl Cidr {
     /// The first usable address.
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.network.to_bits() + 1)
+    }
+
+    /// How many bits tell its addresses apart.
+    pub fn host_bits(self) -> u8 {
+        32 - self.prefix_len
+    }
+
+    /// What is left of an address of its without the network's bits.
+    pub fn host_part(self, address: Ipv4Addr) -> u32 {
+        address.to_bits() & !mask(self.prefix_len)
     }
 
     pub fn broadcast(self) -> Ipv4Addr {

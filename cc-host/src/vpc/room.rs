@@ -3,58 +3,37 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cc_common::api::fault::Fault;
-use tonic::Code;
-
-use super::cidr::{Cidr, CidrError};
+use super::cidr::Cidr;
+use super::cidr6::Cidr6;
+use super::error::VpcError;
+use super::gateways::Gateways;
+use super::ipam;
 use super::record::{VPCS, VpcRecord, project_prefix};
-use crate::datapath::{Datapath, DatapathError, Network, Range};
-use crate::firewall::{Firewall, FirewallError, new_group};
-use crate::ids::{Name, NameError, Project, VpcId, now_ms};
-use crate::store::{Compare, Op, Store, StoreError, Txn};
+use crate::datapath::{Datapath, Network, Range};
+use crate::firewall::{Firewall, new_group};
+use crate::ids::{Name, Project, VpcId, now_ms};
+use crate::store::{Compare, Op, Store, Txn};
 
 /// VPCs of one project. The whole host's limit is the datapath's routes.
-const VPCS_PER_PROJECT_MAX: usize = 1024;
+pub(super) const VPCS_PER_PROJECT_MAX: usize = 1024;
 /// VPCs of a host: each has a route to its gateway, and the other half of the routes is the endpoints'.
 const VPCS_MAX: usize = 4096;
 /// VPCs of one deletion: six operations each, in one transaction of at most 1,024.
-const DELETE_MAX: usize = 160;
+pub(super) const DELETE_MAX: usize = 160;
 const VNI_CURSOR: &str = "vni-last";
 /// 24 bits, as VXLAN has them; 0 stands for "none".
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// How often a transaction that met another one is tried again before it is called busy.
 const CONFLICT_RETRIES_MAX: usize = 64;
 
-#[derive(Debug, thiserror::Error)]
-pub enum VpcError {
-    #[error("cannot create VPC {name:?}")]
-    BadName { name: String, source: NameError },
-    #[error("cannot create VPC {name}: CIDR {cidr:?}")]
-    BadCidr { name: String, cidr: String, source: CidrError },
-    #[error("cannot create VPC {name}: the name is taken by {id}")]
-    NameTaken { name: Name, id: VpcId },
-    #[error(
-        "cannot create VPC {name}: a security group of that name exists, and the VPC's default group would bear it"
-    )]
-    GroupNameTaken { name: Name },
-    #[error("the firewall refused")]
-    Firewall(#[from] FirewallError),
-    #[error("cannot create VPC {name}: project {project} has {VPCS_PER_PROJECT_MAX} already")]
-    TooMany { name: Name, project: Project },
-    #[error("cannot delete {count} VPCs at once")]
-    TooManyAtOnce { count: usize },
-    #[error("no VPC {wanted:?} in project {project}")]
-    NotFound { wanted: String, project: Project },
-    #[error("cannot delete VPC {name}: {users} containers are attached to it")]
-    InUse { name: Name, users: usize, example: String },
-    #[error("VPC {name} changed too often while it was being worked on")]
-    Busy { name: String },
-    #[error("the store failed while working on VPC {name}")]
-    Store { name: String, source: StoreError },
-    #[error("VPC record {key} cannot be read")]
-    Decode { key: String, source: serde_json::Error },
-    #[error("the datapath refused VPC {name}")]
-    Datapath { name: String, source: DatapathError },
+/// A VPC that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVpc {
+    pub name: String,
+    pub cidr: String,
+    /// Empty: none.
+    pub cidr6: String,
+    pub internet: bool,
 }
 
 /// The VPCs of all projects on this host.
@@ -62,21 +41,25 @@ pub struct Vpcs {
     store: Arc<dyn Store>,
     datapath: Arc<Datapath>,
     firewall: Arc<Firewall>,
+    gateways: Arc<Gateways>,
 }
 
 impl Vpcs {
-    pub fn new(store: Arc<dyn Store>, datapath: Arc<Datapath>, firewall: Arc<Firewall>) -> Self {
-        Vpcs { store, datapath, firewall }
+    pub fn new(
+        store: Arc<dyn Store>,
+        datapath: Arc<Datapath>,
+        firewall: Arc<Firewall>,
+        gateways: Arc<Gateways>,
+    ) -> Self {
+        Vpcs { store, datapath, firewall, gateways }
     }
 
-    pub async fn create(&self, project: &Project, name: &str, cidr: &str) -> Result<VpcRecord, VpcError> {
-        let bad_name = |source| VpcError::BadName { name: name.to_owned(), source };
+    pub async fn create(&self, project: &Project, wanted: &NewVpc) -> Result<VpcRecord, VpcError> {
+        let NewVpc { name, cidr, cidr6, internet } = wanted;
+        let internet = *internet;
+        let bad_name = |source| VpcError::BadName { name: name.clone(), source };
         let parsed = Name::parse(name).map_err(bad_name)?;
-        let cidr = Cidr::parse(cidr).map_err(|source| VpcError::BadCidr {
-            name: name.to_owned(),
-            cidr: cidr.to_owned(),
-            source,
-        })?;
+        let (cidr, cidr6) = ranges(name, cidr, cidr6)?;
         for _ in 0..CONFLICT_RETRIES_MAX {
             let all = self.all().await?;
             let own = all.iter().filter(|v| v.project == *project);
@@ -95,6 +78,8 @@ impl Vpcs {
                 name: parsed.clone(),
                 project: project.clone(),
                 cidr,
+                cidr6,
+                internet,
                 vni,
                 created_ms: now_ms(),
                 last_address: None,
@@ -107,7 +92,7 @@ impl Vpcs {
                 return Ok(record);
             }
         }
-        Err(VpcError::Busy { name: name.to_owned() })
+        Err(VpcError::Busy { name: name.clone() })
     }
 
     /// The number after the last that was given: one that was freed rests, so that nothing of its former VPC can meet the next.
@@ -175,9 +160,13 @@ impl Vpcs {
                 prefix_len: record.cidr.prefix_len(),
                 gateway: record.cidr.gateway(),
             },
-            ipv6: None,
-            internet: false,
-            resolver: None,
+            ipv6: record.cidr6.map(|cidr6| Range {
+                network: cidr6.network(),
+                prefix_len: cidr6.prefix_len(),
+                gateway: cidr6.gateway(),
+            }),
+            internet: record.internet,
+            resolver: self.gateways.endpoint(record.vni).await,
         };
         let datapath = Arc::clone(&self.datapath);
         tokio::task::spawn_blocking(move || datapath.add_network(&network))
@@ -284,6 +273,7 @@ impl Vpcs {
     async fn forget(&self, doomed: Vec<(VpcRecord, u64)>) -> Result<Vec<VpcId>, VpcError> {
         let mut deleted = Vec::new();
         for (vpc, _) in doomed {
+            self.gateways.close(vpc.vni).await;
             let datapath = Arc::clone(&self.datapath);
             tokio::task::spawn_blocking(move || datapath.remove_network(vpc.vni))
                 .await
@@ -295,6 +285,29 @@ impl Vpcs {
     }
 }
 
+/// Both families' ranges, and whether they fit together.
+fn ranges(name: &str, cidr: &str, cidr6: &str) -> Result<(Cidr, Option<Cidr6>), VpcError> {
+    let name = name.to_owned();
+    if cidr.is_empty() && !cidr6.is_empty() {
+        return Err(VpcError::NoIpv4 { name });
+    }
+    let cidr = match Cidr::parse(cidr) {
+        Ok(cidr) => cidr,
+        Err(source) => return Err(VpcError::BadCidr { name, cidr: cidr.to_owned(), source }),
+    };
+    if cidr6.is_empty() {
+        return Ok((cidr, None));
+    }
+    let cidr6 = match Cidr6::parse(cidr6) {
+        Ok(cidr6) => cidr6,
+        Err(source) => return Err(VpcError::BadCidr6 { name, cidr6: cidr6.to_owned(), source }),
+    };
+    if !ipam::is_as_large(cidr6, cidr) {
+        return Err(VpcError::Smaller { name, cidr, cidr6 });
+    }
+    Ok((cidr, Some(cidr6)))
+}
+
 fn encode(record: &VpcRecord) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of strings and numbers is JSON")
 }
@@ -303,55 +316,4 @@ fn free_vni(all: &[VpcRecord], last: u32) -> u32 {
     let taken: BTreeSet<u32> = all.iter().map(|v| v.vni).collect();
     let mut candidates = (last + 1..=VNI_MAX).chain(1..=last.min(VNI_MAX));
     candidates.find(|vni| !taken.contains(vni)).expect("a host has fewer VPCs than there are numbers")
-}
-
-impl From<VpcError> for Fault {
-    fn from(error: VpcError) -> Fault {
-        let what = error.to_string();
-        match error {
-            VpcError::BadName { source, .. } => {
-                Fault::new(Code::InvalidArgument, "vpc.bad_name", what, source.to_string())
-                    .next("choose a name like web-1: lower-case letters, digits and hyphens")
-            }
-            VpcError::BadCidr { source, .. } => {
-                let next = match source {
-                    CidrError::HostBits(network) => format!("use --cidr {network}"),
-                    _ => "use a private range such as --cidr 10.0.0.0/24".to_owned(),
-                };
-                Fault::new(Code::InvalidArgument, "vpc.bad_cidr", what, source.to_string()).next(next)
-            }
-            VpcError::NameTaken { .. } => {
-                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
-                    .next("choose another name, or delete that VPC: cc vpc delete NAME")
-            }
-            VpcError::GroupNameTaken { .. } => {
-                Fault::new(Code::AlreadyExists, "vpc.name_taken", what, "names are unique within a project")
-                    .next("choose another name, or delete that group: cc group delete NAME")
-            }
-            VpcError::Firewall(source) => Fault::from(source),
-            VpcError::TooMany { .. } => {
-                Fault::new(Code::ResourceExhausted, "vpc.too_many", what, "that is the limit of a project")
-                    .next("delete what is not used: cc vpc list, cc vpc delete ID")
-            }
-            VpcError::TooManyAtOnce { .. } => {
-                Fault::new(Code::InvalidArgument, "vpc.too_many_at_once", what, format!("{DELETE_MAX} is the limit"))
-                    .next("delete them in several calls")
-            }
-            VpcError::NotFound { .. } => {
-                Fault::new(Code::NotFound, "vpc.not_found", what, "there is none of that name or id")
-                    .next("see cc vpc list, or create it: cc vpc create --cidr CIDR --name NAME")
-            }
-            VpcError::InUse { ref example, .. } => {
-                let next = format!("remove them first, for example: cc rm -f {example}");
-                Fault::new(Code::FailedPrecondition, "vpc.in_use", what, "nothing was deleted").next(next)
-            }
-            VpcError::Busy { .. } => {
-                Fault::new(Code::Aborted, "vpc.busy", what, "others are changing it").next("try again")
-            }
-            VpcError::Store { .. } | VpcError::Decode { .. } | VpcError::Datapath { .. } => {
-                Fault::new(Code::Internal, "vpc.internal", what, crate::error_chain(&error))
-                    .next("see the daemon's log; cc-host check names what is missing")
-            }
-        }
-    }
 }

@@ -70,7 +70,6 @@ pub struct Container {
     pub tag: String,
     pub netns: OwnedFd,
     pub cgroup: PathBuf,
-    pub address: EndpointAddress,
 }
 
 impl World {
@@ -136,12 +135,16 @@ impl World {
 
     /// In the group of that number, which has a default group's rules.
     pub fn container_in_group(&mut self, id: u32, vni: u32, host: u8, group: u32) -> Container {
+        self.container_with(id, vni, host, group, Some(address_v6(host)))
+    }
+
+    pub fn container_with(&mut self, id: u32, vni: u32, host: u8, group: u32, ipv6: Option<Ipv6Addr>) -> Container {
         self.default_rules(group);
         let mac = [2, 0, 0, 0, vni as u8, host];
         let (ifindex, netns) = self.veth(id, mac);
         let ipv4 = Ipv4Addr::new(10, 0, 0, host);
-        let ipv6 = Some(address_v6(host));
-        let endpoint = Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false };
+        let endpoint =
+            Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false, egress_rate: None };
         let tag = format!("{id:016x}");
         let cgroup = self.cgroup.join(&tag);
         if !cgroup.exists() {
@@ -149,9 +152,9 @@ impl World {
             self.cgroups.push(cgroup.clone());
         }
         self.datapath().attach(&endpoint, &tag, &cgroup).unwrap_or_else(|error| panic!("{error:?}"));
-        let address = EndpointAddress { address: ipv4, prefix_len: 24, gateway: GATEWAY };
-        self.block_on(configure_endpoint(netns.try_clone().unwrap(), address)).unwrap();
-        Container { endpoint, tag, netns, cgroup, address }
+        let address = EndpointAddress { address: ipv4.into(), prefix_len: 24, gateway: Some(GATEWAY.into()) };
+        self.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![address])).unwrap();
+        Container { endpoint, tag, netns, cgroup }
     }
 
     /// Deletes a container's interface, twice; nothing of it can be found afterwards.

@@ -4,9 +4,11 @@
 use std::net::Ipv6Addr;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use cc_common::names::PROGRAM_FROM_ENDPOINT;
 use cc_common::net::GATEWAY_MAC;
+use cc_common::verdict::{DropReason, Verdict};
 
-use super::{GATEWAY, World};
+use super::{Container, GATEWAY, World};
 
 /// Offsets in `struct __sk_buff`.
 const CTX_BYTES: usize = 192;
@@ -85,6 +87,11 @@ pub fn with_destination_mac(destination: [u8; 6], mut packet: Vec<u8>) -> Vec<u8
     packet
 }
 
+pub fn with_source_mac(source: [u8; 6], mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6..12].copy_from_slice(&source);
+    packet
+}
+
 pub fn arp(operation: u16, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut packet = ethernet(BROADCAST, OWN_MAC, 0x0806);
     packet.extend([0, 1, 8, 0, 6, 4]);
@@ -150,4 +157,52 @@ pub fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, hop_limit: u8, pa
     packet.extend(destination.octets());
     packet.extend(payload);
     packet
+}
+
+/// Runs a packet that is dropped for `reason`, and sees it counted there and nowhere else.
+pub fn assert_dropped(
+    world: &World,
+    from: &Container,
+    at: u32,
+    direction: &str,
+    reason: DropReason,
+    name: &str,
+    packet: &[u8],
+) {
+    let count = || {
+        let counters = world.datapath().counters(at).unwrap();
+        let drop = counters.drops.iter().find(|drop| (drop.direction, drop.reason) == (direction, reason.name()));
+        drop.map_or((0, 0), |drop| (drop.packets, drop.bytes))
+    };
+    let sent = || world.datapath().counters(from.endpoint.id).unwrap().sent;
+    let ((packets, bytes), sent_before) = (count(), sent());
+    let outcome = run(world, PROGRAM_FROM_ENDPOINT, from.endpoint.ifindex, 0, packet).expect(name);
+    assert_eq!(DropReason::from_number(outcome.reason as u16), Some(reason), "{name}");
+    assert_eq!((outcome.action, outcome.verdict), (TC_SHOT, Verdict::Drop(reason).code()), "{name}");
+    assert_eq!(outcome.target, 0, "{name}");
+    assert_eq!(count(), (packets + 1, bytes + packet.len() as u64), "{name}");
+    assert_eq!(sent(), sent_before, "{name}: a dropped packet was not sent");
+}
+
+/// A message with its checksum, which covers the addresses, behind no header.
+pub fn icmpv6(source: Ipv6Addr, destination: Ipv6Addr, kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], rest].concat();
+    let sum = icmpv6_checksum(source, destination, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+/// 0 over a message whose checksum is right.
+pub fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
+    let length = (message.len() as u32).to_be_bytes();
+    checksum(&[&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, 58], message].concat())
+}
+
+/// "Who has `target`?", with the asker's own address beside it if `option` says so.
+pub fn solicitation(source: Ipv6Addr, destination: Ipv6Addr, target: Ipv6Addr, option: bool) -> Vec<u8> {
+    let mut rest = [&[0; 4], &target.octets()[..]].concat();
+    if option {
+        rest.extend([&[1, 1][..], &OWN_MAC].concat());
+    }
+    ipv6(source, destination, 58, 255, &icmpv6(source, destination, 135, &rest))
 }

@@ -3,6 +3,7 @@
 pub mod completion;
 pub mod events;
 pub mod group;
+pub mod guard;
 pub mod image;
 pub mod info;
 pub mod inspect;
@@ -10,8 +11,10 @@ pub mod kill;
 pub mod local_remote;
 pub mod logs;
 pub mod metrics;
+pub mod net;
 pub mod prefixes;
 pub mod ps;
+pub mod publish;
 pub mod rm;
 pub mod run;
 pub mod status;
@@ -104,7 +107,11 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Vpc(args) => vpc::run(&context, args).await,
         Command::Group(args) => group::run(&context, args).await,
         Command::Prefixes(args) => prefixes::run(&context, args).await,
+        Command::Guard(args) => guard::run(&context, args).await,
+        Command::Net(args) => net::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
+        Command::Publish(args) => publish::run(&context, args).await,
+        Command::Unpublish(args) => publish::take_back(&context, args).await,
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Metrics(args) => metrics::run(&context, args).await,

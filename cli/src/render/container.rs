@@ -7,6 +7,7 @@ use cc_common::api::v1;
 use serde::Serialize;
 
 use super::{View, table};
+use crate::cmd::publish;
 use crate::time::{age, now_ms, rfc3339_ms};
 
 #[derive(Debug, Serialize)]
@@ -19,6 +20,8 @@ pub struct ContainerView {
     pub vpc: String,
     pub vpc_name: String,
     pub ipv4: String,
+    /// Empty where its VPC has none.
+    pub ipv6: String,
     pub mac: String,
     pub pid: i32,
     pub created: String,
@@ -50,6 +53,18 @@ pub struct SpecView {
     pub mtu: u32,
     pub auto_remove: bool,
     pub groups: Vec<String>,
+    /// As `--publish` takes them.
+    pub publish: Vec<String>,
+    pub egress_bandwidth: Option<RateLimitView>,
+    pub ingress_bandwidth: Option<RateLimitView>,
+    pub dns: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RateLimitView {
+    pub bytes_per_s: u64,
+    /// None: by the rate.
+    pub burst_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +108,18 @@ impl From<v1::ContainerSpec> for SpecView {
             mtu: spec.mtu,
             auto_remove: spec.auto_remove,
             groups: spec.groups,
+            publish: spec.publish.iter().map(publish::text).collect(),
+            egress_bandwidth: spec.egress_bandwidth.map(Into::into),
+            ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
+            dns: spec.dns,
         }
+    }
+}
+
+impl From<v1::RateLimit> for RateLimitView {
+    fn from(limit: v1::RateLimit) -> Self {
+        let burst_bytes = (limit.burst_bytes != 0).then_some(limit.burst_bytes);
+        RateLimitView { bytes_per_s: limit.bytes_per_s, burst_bytes }
     }
 }
 
@@ -108,6 +134,7 @@ impl From<v1::Container> for ContainerView {
             vpc: c.vpc,
             vpc_name: c.vpc_name,
             ipv4: c.ipv4,
+            ipv6: c.ipv6,
             mac: c.mac,
             pid: c.pid,
             created: rfc3339_ms(c.created_ms),
@@ -132,6 +159,10 @@ impl ContainerView {
         }
     }
 
+    fn ports(&self) -> String {
+        self.spec.as_ref().map(|spec| spec.publish.join(", ")).unwrap_or_default()
+    }
+
     fn vpc_text(&self) -> &str {
         if self.vpc_name.is_empty() { &self.vpc } else { &self.vpc_name }
     }
@@ -144,12 +175,13 @@ pub struct Containers(pub Vec<ContainerView>);
 impl Containers {
     fn print_at(&self, out: &mut impl Write, now_ms: u64) -> io::Result<()> {
         let row = |c: &ContainerView| {
-            let address = c.ipv4.split('/').next().unwrap_or_default().to_owned();
+            let bare = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+            let address = table::both(&bare(&c.ipv4), &bare(&c.ipv6));
             let (vpc, age) = (c.vpc_text().to_owned(), age(c.created_ms, now_ms));
-            vec![c.id.clone(), c.name.clone(), c.image.clone(), c.state_text(), vpc, address, age]
+            vec![c.id.clone(), c.name.clone(), c.image.clone(), c.state_text(), vpc, address, c.ports(), age]
         };
         let rows: Vec<_> = self.0.iter().map(row).collect();
-        table::print_into(out, &["ID", "NAME", "IMAGE", "STATE", "VPC", "ADDRESS", "AGE"], &rows)
+        table::print_into(out, &["ID", "NAME", "IMAGE", "STATE", "VPC", "ADDRESS", "PORTS", "AGE"], &rows)
     }
 }
 
@@ -180,7 +212,8 @@ impl View for Statuses {
                 ("Image", c.image.clone()),
                 ("State", c.state_text()),
                 ("VPC", c.vpc_text().to_owned()),
-                ("Address", c.ipv4.clone()),
+                ("Address", table::both(&c.ipv4, &c.ipv6)),
+                ("Ports", c.ports()),
                 ("MAC", c.mac.clone()),
                 ("Groups", c.groups.join(", ")),
                 ("Process", if c.pid == 0 { String::new() } else { c.pid.to_string() }),
@@ -222,9 +255,14 @@ impl View for Created {
 mod tests {
     use super::*;
 
-    fn container(name: &str, exit: Option<v1::Exit>) -> ContainerView {
+    fn container(name: &str, ipv6: &str, exit: Option<v1::Exit>) -> ContainerView {
         let state = if exit.is_some() { "stopped" } else { "running" };
-        let spec = v1::ContainerSpec { image: "debian:12".into(), memory_bytes: 512 << 20, ..Default::default() };
+        let spec = v1::ContainerSpec {
+            image: "debian:12".into(),
+            memory_bytes: 512 << 20,
+            egress_bandwidth: Some(v1::RateLimit { bytes_per_s: 10 << 20, burst_bytes: 0 }),
+            ..Default::default()
+        };
         ContainerView::from(v1::Container {
             id: format!("c-{name}"),
             name: name.into(),
@@ -244,12 +282,13 @@ mod tests {
             interface: "cc1".into(),
             project: "default".into(),
             groups: vec!["blue".into()],
+            ipv6: ipv6.into(),
         })
     }
 
     fn both() -> Vec<ContainerView> {
         let exit = v1::Exit { id: "c-db".into(), code: 137, signal: 9, oom_killed: true, ..Default::default() };
-        vec![container("web", None), container("db", Some(exit))]
+        vec![container("web", "", None), container("db", "fd00:1::2/64", Some(exit))]
     }
 
     #[test]

@@ -28,6 +28,16 @@ pub struct MetricsView {
     pub socket_received: TrafficView,
     pub socket_sent: TrafficView,
     pub drops: Vec<DropView>,
+    pub queues: Vec<QueueView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct QueueView {
+    pub direction: String,
+    pub bytes_per_s: u64,
+    pub dropped_packets: u64,
+    pub waits: u64,
+    pub waiting_bytes: u64,
 }
 
 #[derive(Debug, Serialize, Default)]
@@ -48,10 +58,15 @@ fn traffic(traffic: Option<v1::Traffic>) -> TrafficView {
     traffic.map(|t| TrafficView { packets: t.packets, bytes: t.bytes }).unwrap_or_default()
 }
 
+impl From<v1::Drop> for DropView {
+    fn from(drop: v1::Drop) -> Self {
+        let v1::Drop { direction, reason, packets, bytes } = drop;
+        DropView { direction, reason, packets, bytes }
+    }
+}
+
 impl From<v1::Metrics> for MetricsView {
     fn from(m: v1::Metrics) -> Self {
-        let drop =
-            |d: v1::Drop| DropView { direction: d.direction, reason: d.reason, packets: d.packets, bytes: d.bytes };
         MetricsView {
             id: m.id,
             name: m.name,
@@ -69,8 +84,16 @@ impl From<v1::Metrics> for MetricsView {
             sent: traffic(m.sent),
             socket_received: traffic(m.socket_received),
             socket_sent: traffic(m.socket_sent),
-            drops: m.drops.into_iter().map(drop).collect(),
+            drops: m.drops.into_iter().map(Into::into).collect(),
+            queues: m.queues.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<v1::Queue> for QueueView {
+    fn from(q: v1::Queue) -> Self {
+        let v1::Queue { direction, bytes_per_s, dropped_packets, waits, waiting_bytes } = q;
+        QueueView { direction, bytes_per_s, dropped_packets, waits, waiting_bytes }
     }
 }
 
@@ -121,6 +144,14 @@ fn print_one(out: &mut impl Write, m: &MetricsView) -> io::Result<()> {
     for d in &m.drops {
         pairs.push(("Dropped", format!("{} {}: {} packets, {}", d.direction, d.reason, d.packets, human(d.bytes))));
     }
+    for q in &m.queues {
+        let (rate, waiting) = (human(q.bytes_per_s), human(q.waiting_bytes));
+        let QueueView { direction, dropped_packets, waits, .. } = q;
+        pairs.push((
+            "Limited",
+            format!("{direction} to {rate}/s: waited {waits} times, {waiting} wait now, no room for {dropped_packets} packets"),
+        ));
+    }
     table::print_pairs_into(out, &pairs)
 }
 
@@ -141,6 +172,13 @@ mod tests {
             received: Some(v1::Traffic { packets: 10, bytes: 2048 }),
             sent: Some(v1::Traffic { packets: 9, bytes: 900 }),
             drops: vec![v1::Drop { direction: "egress".into(), reason: "spoofed_ip".into(), packets: 2, bytes: 128 }],
+            queues: vec![v1::Queue {
+                direction: "ingress".into(),
+                bytes_per_s: 10 << 20,
+                dropped_packets: 7,
+                waits: 1234,
+                waiting_bytes: 65_536,
+            }],
             at_ms: 1_700_000_000_000,
             ..Default::default()
         };

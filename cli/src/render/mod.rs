@@ -2,10 +2,14 @@
 //! fetch anything.
 
 pub mod container;
+pub mod drops;
 pub mod event;
+pub mod flow;
 pub mod group;
+pub mod guard;
 pub mod host;
 pub mod image;
+pub mod inspection;
 pub mod metrics;
 pub mod prefixes;
 pub mod table;

@@ -21,6 +21,11 @@ pub fn print_into(out: &mut impl Write, header: &[&str], rows: &[Vec<String>]) -
     Ok(())
 }
 
+/// What a thing has of each IP family, in one cell without a space; one that has no IPv6 shows IPv4 alone.
+pub fn both(ipv4: &str, ipv6: &str) -> String {
+    [ipv4, ipv6].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(",")
+}
+
 /// `name: value` lines with the values in one column.
 pub fn print_pairs_into(out: &mut impl Write, pairs: &[(&str, String)]) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len() + 1).max().unwrap_or(0);

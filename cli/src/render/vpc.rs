@@ -13,16 +13,20 @@ pub struct VpcView {
     pub id: String,
     pub name: String,
     pub cidr: String,
+    /// Empty, as its gateway, where there is no IPv6.
+    pub cidr6: String,
     pub vni: u32,
     pub gateway: String,
+    pub gateway6: String,
     pub containers: u32,
+    pub internet: bool,
     pub created: String,
 }
 
 impl From<v1::Vpc> for VpcView {
     fn from(vpc: v1::Vpc) -> Self {
-        let v1::Vpc { id, name, cidr, vni, gateway, containers, created_ms } = vpc;
-        VpcView { id, name, cidr, vni, gateway, containers, created: rfc3339_ms(created_ms) }
+        let v1::Vpc { id, name, cidr, vni, gateway, containers, created_ms, cidr6, gateway6, internet } = vpc;
+        VpcView { id, name, cidr, vni, gateway, containers, created: rfc3339_ms(created_ms), cidr6, gateway6, internet }
     }
 }
 
@@ -33,11 +37,13 @@ pub struct Vpcs(pub Vec<VpcView>);
 impl View for Vpcs {
     fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
         let row = |vpc: &VpcView| {
-            let VpcView { id, name, cidr, vni, gateway, containers, .. } = vpc;
-            vec![id.clone(), name.clone(), cidr.clone(), gateway.clone(), vni.to_string(), containers.to_string()]
+            let VpcView { id, name, cidr, vni, gateway, containers, cidr6, gateway6, internet, .. } = vpc;
+            let internet = if *internet { "yes" } else { "no" }.to_owned();
+            let (cidr, gateway) = (table::both(cidr, cidr6), table::both(gateway, gateway6));
+            vec![id.clone(), name.clone(), cidr, gateway, vni.to_string(), containers.to_string(), internet]
         };
         let rows: Vec<_> = self.0.iter().map(row).collect();
-        table::print_into(out, &["ID", "NAME", "CIDR", "GATEWAY", "VNI", "CONTAINERS"], &rows)
+        table::print_into(out, &["ID", "NAME", "CIDR", "GATEWAY", "VNI", "CONTAINERS", "INTERNET"], &rows)
     }
 
     fn ids(&self) -> Vec<&str> {
@@ -67,7 +73,7 @@ mod tests {
 
     #[test]
     fn table_ids_and_json() {
-        let vpc = |id: &str, name: &str| v1::Vpc {
+        let vpc = |id: &str, name: &str, [cidr6, gateway6]: [&str; 2]| v1::Vpc {
             id: id.into(),
             name: name.into(),
             cidr: "10.0.0.0/24".into(),
@@ -75,8 +81,12 @@ mod tests {
             gateway: "10.0.0.1".into(),
             containers: 2,
             created_ms: 1_700_000_000_000,
+            cidr6: cidr6.into(),
+            gateway6: gateway6.into(),
+            internet: cidr6.is_empty(),
         };
-        let vpcs = Vpcs(vec![vpc("vpc-1", "blue").into(), vpc("vpc-22", "green").into()]);
+        let (blue, green) = (vpc("vpc-1", "blue", ["", ""]), vpc("vpc-22", "green", ["fd00:1::/64", "fd00:1::1"]));
+        let vpcs = Vpcs(vec![blue.into(), green.into()]);
         let print = |json, quiet| {
             let mut out = Vec::new();
             Ui { json, quiet }.show_into(&mut out, &vpcs).unwrap();

@@ -28,7 +28,7 @@ pub const LAYERED_CHECK: &str = "set -e; test -f /data/kept; test -L /data/link;
     test -f /opaque/visible; test ! -e /opaque/hidden; test ! -e /opaque/deep";
 
 /// Every image, the ones they are made from first.
-pub const ALL: &[&str] = &["busybox", "net-tools", "nginx", "redis", "layered"];
+pub const ALL: &[&str] = &["busybox", "net-tools", "nginx", "redis", "layered", "libcs"];
 
 /// An image beyond busybox: a layer of packages over it, and files of ours in that layer.
 struct Recipe {
@@ -108,6 +108,7 @@ pub fn build(name: &str) -> Result<PathBuf> {
     match (name, recipe(name)) {
         ("busybox", _) => busybox(&dir, &layout),
         ("layered", _) => layered(&dir, &layout),
+        ("libcs", _) => libcs(&dir, &layout),
         (_, Some(recipe)) => packaged(&dir, &layout, &recipe),
         (_, None) => bail!("there is no image {name}; there are {}", ALL.join(", ")),
     }
@@ -182,6 +183,23 @@ fn layered(dir: &Path, layout: &Path) -> Result<()> {
     umoci(&["--whiteout", "/data/was-file"])?;
     umoci(&[&upper, "/data/was-file"])?;
     umoci(&["--opaque", &upper, "/opaque"])
+}
+
+/// Both C libraries, each with a program that asks it for the addresses of a name: glibc's `getent`, and `getent-musl`.
+fn libcs(dir: &Path, layout: &Path) -> Result<()> {
+    let base = base_root(dir)?;
+    let root = fresh_root(dir, layout)?;
+    for deb in debs::closure(dir, &["libc-bin"])? {
+        debs::extract(&deb, &root)?;
+    }
+    debs::strip_documents(&root)?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/images/getent.c");
+    let mut compile = Command::new("musl-gcc");
+    compile.args(["-static", "-O1", "-o"]).arg(root.join("usr/bin/getent-musl")).arg(source);
+    let out = compile.output().context("cannot start musl-gcc (Debian package musl-tools)")?;
+    ensure!(out.status.success(), "musl-gcc: {}", String::from_utf8_lossy(&out.stderr));
+    let config = Config { cmd: vec!["/bin/sh".into()], env: vec![PATH.to_owned()], ..Config::default() };
+    layout::write(layout, &[&base, &root], &config, TAG)
 }
 
 /// busybox with its applets as links, and the few files that programs look for.

@@ -1,6 +1,7 @@
 //! Comparisons with others on this machine, alternated in one run because its timings are noisy. Refuses to judge: aims
 //! are in PROMISES.md.
 
+mod nat;
 mod net;
 mod packets;
 mod peers;
@@ -21,6 +22,8 @@ use crate::{interrupt, setup};
 pub enum Bench {
     /// Throughput, packets and transactions between two containers, against veth and bridges with iptables rules
     Net(net::Options),
+    /// Out by the host's address and in by a published port, against iptables' MASQUERADE and DNAT
+    Nat(nat::Options),
     /// From nothing to a finished container, against crun, runc and podman
     Start(start::Options),
 }
@@ -44,12 +47,13 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
     }
     setup::run(root, setup::For::Tests)?;
     match &which {
-        Bench::Net(options) if options.common.peers => {}
+        Bench::Net(net::Options { common, .. }) | Bench::Nat(nat::Options { common, .. }) if common.peers => {}
         Bench::Start(options) if options.common.peers => build::images_only(root)?,
         _ => build::run_with_images(root, Profile::Release)?,
     }
     interrupt::catch()?;
     match which {
+        Bench::Nat(options) => nat::run(root, &options),
         Bench::Net(options) => net::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
     }

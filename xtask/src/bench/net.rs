@@ -16,7 +16,7 @@ use crate::interrupt;
 use crate::process::{Beside, output};
 
 const ROUNDS: usize = 5;
-const PORT: u16 = 5001;
+pub(super) const PORT: u16 = 5001;
 /// Streams and packets: client and server apart, where there are two CPUs. Request/response: both on the server's, because
 /// between CPUs the wake-ups of a virtual machine are what is measured.
 const CLIENT_CPU: usize = 0;
@@ -85,13 +85,13 @@ fn server_cpu() -> usize {
     usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
 }
 
-fn serve(rig: &Rig) -> Result<Beside> {
+pub(super) fn serve(rig: &Rig) -> Result<Beside> {
     let mut command = tool(&rig.server_netns, server_cpu())?;
     Beside::start(command.args(["server", &PORT.to_string()]), "ready")
         .with_context(|| format!("the server of {}", rig.name))
 }
 
-fn measure(rig: &Rig, test: Test, millis: u64) -> Result<f64> {
+pub(super) fn measure(rig: &Rig, test: Test, millis: u64) -> Result<f64> {
     let cpu = if test == Test::Rr { server_cpu() } else { CLIENT_CPU };
     let mut command = tool(&rig.client_netns, cpu)?;
     command.args(["client", test.name(), &rig.address.to_string(), &PORT.to_string(), &millis.to_string()]);

@@ -92,6 +92,17 @@ pub fn ours(host: &Host, image: &str) -> Result<Rig> {
 }
 
 impl Rig {
+    /// From the first namespace to the second.
+    pub(super) fn new(
+        name: &str,
+        setup: &str,
+        (client_netns, server_netns): (PathBuf, PathBuf),
+        address: Ipv4Addr,
+        held: Vec<Netns>,
+    ) -> Rig {
+        Rig { name: name.to_owned(), setup: setup.to_owned(), server_netns, client_netns, address, _held: held }
+    }
+
     fn between(name: String, setup: String, client: Netns, server: Netns, others: Vec<Netns>) -> Rig {
         let (client_netns, server_netns) = (client.path(), server.path());
         let held = [client, server].into_iter().chain(others).collect();
@@ -108,7 +119,7 @@ fn address(client: &Netns, server: &Netns) -> Result<()> {
 }
 
 /// The faster of the two where there is a choice: a peer gets its best set-up.
-fn iptables() -> Result<&'static str> {
+pub(super) fn iptables() -> Result<&'static str> {
     ["iptables-legacy", "iptables"]
         .into_iter()
         .find(|program| ask(program, &["--version"]).is_some())

@@ -60,6 +60,11 @@ pub struct CreateVpcRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub cidr: ::prost::alloc::string::String,
+    /// beside the IPv4 one; empty: none
+    #[prost(string, tag = "10")]
+    pub cidr6: ::prost::alloc::string::String,
+    #[prost(bool, tag = "20")]
+    pub no_internet: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Vpc {
@@ -77,6 +82,13 @@ pub struct Vpc {
     pub containers: u32,
     #[prost(uint64, tag = "7")]
     pub created_ms: u64,
+    /// empty: IPv4 only
+    #[prost(string, tag = "14")]
+    pub cidr6: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub gateway6: ::prost::alloc::string::String,
+    #[prost(bool, tag = "20")]
+    pub internet: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListVpcsRequest {}
@@ -335,6 +347,48 @@ pub struct ContainerSpec {
     /// names or ids; empty: the VPC's default group
     #[prost(string, repeated, tag = "15")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of what it sends; absent: no limit
+    #[prost(message, optional, tag = "20")]
+    pub egress_bandwidth: ::core::option::Option<RateLimit>,
+    /// of what it receives
+    #[prost(message, optional, tag = "21")]
+    pub ingress_bandwidth: ::core::option::Option<RateLimit>,
+    /// addresses of name servers; empty: the VPC's own
+    #[prost(string, repeated, tag = "24")]
+    pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "30")]
+    pub publish: ::prost::alloc::vec::Vec<PortMapping>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMapping {
+    /// of the host; empty: all
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+    /// of the container
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// tcp, udp
+    #[prost(string, tag = "4")]
+    pub protocol: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublishRequest {
+    /// name or id
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub ports: ::prost::alloc::vec::Vec<PortMapping>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimit {
+    /// of frames, without preamble and checksum
+    #[prost(uint64, tag = "1")]
+    pub bytes_per_s: u64,
+    /// 0: by the rate
+    #[prost(uint64, tag = "2")]
+    pub burst_bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunInput {
@@ -464,6 +518,9 @@ pub struct Container {
     /// names
     #[prost(string, repeated, tag = "18")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// with prefix length; empty where the VPC has none
+    #[prost(string, tag = "24")]
+    pub ipv6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MetricsResponse {
@@ -509,6 +566,27 @@ pub struct Metrics {
     pub drops: ::prost::alloc::vec::Vec<Drop>,
     #[prost(uint64, tag = "17")]
     pub at_ms: u64,
+    /// of limited directions
+    #[prost(message, repeated, tag = "20")]
+    pub queues: ::prost::alloc::vec::Vec<Queue>,
+}
+/// What holds a direction to its limit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Queue {
+    /// egress, ingress
+    #[prost(string, tag = "1")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub bytes_per_s: u64,
+    /// for want of room in the queue
+    #[prost(uint64, tag = "3")]
+    pub dropped_packets: u64,
+    /// how often it waited for the rate
+    #[prost(uint64, tag = "4")]
+    pub waits: u64,
+    /// at this moment
+    #[prost(uint64, tag = "5")]
+    pub waiting_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Traffic {
@@ -732,6 +810,346 @@ pub struct PruneImagesResponse {
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "2")]
     pub freed_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowsRequest {
+    /// name or id; empty: every container of the project
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// of flows listed; 0: the default of 1,000
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowsPart {
+    #[prost(message, repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<NetFlow>,
+    /// in the last part: there are more than the limit
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowChange {
+    /// began, ended
+    #[prost(string, tag = "1")]
+    pub change: ::prost::alloc::string::String,
+    /// of one that has ended: as it was seen last
+    #[prost(message, optional, tag = "2")]
+    pub flow: ::core::option::Option<NetFlow>,
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetFlow {
+    /// tcp, udp, icmp, icmpv6, or a number
+    #[prost(string, tag = "1")]
+    pub protocol: ::prost::alloc::string::String,
+    /// the one that began
+    #[prost(message, optional, tag = "2")]
+    pub from: ::core::option::Option<FlowEnd>,
+    #[prost(message, optional, tag = "3")]
+    pub to: ::core::option::Option<FlowEnd>,
+    /// opening, established, closing, closed
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub age_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub idle_ms: u64,
+    /// by the one that began
+    #[prost(message, optional, tag = "7")]
+    pub sent: ::core::option::Option<Traffic>,
+    /// by it
+    #[prost(message, optional, tag = "8")]
+    pub received: ::core::option::Option<Traffic>,
+    /// GROUP#RULE, of the project's groups; none: open without a rule
+    #[prost(string, repeated, tag = "9")]
+    pub allowed_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// came in by a published port
+    #[prost(bool, tag = "10")]
+    pub published: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowEnd {
+    /// container, resolver, internet, host, elsewhere
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// its name
+    #[prost(string, tag = "2")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
+    /// as the VPC knows it
+    #[prost(string, tag = "4")]
+    pub address: ::prost::alloc::string::String,
+    /// of ICMP the identifier
+    #[prost(uint32, tag = "5")]
+    pub port: u32,
+    /// as the other side of a translation knows it; empty: the same
+    #[prost(string, tag = "6")]
+    pub translated_address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub translated_port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropsRequest {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DropsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerDrops>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContainerDrops {
+    /// empty: nobody's
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// since it was attached
+    #[prost(message, repeated, tag = "3")]
+    pub drops: ::prost::alloc::vec::Vec<Drop>,
+    /// that watchers did not get
+    #[prost(uint64, tag = "4")]
+    pub lost_records: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropNews {
+    #[prost(oneof = "drop_news::News", tags = "1, 2")]
+    pub news: ::core::option::Option<drop_news::News>,
+}
+/// Nested message and enum types in `DropNews`.
+pub mod drop_news {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum News {
+        #[prost(message, tag = "1")]
+        Dropped(super::DroppedPacket),
+        #[prost(message, tag = "2")]
+        Lost(super::LostRecords),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DroppedPacket {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// tcp, udp, icmp, icmpv6, or a number; arp; of what is no IP the type of the frame
+    #[prost(string, tag = "6")]
+    pub protocol: ::prost::alloc::string::String,
+    /// empty where there is none, or where it is another project's
+    #[prost(string, tag = "7")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub source_port: u32,
+    #[prost(string, tag = "9")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub destination_port: u32,
+    #[prost(uint32, tag = "11")]
+    pub ifindex: u32,
+    #[prost(uint32, tag = "12")]
+    pub bytes: u32,
+}
+/// Since the last time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LostRecords {
+    /// beyond a container's rate, or for want of room
+    #[prost(uint64, tag = "1")]
+    pub unwritten: u64,
+    /// that this client did not take in time
+    #[prost(uint64, tag = "2")]
+    pub missed: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectNetRequest {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetInspection {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// its name; empty: none
+    #[prost(string, tag = "3")]
+    pub vpc: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub vni: u32,
+    #[prost(uint32, tag = "5")]
+    pub endpoint: u32,
+    #[prost(uint64, tag = "6")]
+    pub generation: u64,
+    /// on the host; empty: none
+    #[prost(string, tag = "7")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub ifindex: u32,
+    #[prost(string, tag = "9")]
+    pub mac: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub ipv4: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub ipv6: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "12")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "13")]
+    pub rule_set: ::core::option::Option<RuleSetSeen>,
+    /// on its interface, whoever's
+    #[prost(message, repeated, tag = "14")]
+    pub filters: ::prost::alloc::vec::Vec<FilterSeen>,
+    /// of its cgroup
+    #[prost(message, repeated, tag = "15")]
+    pub links: ::prost::alloc::vec::Vec<LinkSeen>,
+    #[prost(message, repeated, tag = "16")]
+    pub rows: ::prost::alloc::vec::Vec<MapRow>,
+    #[prost(message, optional, tag = "17")]
+    pub flows: ::core::option::Option<FlowBooks>,
+    /// as it was asked for
+    #[prost(message, optional, tag = "18")]
+    pub egress_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "19")]
+    pub ingress_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "20")]
+    pub received: ::core::option::Option<Traffic>,
+    #[prost(message, optional, tag = "21")]
+    pub sent: ::core::option::Option<Traffic>,
+    #[prost(message, repeated, tag = "22")]
+    pub drops: ::prost::alloc::vec::Vec<Drop>,
+    /// of drops, while somebody watched
+    #[prost(uint64, tag = "23")]
+    pub records_written: u64,
+    #[prost(uint64, tag = "24")]
+    pub records_lost: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RuleSetSeen {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// 0: none
+    #[prost(uint32, tag = "4")]
+    pub prefix_table: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterSeen {
+    /// ingress: what comes in by the interface, so what the container sends; egress
+    #[prost(string, tag = "1")]
+    pub hook: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub priority: u32,
+    #[prost(uint32, tag = "3")]
+    pub handle: u32,
+    #[prost(message, optional, tag = "4")]
+    pub program: ::core::option::Option<ProgramSeen>,
+    /// under our priority and handle, of a program of our name
+    #[prost(bool, tag = "5")]
+    pub ours: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkSeen {
+    #[prost(string, tag = "1")]
+    pub pin: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+    #[prost(message, optional, tag = "3")]
+    pub program: ::core::option::Option<ProgramSeen>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProgramSeen {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tag: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRow {
+    #[prost(string, tag = "1")]
+    pub map: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowBooks {
+    #[prost(uint64, tag = "1")]
+    pub flows: u64,
+    #[prost(uint64, tag = "2")]
+    pub flows_max: u64,
+    #[prost(uint64, tag = "3")]
+    pub half_open: u64,
+    #[prost(uint64, tag = "4")]
+    pub half_open_max: u64,
+    #[prost(uint64, tag = "5")]
+    pub nat_blocks: u64,
+    #[prost(uint64, tag = "6")]
+    pub nat_blocks_max: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardChange {
+    #[prost(string, repeated, tag = "1")]
+    pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGuardRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GuardState {
+    #[prost(message, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<GuardLine>,
+    #[prost(message, repeated, tag = "2")]
+    pub uplinks: ::prost::alloc::vec::Vec<GuardedUplink>,
+    /// every reason
+    #[prost(message, repeated, tag = "3")]
+    pub drops: ::prost::alloc::vec::Vec<GuardDrop>,
+    /// something is denied, or the configuration says so
+    #[prost(bool, tag = "4")]
+    pub wanted: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardLine {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// cidr, prefixes
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub prefixes: u64,
+    #[prost(uint64, tag = "4")]
+    pub added_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardedUplink {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub ifindex: u32,
+    /// native, generic; empty: not guarded
+    #[prost(string, tag = "3")]
+    pub mode: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardDrop {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub packets: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -2903,6 +3321,49 @@ pub mod container_service_client {
                 .insert(GrpcMethod::new("cc.v1.ContainerService", "SetGroups"));
             self.inner.unary(req, path, codec).await
         }
+        /// All of them, or none; a running container's are in force when this returns.
+        pub async fn publish(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Publish",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Publish"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn unpublish(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Unpublish",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Unpublish"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One answer per container, in the order in which they exit.
         pub async fn wait(
             &mut self,
@@ -3023,6 +3484,15 @@ pub mod container_service_server {
         async fn set_groups(
             &self,
             request: tonic::Request<super::SetGroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
+        /// All of them, or none; a running container's are in force when this returns.
+        async fn publish(
+            &self,
+            request: tonic::Request<super::PublishRequest>,
+        ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
+        async fn unpublish(
+            &self,
+            request: tonic::Request<super::PublishRequest>,
         ) -> std::result::Result<tonic::Response<super::Container>, tonic::Status>;
         /// Server streaming response type for the Wait method.
         type WaitStream: tonic::codegen::tokio_stream::Stream<
@@ -3511,6 +3981,96 @@ pub mod container_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetGroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Publish" => {
+                    #[allow(non_camel_case_types)]
+                    struct PublishSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::PublishRequest>
+                    for PublishSvc<T> {
+                        type Response = super::Container;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PublishRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::publish(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PublishSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Unpublish" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnpublishSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::PublishRequest>
+                    for UnpublishSvc<T> {
+                        type Response = super::Container;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PublishRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::unpublish(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnpublishSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4311,6 +4871,1036 @@ pub mod image_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "cc.v1.ImageService";
     impl<T> tonic::server::NamedService for ImageServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod net_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What the datapath knows of a project's containers, in words.
+    #[derive(Debug, Clone)]
+    pub struct NetServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl NetServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> NetServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> NetServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            NetServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The flows of the project's containers, in parts.
+        pub async fn flows(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FlowsPart>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Flows");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Flows"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// As they begin and end, from the call on.
+        pub async fn watch_flows(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FlowChange>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.NetService/WatchFlows",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.NetService", "WatchFlows"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// How often each reason struck each running container; for an admin that names none, also what is nobody's.
+        pub async fn drops(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DropsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Drops");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Drops"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Dropped packets as they are dropped, of the same.
+        pub async fn watch_drops(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DropNews>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.NetService/WatchDrops",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.NetService", "WatchDrops"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Everything that is attached, pinned and mapped for a running container.
+        pub async fn inspect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectNetRequest>,
+        ) -> std::result::Result<tonic::Response<super::NetInspection>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Inspect");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Inspect"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod net_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with NetServiceServer.
+    #[async_trait]
+    pub trait NetService: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Flows method.
+        type FlowsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FlowsPart, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The flows of the project's containers, in parts.
+        async fn flows(
+            &self,
+            request: tonic::Request<super::FlowsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FlowsStream>, tonic::Status>;
+        /// Server streaming response type for the WatchFlows method.
+        type WatchFlowsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FlowChange, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// As they begin and end, from the call on.
+        async fn watch_flows(
+            &self,
+            request: tonic::Request<super::FlowsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchFlowsStream>, tonic::Status>;
+        /// How often each reason struck each running container; for an admin that names none, also what is nobody's.
+        async fn drops(
+            &self,
+            request: tonic::Request<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DropsResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchDrops method.
+        type WatchDropsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DropNews, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Dropped packets as they are dropped, of the same.
+        async fn watch_drops(
+            &self,
+            request: tonic::Request<super::DropsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchDropsStream>, tonic::Status>;
+        /// Everything that is attached, pinned and mapped for a running container.
+        async fn inspect(
+            &self,
+            request: tonic::Request<super::InspectNetRequest>,
+        ) -> std::result::Result<tonic::Response<super::NetInspection>, tonic::Status>;
+    }
+    /// What the datapath knows of a project's containers, in words.
+    #[derive(Debug)]
+    pub struct NetServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> NetServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for NetServiceServer<T>
+    where
+        T: NetService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/cc.v1.NetService/Flows" => {
+                    #[allow(non_camel_case_types)]
+                    struct FlowsSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::ServerStreamingService<super::FlowsRequest>
+                    for FlowsSvc<T> {
+                        type Response = super::FlowsPart;
+                        type ResponseStream = T::FlowsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::flows(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FlowsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/WatchFlows" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchFlowsSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::ServerStreamingService<super::FlowsRequest>
+                    for WatchFlowsSvc<T> {
+                        type Response = super::FlowChange;
+                        type ResponseStream = T::WatchFlowsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::watch_flows(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchFlowsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Drops" => {
+                    #[allow(non_camel_case_types)]
+                    struct DropsSvc<T: NetService>(pub Arc<T>);
+                    impl<T: NetService> tonic::server::UnaryService<super::DropsRequest>
+                    for DropsSvc<T> {
+                        type Response = super::DropsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::drops(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DropsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/WatchDrops" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchDropsSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::ServerStreamingService<super::DropsRequest>
+                    for WatchDropsSvc<T> {
+                        type Response = super::DropNews;
+                        type ResponseStream = T::WatchDropsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::watch_drops(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchDropsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Inspect" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::UnaryService<super::InspectNetRequest>
+                    for InspectSvc<T> {
+                        type Response = super::NetInspection;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectNetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::inspect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for NetServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "cc.v1.NetService";
+    impl<T> tonic::server::NamedService for NetServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod guard_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The guard of the host's uplinks; for admins.
+    #[derive(Debug, Clone)]
+    pub struct GuardServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl GuardServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> GuardServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> GuardServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            GuardServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// In force when it returns; what is denied already is fine.
+        pub async fn deny(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GuardChange>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.GuardService/Deny");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.GuardService", "Deny"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes lines away; what is not there is fine.
+        pub async fn allow(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GuardChange>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.GuardService/Allow");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.GuardService", "Allow"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGuardRequest>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.GuardService/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.GuardService", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod guard_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with GuardServiceServer.
+    #[async_trait]
+    pub trait GuardService: std::marker::Send + std::marker::Sync + 'static {
+        /// In force when it returns; what is denied already is fine.
+        async fn deny(
+            &self,
+            request: tonic::Request<super::GuardChange>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status>;
+        /// Takes lines away; what is not there is fine.
+        async fn allow(
+            &self,
+            request: tonic::Request<super::GuardChange>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status>;
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListGuardRequest>,
+        ) -> std::result::Result<tonic::Response<super::GuardState>, tonic::Status>;
+    }
+    /// The guard of the host's uplinks; for admins.
+    #[derive(Debug)]
+    pub struct GuardServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> GuardServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for GuardServiceServer<T>
+    where
+        T: GuardService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/cc.v1.GuardService/Deny" => {
+                    #[allow(non_camel_case_types)]
+                    struct DenySvc<T: GuardService>(pub Arc<T>);
+                    impl<T: GuardService> tonic::server::UnaryService<super::GuardChange>
+                    for DenySvc<T> {
+                        type Response = super::GuardState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GuardChange>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GuardService>::deny(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DenySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.GuardService/Allow" => {
+                    #[allow(non_camel_case_types)]
+                    struct AllowSvc<T: GuardService>(pub Arc<T>);
+                    impl<T: GuardService> tonic::server::UnaryService<super::GuardChange>
+                    for AllowSvc<T> {
+                        type Response = super::GuardState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GuardChange>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GuardService>::allow(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AllowSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.GuardService/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: GuardService>(pub Arc<T>);
+                    impl<
+                        T: GuardService,
+                    > tonic::server::UnaryService<super::ListGuardRequest>
+                    for ListSvc<T> {
+                        type Response = super::GuardState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGuardRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GuardService>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for GuardServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "cc.v1.GuardService";
+    impl<T> tonic::server::NamedService for GuardServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

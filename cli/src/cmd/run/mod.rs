@@ -4,6 +4,8 @@
 mod foreground;
 mod spec;
 
+use std::net::IpAddr;
+
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::run_output::Output;
 use cc_common::api::v1::{PullPolicy, RunInput, RunOutput, RunStart, run_input::Input};
@@ -70,12 +72,30 @@ pub struct RunArgs {
     /// The container's host name (default: its name)
     #[arg(long, default_value = "", hide_default_value = true)]
     hostname: String,
+    /// A name server to ask instead of the VPC's own; more than once
+    #[arg(long, value_name = "ADDR")]
+    dns: Vec<IpAddr>,
     /// KEY=VALUE; more than once
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
     /// The interface's MTU
     #[arg(long, value_parser = clap::value_parser!(u32).range(576..=65_535))]
     mtu: Option<u32>,
+    /// What it may send in a second: 10MiB, or bytes; needs --vpc
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    egress_bandwidth: Option<u64>,
+    /// What it may send at once after a pause (default: by the rate)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "egress_bandwidth")]
+    egress_burst: Option<u64>,
+    /// What it may receive in a second; needs --vpc
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    ingress_bandwidth: Option<u64>,
+    /// What it may receive at once after a pause
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "ingress_bandwidth")]
+    ingress_burst: Option<u64>,
+    /// Publish a port at the host, may be repeated; rules of its groups that deny still do
+    #[arg(short, long, value_name = "[IP:]HOSTPORT:PORT[/udp]")]
+    publish: Vec<super::publish::Port>,
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing")]
     pull: Pull,
@@ -88,9 +108,6 @@ pub struct RunArgs {
     /// Not yet: a terminal
     #[arg(short, long, hide = true)]
     tty: bool,
-    /// Not yet: a port of the host
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
     /// Not yet: disk size
     #[arg(long, hide = true)]
     disk: Option<String>,
@@ -171,13 +188,6 @@ fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
     };
     if args.tty {
         return later("-t", "terminals come later", "leave -t out; -i passes standard input on");
-    }
-    if !args.publish.is_empty() {
-        return later(
-            "--publish",
-            "ports of the host come later",
-            "reach the container from here with: cc local-remote serve --container-id ID --container-port PORT --bind ADDR",
-        );
     }
     if args.disk.is_some() {
         return later("--disk", "disk sizes come with volumes", "leave --disk out");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cc_common::api::fault::Fault;
-use cc_common::api::v1::ContainerSpec;
+use cc_common::api::v1::{ContainerSpec, RateLimit};
 
 use super::RunArgs;
 use crate::error::usage;
@@ -42,7 +42,15 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
         groups: args.group.clone(),
+        publish: args.publish.iter().map(Into::into).collect(),
+        egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
+        ingress_bandwidth: limit(args.ingress_bandwidth, args.ingress_burst),
+        dns: args.dns.iter().map(ToString::to_string).collect(),
     })
+}
+
+fn limit(bytes_per_s: Option<u64>, burst_bytes: Option<u64>) -> Option<RateLimit> {
+    bytes_per_s.map(|bytes_per_s| RateLimit { bytes_per_s, burst_bytes: burst_bytes.unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -73,6 +81,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bandwidth_is_a_rate_and_perhaps_a_burst() {
+        let limits = |args: &[&str]| {
+            let spec = from_args(&parsed(args).unwrap(), |_| None).unwrap();
+            [spec.egress_bandwidth, spec.ingress_bandwidth].map(|l| l.map(|l| (l.bytes_per_s, l.burst_bytes)))
+        };
+        assert_eq!(limits(&[]), [None, None]);
+        assert_eq!(limits(&["--egress-bandwidth", "10MiB"]), [Some((10 << 20, 0)), None]);
+        let both = ["--ingress-bandwidth", "1250000", "--ingress-burst", "64KiB", "--egress-bandwidth", "1MB"];
+        assert_eq!(limits(&both), [Some((1_000_000, 0)), Some((1_250_000, 64 << 10))]);
+        assert!(parsed(&["--egress-burst", "64KiB"]).is_err(), "a burst of what?");
+    }
+
+    #[test]
+    fn ports_go_along_as_they_are_given() {
+        let spec =
+            from_args(&parsed(&["-p", "8080:80", "--publish", "127.0.0.1:53:53/udp"]).unwrap(), |_| None).unwrap();
+        let ports: Vec<String> = spec.publish.iter().map(crate::cmd::publish::text).collect();
+        assert_eq!(ports, ["8080:80/tcp", "127.0.0.1:53:53/udp"]);
+        assert!(parsed(&["-p", "80"]).is_err());
+    }
+
+    #[test]
     fn the_commands_flags_are_its_own() {
         let args = parsed(&["sh", "-c", "exit 3", "--json", "-d", "--", "--rm"]).unwrap();
         assert_eq!(args.command, ["sh", "-c", "exit 3", "--json", "-d", "--", "--rm"]);
@@ -83,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_says_so() {
-        for flag in [&["-t"][..], &["--publish", "80:80"], &["--disk", "1g"], &["--volume", "a:/b"]] {
+        for flag in [&["-t"][..], &["--disk", "1g"], &["--volume", "a:/b"]] {
             let fault = super::super::refuse_later(&parsed(flag).unwrap()).unwrap_err();
             assert!(fault.why.contains("not yet") && !fault.next.is_empty(), "{flag:?}");
         }

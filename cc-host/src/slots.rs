@@ -1,12 +1,12 @@
-//! Slots: a small number per container, from which its endpoint number and its range of ids follow. Given round robin, so that
-//! a freed one rests as long as possible. A slot may have several holders: the record, and what is still to be taken down. Refuses to
-//! persist: boot reads the slots back from the records.
+//! Slots: a small number per container, from which its endpoint number and its range of ids follow, and likewise one per resolver.
+//! Given round robin, so that a freed one rests as long as possible. A slot may have several holders: the record, and what is still to
+//! be taken down. Refuses to persist: boot reads the slots back from the records.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     max: u32,
     state: Mutex<SlotState>,
 }
@@ -19,19 +19,19 @@ struct SlotState {
 }
 
 impl Slots {
-    pub(super) fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32) -> Self {
         Slots { max, state: Mutex::default() }
     }
 
     /// At boot: this slot belongs to a record.
-    pub(super) fn adopt(&self, slot: u32) {
+    pub(crate) fn adopt(&self, slot: u32) {
         let mut state = self.lock();
         state.taken.insert(slot, 1);
         state.next = state.next.max(slot + 1) % self.max;
     }
 
     /// `None` when all are taken.
-    pub(super) fn take(&self) -> Option<u32> {
+    pub(crate) fn take(&self) -> Option<u32> {
         let mut state = self.lock();
         let slot = (state.next..self.max).chain(0..state.next).find(|slot| !state.taken.contains_key(slot))?;
         state.taken.insert(slot, 1);
@@ -40,12 +40,12 @@ impl Slots {
     }
 
     /// One more holder of a slot that is taken.
-    pub(super) fn share(&self, slot: u32) {
+    pub(crate) fn share(&self, slot: u32) {
         *self.lock().taken.entry(slot).or_insert(0) += 1;
     }
 
     /// It is free when its last holder has let it go.
-    pub(super) fn release(&self, slot: u32) {
+    pub(crate) fn release(&self, slot: u32) {
         let mut state = self.lock();
         let Some(holders) = state.taken.get_mut(&slot) else { return };
         *holders -= 1;

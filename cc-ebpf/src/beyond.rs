@@ -1,0 +1,696 @@
+//! Conversations that cross the network's border: out by the host's routes, in by a published port, and between networks by one. Finds
+//! their tuple on the other face and opens their flows. Refuses to send anything, as `admit` does.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
+use aya_ebpf::programs::TcContext;
+use cc_common::firewall::Decision;
+use cc_common::flow::{
+    BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
+};
+use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_IS_HOST, Forward, ForwardKey};
+use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use cc_common::port::PortKey;
+use cc_common::route::{EndpointEntry, KIND_INTERNET, KIND_NO_INTERNET};
+use cc_common::settings::Settings;
+use cc_common::verdict::{Direction, DropReason};
+
+use crate::firewall::version;
+use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS, CC_UPLINKS};
+use crate::nat::{self, Way};
+use crate::work::{Outcome, TRANSLATE_PACKET, Work};
+use crate::{admit, conntrack, parse};
+
+/// The forward that the packet is for, if packets from there may use it.
+#[inline(always)]
+fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
+    let (packet, key) = (&work.parsed.packet, &mut work.forward);
+    if packet.protocol != PROTOCOL_TCP && packet.protocol != PROTOCOL_UDP {
+        return None;
+    }
+    key.address = packet.destination;
+    key.port = packet.destination_port;
+    key.protocol = packet.protocol;
+    key.pad = 0;
+    find_forward(key).filter(|forward| forward.from == from)
+}
+
+#[inline(always)]
+fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
+    // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
+    unsafe { CC_FORWARDS.get(key) }
+}
+
+/// Whether an address is the host's.
+#[inline(always)]
+fn is_at_host(key: &mut ForwardKey, address: &Ip) -> bool {
+    key.address = *address;
+    key.port = Be16([0; 2]);
+    key.protocol = 0;
+    key.pad = 0;
+    find_forward(key).is_some_and(|forward| forward.from == FORWARD_IS_HOST)
+}
+
+/// The endpoint that a forward is for, if it is still the same.
+#[inline(always)]
+fn endpoint_of(forward: &Forward) -> Option<&'static EndpointEntry> {
+    CC_ENDPOINTS.get(forward.endpoint).filter(|entry| entry.generation == forward.generation && entry.generation != 0)
+}
+
+#[inline(always)]
+fn address_of(entry: &EndpointEntry, v4: bool) -> Ip {
+    if v4 { Ip::v4(entry.ipv4) } else { entry.ipv6 }
+}
+
+/// A published port is open to whom no rule denies: publishing it is the rule.
+#[inline(always)]
+fn is_shut(decision: &Decision) -> bool {
+    !decision.allowed && decision.rule != 0
+}
+
+/// Out of the network, first half: whether the rules allow it, and by which way.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_beyond(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    match out(&TcContext::new(skb), work, settings) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+#[inline(always)]
+fn out(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    if work.headless {
+        return Err(work.refuse(DropReason::FragmentUnknown));
+    }
+    if forward_of(work, FORWARD_FROM_ALL).is_some() {
+        return Ok(Outcome::PUBLISHED);
+    }
+    let packet = &work.parsed.packet;
+    let question = work.question.about_outside(packet.destination);
+    let decision = question.ask(work.port.rule_set, Direction::Egress, packet);
+    if !decision.allowed {
+        let reason = if decision.closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
+        return Err(work.refuse(reason));
+    }
+    let versions = [version(work.port.rule_set), settings.beyond_version];
+    let them = work.side().other();
+    let way = nat::way(ctx, settings, work, them).map_err(|reason| work.refuse(reason))?;
+    // The routes call everything so that they would not forward: also what they do not know, and broadcasts.
+    if matches!(way, Way::Host) && !is_at_host(&mut work.forward, &work.parsed.packet.destination) {
+        return Err(work.refuse(DropReason::NoWayOut));
+    }
+    let to = match way {
+        Way::Out { .. } => BEYOND_UPLINK,
+        Way::Host => BEYOND_HOST,
+    };
+    admit::fill(ctx, work, to, 0, versions, [decision.rule, 0]);
+    match way {
+        Way::Out { ifindex } => {
+            work.flow.flags = FLAG_TRANSLATED | FLAG_OUTSIDE | FLAG_LEASED;
+            work.flow.ifindex = ifindex;
+        }
+        Way::Host => {
+            work.flow.flags = FLAG_TRANSLATED | FLAG_OUTSIDE;
+            work.flow.ifindex = settings.host_ifindex;
+        }
+    }
+    (work.to, work.to_ifindex) = (to, work.flow.ifindex);
+    Ok(Outcome::GO)
+}
+
+/// Second half: by which address and port the world knows it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_masquerade() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let named = if work.to == BEYOND_UPLINK { masquerade(work, settings) } else { stand_in(work, settings) };
+    match named.and_then(|()| finish(work, settings)) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+/// From the host's address, and a port of it that makes the conversation unique for the world.
+#[inline(always)]
+fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
+    let packet = &work.parsed.packet;
+    if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMP | PROTOCOL_ICMPV6) {
+        return Err(work.refuse(DropReason::NatProtocol));
+    }
+    let (us, them) = (work.side().index(), work.side().other().index());
+    work.flow.outer_addresses[us] = nat::source(work);
+    work.flow.outer_addresses[them] = work.parsed.packet.destination;
+    let is_query = packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6;
+    let leased = nat::lease(settings, work, |work, port| {
+        work.flow.outer_ports[us] = port;
+        // A query has one number for both ends.
+        work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
+        Ok(register(work))
+    });
+    work.flow.flags |= work.hairpin.shared;
+    leased.map(drop).map_err(|reason| work.refuse(reason))
+}
+
+/// From its stand-in, with its own port: nobody else has that address.
+#[inline(always)]
+fn stand_in(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
+    let packet = &work.parsed.packet;
+    let v4 = packet.destination.is_v4();
+    if settings.host_ifindex == 0 || !settings.stand_ins.has(v4) {
+        return Err(work.refuse(DropReason::NoWayOut));
+    }
+    let (us, them) = (work.side().index(), work.side().other().index());
+    work.flow.outer_addresses[us] = settings.stand_ins.of(v4, work.port.endpoint);
+    work.flow.outer_addresses[them] = packet.destination;
+    work.flow.outer_ports[us] = packet.source_port;
+    work.flow.outer_ports[them] = packet.destination_port;
+    if register(work) { Ok(()) } else { Err(work.refuse(DropReason::FlowClosing)) }
+}
+
+/// Makes the flow known to the outside, unless another one is known there so.
+#[inline(always)]
+fn register(work: &mut Work) -> bool {
+    work.other_key.set_outer(&work.flow, work.key.protocol);
+    work.nat.flow = work.key;
+    work.nat.beyond = work.side().other() as u8;
+    work.nat.pad = [0; 3];
+    insert_nat(work)
+}
+
+#[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied onto the stack")]
+fn insert_nat(work: &Work) -> bool {
+    CC_NAT.insert(&work.other_key, &work.nat, BPF_NOEXIST.into()).is_ok()
+}
+
+#[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+fn remove_nat(work: &Work) {
+    let _ = CC_NAT.remove(&work.other_key);
+}
+
+/// Opens the flow, or takes back what the outside was told of it.
+#[inline(always)]
+fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
+        remove_nat(work);
+        let us = work.side().index();
+        if work.flow.flags & FLAG_LEASED != 0 {
+            nat::release(work.flow.flags, work.flow.outer_ports[us], work.port.endpoint, work.port.generation);
+        }
+        return Err(work.refuse(reason));
+    }
+    work.translate = TRANSLATE_PACKET;
+    work.out = work.flow.outward(work.side());
+    Ok(Outcome::GO)
+}
+
+/// To a published port of this host, of three steps the first: whether the rules allow it. It goes into its container from the host's
+/// address, so that the answer comes back here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_hairpin() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    work.hairpin.beyond_version = settings.beyond_version as u32;
+    match hairpin(work) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+/// A conversation between two containers by a published port, as its first half leaves it to the second.
+#[repr(C)]
+pub struct Hairpin {
+    /// Where it is published, and what it leads to.
+    host: Ip,
+    target: Ip,
+    generation: u64,
+    /// Of the rules of who begins and of who answers.
+    versions: [u64; 2],
+    rules: [u32; 2],
+    endpoint: u32,
+    /// Of the container's network.
+    vni: u32,
+    service: Be16,
+    port: Be16,
+    leased: Be16,
+    pad: Be16,
+    /// Last bits of it.
+    beyond_version: u32,
+    /// `FLAG_SHARED` if the port that was leased last is from somebody else's block, or nothing.
+    pub shared: u8,
+    pad2: [u8; 3],
+}
+
+/// Neighbours know each other by their groups and addresses; to another network, each is the host.
+#[inline(always)]
+fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
+    let forward = forward_of(work, FORWARD_FROM_ALL);
+    let packet = &work.parsed.packet;
+    let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
+        return Err(work.refuse(DropReason::NoRoute));
+    };
+    let target = address_of(entry, packet.destination.is_v4());
+    if target.is_unspecified() {
+        return Err(work.refuse(DropReason::NoRoute));
+    }
+    work.hairpin.versions = [version(work.port.rule_set), version(entry.rule_set)];
+    let neighbours = entry.vni == work.port.vni;
+    let question = match neighbours {
+        true => work.question.about(target, entry.rule_set),
+        false => work.question.about(packet.destination, 0),
+    };
+    let egress = question.ask(work.port.rule_set, Direction::Egress, packet);
+    if !egress.allowed {
+        return Err(work.refuse(DropReason::FirewallEgress));
+    }
+    let question = match neighbours {
+        true => work.question.about(packet.source, work.port.rule_set),
+        false => work.question.about(packet.destination, 0),
+    };
+    // At its own port, as for whoever comes from outside.
+    work.quoted.begin(packet.source, target, packet.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (packet.source_port, forward.port);
+    let ingress = question.ask(entry.rule_set, Direction::Ingress, &work.quoted);
+    if is_shut(&ingress) {
+        return Err(Outcome::refused(forward.endpoint, Direction::Ingress, DropReason::FirewallIngress));
+    }
+    work.hairpin.rules = [egress.rule, ingress.rule];
+    let hairpin = &mut work.hairpin;
+    hairpin.host = packet.destination;
+    hairpin.target = target;
+    hairpin.generation = entry.generation;
+    hairpin.endpoint = forward.endpoint;
+    (hairpin.service, hairpin.port) = (packet.destination_port, forward.port);
+    hairpin.vni = entry.vni;
+    Ok(Outcome::GO)
+}
+
+/// The second: the flow in the container's network, from the leased port that makes it unique there.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_hairpin_there(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let ctx = TcContext::new(skb);
+    let leased = nat::lease(settings, work, |work, leased| {
+        work.hairpin.leased = leased;
+        work.quoted.begin(work.hairpin.host, work.hairpin.target, work.key.protocol);
+        (work.quoted.source_port, work.quoted.destination_port) = (leased, work.hairpin.port);
+        let sender = work.other_key.set(work.hairpin.vni, &work.quoted);
+        pair(work, sender);
+        let (client, server) = (sender.index(), sender.other().index());
+        work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
+        work.flow.outer_addresses[client] = work.parsed.packet.source;
+        work.flow.outer_addresses[server] = work.hairpin.host;
+        work.flow.outer_ports[client] = work.parsed.packet.source_port;
+        work.flow.outer_ports[server] = work.hairpin.service;
+        admit::begin(&ctx, work);
+        match conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint) {
+            Ok(()) => Ok(true),
+            Err(DropReason::FlowClosing) => Ok(false),
+            Err(reason) => Err(reason),
+        }
+    });
+    match leased {
+        Ok(_) => Outcome::GO.bits(),
+        Err(reason) => work.refuse(reason).bits(),
+    }
+}
+
+/// The third: the flow in the client's own network.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_hairpin_back(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    match hairpin_back(&TcContext::new(skb), work, settings) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+#[inline(always)]
+fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    pair(work, work.side());
+    let (us, them) = (work.side().index(), work.side().other().index());
+    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED | work.hairpin.shared;
+    work.flow.outer_addresses[us] = work.hairpin.host;
+    work.flow.outer_addresses[them] = work.hairpin.target;
+    work.flow.outer_ports[us] = work.hairpin.leased;
+    work.flow.outer_ports[them] = work.hairpin.port;
+    admit::begin(ctx, work);
+    if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
+        nat::release(work.flow.flags, work.hairpin.leased, work.port.endpoint, work.port.generation);
+        if let Some(flow) = other_flow(work) {
+            conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
+        }
+        return Err(work.refuse(reason));
+    }
+    work.to = work.hairpin.endpoint;
+    work.translate = TRANSLATE_PACKET;
+    work.out = work.flow.outward(work.side());
+    Ok(Outcome::GO)
+}
+
+#[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
+pub fn other_flow(work: &Work) -> Option<*mut Flow> {
+    CC_FLOWS.get_ptr_mut(&work.other_key)
+}
+
+/// The flow of the hairpin, which the port begins from `side` of the key at hand.
+#[inline(always)]
+fn pair(work: &mut Work, side: Side) {
+    let (us, them) = (side.index(), side.other().index());
+    let (flow, hairpin) = (&mut work.flow, &work.hairpin);
+    // SAFETY: a flow is plain numbers, for which zeros are a value.
+    unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
+    flow.rules[us] = hairpin.versions[0];
+    flow.rules[them] = hairpin.versions[1];
+    flow.generations[us] = work.port.generation;
+    flow.generations[them] = hairpin.generation;
+    flow.endpoints[us] = work.port.endpoint;
+    flow.endpoints[them] = hairpin.endpoint;
+    flow.allowed_by[us] = hairpin.rules[0];
+    flow.allowed_by[them] = hairpin.rules[1];
+    flow.initiator = us as u8;
+    flow.owner = us as u8;
+    flow.beyond_version = hairpin.beyond_version;
+}
+
+/// From outside, for `from_uplink`: a packet that no flow stands for. Passes what is no published port's.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_enter(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::PASS.bits() };
+    match enter(&TcContext::new(skb), work, settings, BEYOND_UPLINK) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+#[inline(always)]
+fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings, beyond: u32) -> Result<Outcome, Outcome> {
+    let from = if beyond == BEYOND_HOST { FORWARD_FROM_HOST } else { FORWARD_FROM_ALL };
+    let Some(forward) = forward_of(work, from) else { return Ok(Outcome::PASS) };
+    let v4 = work.parsed.packet.destination.is_v4();
+    let (endpoint, port) = (forward.endpoint, forward.port);
+    let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
+    let entry = endpoint_of(forward).ok_or(shut(DropReason::StaleEndpoint))?;
+    let target = address_of(entry, v4);
+    if target.is_unspecified() {
+        return Err(shut(DropReason::NoRoute));
+    }
+    work.hairpin.vni = entry.vni;
+    if cc_is_foreign() == 0 {
+        return Err(shut(if v4 { DropReason::SpoofedIpv4 } else { DropReason::SpoofedIpv6 }));
+    }
+    admitted(ctx, work, settings, beyond, endpoint, entry, target, port)
+}
+
+/// Whether a packet that came from `work.to` may come from there: the addresses of the network `work.hairpin.vni` are its own, and what the
+/// host forwards for others is not from the host.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_is_foreign() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return 0 };
+    let source = &work.parsed.packet.source;
+    let is_foreign = if work.to == BEYOND_HOST {
+        is_at_host(&mut work.forward, source) || *source == settings.stand_ins.host(source.is_v4())
+    } else {
+        let route = admit::lookup(work.hairpin.vni, source);
+        route.is_some_and(|route| matches!(route.kind, KIND_INTERNET | KIND_NO_INTERNET))
+    };
+    is_foreign.into()
+}
+
+/// From the host's own sockets, for `from_host`: to a port that is published at an endpoint's stand-in.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_enter_host(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    match enter(&TcContext::new(skb), work, settings, BEYOND_HOST) {
+        Ok(outcome) | Err(outcome) => outcome.bits(),
+    }
+}
+
+/// Opens the flow of a conversation that comes in.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one caller, and nothing of it belongs together")]
+fn admitted(
+    ctx: &TcContext,
+    work: &mut Work,
+    settings: &Settings,
+    beyond: u32,
+    endpoint: u32,
+    entry: &EndpointEntry,
+    target: Ip,
+    port: Be16,
+) -> Result<Outcome, Outcome> {
+    let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
+    let packet = &work.parsed.packet;
+    work.quoted.begin(packet.source, target, packet.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (packet.source_port, port);
+    let question = work.question.about_outside(packet.source);
+    let decision = question.ask(entry.rule_set, Direction::Ingress, &work.quoted);
+    if is_shut(&decision) {
+        return Err(shut(DropReason::FirewallIngress));
+    }
+    // The key so far is what the outside knows it by.
+    work.other_key = work.key;
+    let sender = work.key.set(entry.vni, &work.quoted);
+    work.sender = sender as u8;
+    let (client, ours) = (sender.index(), sender.other().index());
+    let flow = &mut work.flow;
+    // SAFETY: a flow is plain numbers, for which zeros are a value.
+    unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
+    flow.rules[client] = settings.beyond_version;
+    flow.rules[ours] = version(entry.rule_set);
+    flow.generations[ours] = entry.generation;
+    flow.endpoints[client] = beyond;
+    flow.endpoints[ours] = endpoint;
+    flow.allowed_by[ours] = decision.rule;
+    flow.initiator = client as u8;
+    flow.owner = ours as u8;
+    flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_OUTSIDE;
+    flow.ifindex = parse::ifindex(ctx);
+    flow.outer_addresses[client] = packet.source;
+    flow.outer_addresses[ours] = packet.destination;
+    flow.outer_ports[client] = packet.source_port;
+    flow.outer_ports[ours] = packet.destination_port;
+    if beyond == BEYOND_HOST {
+        flow.ifindex = settings.host_ifindex;
+    }
+    admit::begin(ctx, work);
+    work.nat.flow = work.key;
+    work.nat.beyond = client as u8;
+    work.nat.pad = [0; 3];
+    if !insert_nat(work) {
+        return Err(shut(DropReason::FlowClosing));
+    }
+    if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, endpoint) {
+        remove_nat(work);
+        return Err(shut(reason));
+    }
+    work.to = endpoint;
+    work.translate = TRANSLATE_PACKET;
+    work.out = work.key.inward(sender);
+    Ok(Outcome::GO)
+}
+
+/// For a translated flow whose rules, or whose world, have changed: first, whether it still has the way that it has taken, and the port that
+/// it lives by is published. `BEYOND` if it has not: whoever goes on begins anew. The flow is `work.key`'s.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn cc_same_way(skb: *mut __sk_buff) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: the row stays mapped until the program ends; these words are written only before the flow is in the table.
+    same_way(&TcContext::new(skb), work, settings, unsafe { &*flow }).bits()
+}
+
+#[inline(always)]
+fn same_way(ctx: &TcContext, work: &mut Work, settings: &Settings, flow: &Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    let goes_on = |same| if same { Outcome::GO } else { Outcome::BEYOND };
+    if flow.flags & FLAG_FORWARDED == 0 {
+        return goes_on(match nat::way(ctx, settings, work, begins.other()) {
+            Ok(Way::Out { ifindex }) => {
+                flow.endpoints[to] == BEYOND_UPLINK
+                    && flow.ifindex == ifindex
+                    && flow.outer_addresses[from] == nat::source(work)
+            }
+            Ok(Way::Host) => {
+                flow.endpoints[to] == BEYOND_HOST && is_at_host(&mut work.forward, &work.key.addresses[to])
+            }
+            Err(_) => false,
+        });
+    }
+    if flow.endpoints[from] == BEYOND_UPLINK {
+        // SAFETY: only its presence is looked at.
+        if unsafe { CC_UPLINKS.get(PortKey { ifindex: flow.ifindex }) }.is_none() {
+            return Outcome::BEYOND;
+        }
+    }
+    // Who comes by way of the host knows the published port by its own key, and the container's by the other face.
+    let by_key = flow.flags & FLAG_LEASED != 0;
+    let forward = &mut work.forward;
+    let port = if by_key {
+        forward.address = work.key.addresses[to];
+        forward.port = work.key.ports[to];
+        flow.outer_ports[to]
+    } else {
+        forward.address = flow.outer_addresses[to];
+        forward.port = flow.outer_ports[to];
+        work.key.ports[to]
+    };
+    forward.protocol = work.key.protocol;
+    forward.pad = 0;
+    let endpoint = flow.endpoints[to];
+    match find_forward(forward) {
+        Some(forward) if forward.endpoint == endpoint && forward.port.get() == port.get() => Outcome::GO,
+        _ => Outcome::refused(endpoint, Direction::Ingress, DropReason::NoRoute),
+    }
+}
+
+/// Then, whether the rules allow it as they are now. `work.sender` has sent the packet, `work.port` is whose packet it is; for one from
+/// outside, `work.to` is whom it is for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_beyond_again() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: the row stays mapped until the program ends, and these words change by re-judging only.
+    beyond_again(work, settings, unsafe { &mut *flow }).bits()
+}
+
+/// The packet as whoever began the flow would send it, into `work.quoted`.
+#[inline(always)]
+fn as_it_began(work: &mut Work, begins: Side) {
+    let (from, to) = (begins.index(), begins.other().index());
+    work.quoted.begin(work.key.addresses[from], work.key.addresses[to], work.key.protocol);
+    work.quoted.source_port = work.key.ports[from];
+    work.quoted.destination_port = work.key.ports[to];
+    if work.key.protocol == PROTOCOL_ICMP {
+        work.quoted.icmp = [8, 0];
+    } else if work.key.protocol == PROTOCOL_ICMPV6 {
+        work.quoted.icmp = [128, 0];
+    }
+}
+
+#[inline(always)]
+fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    as_it_began(work, begins);
+    let entry = |side: usize| CC_ENDPOINTS.get(flow.endpoints[side & 1]);
+    let now = &mut work.hairpin;
+    now.versions = [settings.beyond_version; 2];
+    now.rules = [0; 2];
+    let packet = &work.quoted;
+    match (entry(from), entry(to)) {
+        (Some(client), None) => {
+            now.versions[0] = version(client.rule_set);
+            let question = work.question.about_outside(packet.destination);
+            let egress = question.ask(client.rule_set, Direction::Egress, packet);
+            if !egress.allowed {
+                let reason = if egress.closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
+                return Outcome::refused(flow.endpoints[from], Direction::Egress, reason);
+            }
+            now.rules[0] = egress.rule;
+        }
+        (None, Some(server)) => {
+            now.versions[1] = version(server.rule_set);
+            let question = work.question.about_outside(packet.source);
+            let ingress = question.ask(server.rule_set, Direction::Ingress, packet);
+            if is_shut(&ingress) {
+                return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
+            }
+            now.rules[1] = ingress.rule;
+        }
+        _ => return work.refuse(DropReason::StaleEndpoint),
+    }
+    judged(flow, now, settings);
+    Outcome::GO
+}
+
+/// What it was judged by, from here on.
+#[inline(always)]
+fn judged(flow: &mut Flow, now: &Hairpin, settings: &Settings) {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    flow.allowed_by[from] = now.rules[0];
+    flow.allowed_by[to] = now.rules[1];
+    flow.rules[from] = now.versions[0];
+    flow.rules[to] = now.versions[1];
+    flow.beyond_version = settings.beyond_version as u32;
+}
+
+/// The same of a flow between two containers, by a published port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cc_hairpin_again() -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
+    // SAFETY: as in `cc_beyond_again`.
+    hairpin_again(work, settings, unsafe { &mut *flow }).bits()
+}
+
+#[inline(always)]
+fn hairpin_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
+    let begins = flow.initiator();
+    let (from, to) = (begins.index(), begins.other().index());
+    as_it_began(work, begins);
+    let (Some(client), Some(server)) = (CC_ENDPOINTS.get(flow.endpoints[from]), CC_ENDPOINTS.get(flow.endpoints[to]))
+    else {
+        return work.refuse(DropReason::StaleEndpoint);
+    };
+    let now = &mut work.hairpin;
+    now.versions = [version(client.rule_set), version(server.rule_set)];
+    let neighbours = client.vni == server.vni;
+    let v4 = work.quoted.source.is_v4();
+    // On the client's side the key's destination is the host; on the target's its source is.
+    if flow.flags & FLAG_LEASED != 0 {
+        now.host = work.key.addresses[to];
+        now.port = flow.outer_ports[to];
+    } else {
+        now.host = work.key.addresses[from];
+        now.port = work.key.ports[to];
+        work.quoted.destination_port = flow.outer_ports[to];
+    }
+    let question = match neighbours {
+        true => work.question.about(address_of(server, v4), server.rule_set),
+        false => work.question.about(now.host, 0),
+    };
+    let egress = question.ask(client.rule_set, Direction::Egress, &work.quoted);
+    if !egress.allowed {
+        return Outcome::refused(flow.endpoints[from], Direction::Egress, DropReason::FirewallEgress);
+    }
+    now.rules[0] = egress.rule;
+    work.quoted.destination_port = now.port;
+    let question = match neighbours {
+        true => work.question.about(address_of(client, v4), client.rule_set),
+        false => work.question.about(now.host, 0),
+    };
+    let ingress = question.ask(server.rule_set, Direction::Ingress, &work.quoted);
+    if is_shut(&ingress) {
+        return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
+    }
+    now.rules[1] = ingress.rule;
+    judged(flow, now, settings);
+    Outcome::GO
+}

@@ -1,0 +1,60 @@
+//! The last steps of a packet, the same for every hook: its ends translated, its frame readdressed, and the kernel told where it goes.
+//! Refuses to decide where.
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::programs::TcContext;
+use cc_common::names::MARK_OURS;
+use cc_common::route::{ENDPOINT_QUEUED, EndpointEntry};
+use cc_common::verdict::Verdict;
+
+use crate::maps::CC_ENDPOINTS;
+use crate::work::{Outcome, TRANSLATE_ERROR, Work};
+use crate::{counters, parse, rewrite, translate};
+
+/// The ends that were chosen for the packet, and for what it quotes.
+#[inline(always)]
+pub fn translated(ctx: &TcContext, work: &Work) -> Result<(), Outcome> {
+    let is_error = work.translate == TRANSLATE_ERROR;
+    // SAFETY: the context is the program's own.
+    let done = unsafe {
+        if is_error { translate::cc_translate_error(ctx.skb.skb) } else { translate::cc_translate(ctx.skb.skb) }
+    };
+    match Outcome::from_bits(done) {
+        Outcome::GO => Ok(()),
+        refused => Err(refused),
+    }
+}
+
+/// Into an endpoint's network namespace, counted as received. `None` if there is no such endpoint, or the frame cannot be rewritten.
+#[inline(always)]
+pub fn deliver(ctx: &TcContext, endpoint: u32) -> Option<Verdict> {
+    let EndpointEntry { ifindex, mac, flags, .. } = *CC_ENDPOINTS.get(endpoint)?;
+    rewrite::deliver_to(ctx, mac).ok()?;
+    // Before the redirect: after it the packet is no longer ours to count.
+    counters::received(endpoint, parse::packets(ctx), ctx.len().into());
+    Some(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
+}
+
+/// The kernel's integer for a verdict; `own` is the interface that the packet came in by.
+#[inline(always)]
+pub fn send(ctx: &TcContext, own: u32, verdict: Verdict) -> i32 {
+    // SAFETY: plain integers; the helpers only note where to send the packet when we return.
+    unsafe {
+        match verdict {
+            Verdict::Deliver { ifindex } => bpf_redirect_peer(ifindex, 0) as i32,
+            Verdict::Queue { ifindex } => {
+                ctx.skb.set_mark(MARK_OURS);
+                bpf_redirect(ifindex, 0) as i32
+            }
+            Verdict::Answer => {
+                ctx.skb.set_mark(MARK_OURS);
+                bpf_redirect(own, 0) as i32
+            }
+            Verdict::Out { ifindex } => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            Verdict::Host { ifindex } => bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32,
+            Verdict::Pass => TC_ACT_UNSPEC,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        }
+    }
+}

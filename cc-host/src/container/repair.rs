@@ -1,0 +1,170 @@
+//! Watches over what the kernel has of running containers: what somebody else takes away is put back, or the container is cut off; an event
+//! says so. Refuses to act on what a container's own end takes away.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cc_common::names::{PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+
+use super::record::ContainerRecord;
+use super::room::Containers;
+use crate::datapath::{DatapathError, Repaired};
+use crate::error_chain;
+use crate::ids::ContainerId;
+use crate::kernel::tampering::{InterfaceLosses, Removals};
+
+/// Should the kernel have told less than happened: its queues are bounded.
+const LOOK_ALL: Duration = Duration::from_secs(60);
+/// What comes within this time of a removal is looked at together.
+const SETTLED: Duration = Duration::from_millis(100);
+
+impl Containers {
+    /// As long as the daemon runs.
+    pub async fn watch_over(self: Arc<Self>) {
+        let pins = Arc::clone(&self);
+        tokio::join!(self.watch_interfaces(), pins.watch_pins());
+    }
+
+    async fn watch_interfaces(&self) {
+        let mut losses = match InterfaceLosses::watch() {
+            Ok(losses) => losses,
+            Err(error) => return tracing::error!(error = error_chain(&error), "interfaces are not watched"),
+        };
+        loop {
+            let looked = match tokio::time::timeout(LOOK_ALL, losses.next()).await {
+                Ok(Some(lost)) => lost.into_iter().collect(),
+                Ok(None) => return tracing::error!("the kernel tells of interfaces no more"),
+                Err(_) => self.rooms.datapath.interfaces().unwrap_or_default(),
+            };
+            for ifindex in looked {
+                self.look_at_interface(ifindex).await;
+            }
+        }
+    }
+
+    async fn look_at_interface(&self, ifindex: u32) {
+        let datapath = Arc::clone(&self.rooms.datapath);
+        let looked = tokio::task::spawn_blocking(move || datapath.repair_interface(ifindex)).await;
+        match looked.expect("a datapath call does not panic") {
+            Ok(None) => self.bring_back_up(ifindex).await,
+            Ok(Some(repaired)) => {
+                self.tell_of_repair(&repaired).await;
+                self.bring_back_up(ifindex).await;
+            }
+            // It has gone with its container.
+            Err(DatapathError::NoInterface { .. }) => {}
+            Err(error) => self.cut_off(ifindex, &error).await,
+        }
+    }
+
+    /// One of a container's, if somebody has taken it down.
+    async fn bring_back_up(&self, ifindex: u32) {
+        let Some(record) = self.on_interface(ifindex) else { return };
+        match self.rooms.links.bring_up(ifindex).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let repaired =
+                    Repaired { endpoint: Some(record.slot), what: "its interface, which was down".to_owned() };
+                self.tell_of_repair(&repaired).await;
+            }
+            Err(error) => tracing::warn!(container = %record.id, error = error_chain(&error), "its interface is down"),
+        }
+    }
+
+    fn on_interface(&self, ifindex: u32) -> Option<ContainerRecord> {
+        let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+        let name = name.to_str().ok()?;
+        self.all().into_iter().find(|record| record.interface() == name && self.live(&record.id).is_some())
+    }
+
+    /// What cannot be guarded must not be open: nobody reaches it, and its frames go nowhere.
+    async fn cut_off(&self, ifindex: u32, why: &DatapathError) {
+        let why = error_chain(why);
+        let Some(record) = self.on_interface(ifindex) else {
+            return tracing::error!(ifindex, why, "an interface is not guarded, and no container's");
+        };
+        if let Err(error) = self.rooms.links.take_down(ifindex).await {
+            tracing::error!(container = %record.id, error = error_chain(&error), "its interface cannot be taken down");
+        }
+        let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
+        let silenced = tokio::task::spawn_blocking(move || datapath.silence(slot)).await;
+        if let Ok(Err(error)) = silenced {
+            tracing::error!(container = %record.id, error = error_chain(&error), "cannot end its traffic");
+        }
+        let text =
+            format!("{} is cut off: its interface lost its programs, and they cannot be put back: {why}", record.name);
+        self.rooms.events.add_for(Some(&record.project), "datapath.cut_off", record.id.as_str(), &text).await;
+    }
+
+    async fn watch_pins(&self) {
+        let dir = self.rooms.datapath.pin_dir();
+        let dirs = [dir.clone(), dir.join(PIN_LINKS_DIR), dir.join(PIN_PROGRAMS_DIR)];
+        loop {
+            let mut removals = match Removals::watch(dirs.iter().map(PathBuf::as_path)) {
+                Ok(removals) => removals,
+                Err(error) => return tracing::error!(%error, "pins are not watched"),
+            };
+            loop {
+                let names = match removals.next().await {
+                    Ok(names) => names,
+                    Err(error) => return tracing::error!(%error, "pins are not watched any more"),
+                };
+                if names.iter().all(|name| self.may_go(name)) {
+                    continue;
+                }
+                tokio::time::sleep(SETTLED).await;
+                self.look_at_pins().await;
+                // A directory that was made anew is another one.
+                if names.iter().any(String::is_empty) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether a pin's removal is part of a container's end.
+    fn may_go(&self, name: &str) -> bool {
+        let id = name.split_once('-').and_then(|(tag, _)| ContainerId::parse(tag));
+        id.is_some_and(|id| self.live(&id).is_none())
+    }
+
+    async fn look_at_pins(&self) {
+        let places: HashMap<u32, PathBuf> = self
+            .all()
+            .into_iter()
+            .filter_map(|record| Some((record.slot, self.live(&record.id)?.cgroup.v2_dir())))
+            .collect();
+        let (datapath, root) = (Arc::clone(&self.rooms.datapath), self.rooms.cgroups.v2_root());
+        let looked =
+            tokio::task::spawn_blocking(move || datapath.repair_pins(&root, |endpoint| places.get(&endpoint).cloned()));
+        match looked.await.expect("a datapath call does not panic") {
+            Ok(all) => {
+                for repaired in all {
+                    self.tell_of_repair(&repaired).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = error_chain(&error), "a pin cannot be put back");
+                let text = format!("a pin was removed and cannot be put back: {}", error_chain(&error));
+                self.rooms.events.add("datapath.failed", "host", &text).await;
+            }
+        }
+    }
+
+    async fn tell_of_repair(&self, repaired: &Repaired) {
+        let record = repaired.endpoint.and_then(|slot| self.all().into_iter().find(|record| record.slot == slot));
+        let (events, what) = (&self.rooms.events, &repaired.what);
+        match record {
+            Some(record) => {
+                let text = format!("{}: somebody had removed {what}; it is back", record.name);
+                let project = Some(&record.project);
+                events.add_for(project, "datapath.repaired", record.id.as_str(), &text).await;
+            }
+            None => {
+                events.add("datapath.repaired", "host", &format!("somebody had removed {what}; it is back")).await;
+            }
+        }
+    }
+}
