@@ -72,6 +72,22 @@ fn maps_programs_and_links_have_their_names() {
     }
 }
 
+/// Of a program, functions of its own included.
+const VERIFIER_BUDGET: u32 = 1_000_000;
+
+#[test]
+fn every_program_leaves_the_verifier_a_third_of_its_budget() {
+    let world = World::new();
+    let dir = world.datapath().pin_dir().join("programs");
+    for name in PROGRAMS {
+        let info = aya::programs::ProgramInfo::from_pin(dir.join(name)).unwrap();
+        let looked_at = info.verified_instruction_count().unwrap();
+        let load = info.memory_locked().unwrap_or(0) / 1024;
+        println!("{name}: {looked_at} instructions looked at, {load} KiB");
+        assert!(looked_at <= VERIFIER_BUDGET / 10 * 7, "{name}: {looked_at}");
+    }
+}
+
 #[test]
 fn a_foreign_map_under_our_name_is_refused() {
     let mut world = World::new();
