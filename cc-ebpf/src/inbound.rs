@@ -6,6 +6,7 @@ use aya_ebpf::programs::TcContext;
 use cc_common::flow::{Side, VNI_OUTSIDE};
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
+use cc_common::trace::{STANDING_CHANGED, STANDING_FOREIGN, STANDING_HOLDS};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 
 use crate::conntrack::By;
@@ -14,7 +15,7 @@ use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{beyond, conntrack, firewall, icmp, parse};
+use crate::{beyond, conntrack, firewall, icmp, parse, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -27,6 +28,7 @@ pub enum Fate {
 #[inline(always)]
 pub fn decide(ctx: &TcContext, enter: impl Fn(&TcContext) -> u64) -> Fate {
     let Some(work) = Work::mine() else { return Fate::Pass };
+    trace::begin(work);
     match find(ctx, work, enter) {
         Ok(true) => {}
         Ok(false) | Err(Outcome::PASS) => return Fate::Pass,
@@ -115,11 +117,13 @@ fn follow(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         return Err(shut(DropReason::StaleEndpoint));
     };
     if entry.generation != known.generations[ours] || begins_again {
+        trace::standing(STANDING_FOREIGN);
         conntrack::forget(By::Packet, &work.key, flow);
         return Ok(false);
     }
     let holds =
         known.rules[ours] == firewall::version(entry.rule_set) && known.rules[beyond] == settings.beyond_version;
+    trace::standing(if holds { STANDING_HOLDS } else { STANDING_CHANGED });
     if !holds {
         let mut outcome = Outcome::from_bits(beyond::cc_still_published());
         if outcome == Outcome::GO {

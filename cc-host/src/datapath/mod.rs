@@ -15,6 +15,7 @@ mod resolver;
 mod rules;
 mod sweep;
 mod tables;
+mod twin;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -37,6 +38,7 @@ pub use object::{Logger, other_pin_dirs};
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
+pub use twin::{DryRun, Entrance, Fate};
 
 use links::{PinnedLinks, Tag};
 use object::Programs;
@@ -112,6 +114,8 @@ pub struct DatapathConfig {
 /// `spawn_blocking`.
 pub struct Datapath {
     inner: Mutex<Inner>,
+    /// Has a lock of its own: nobody waits for whoever asks why.
+    twin: twin::Lazy,
 }
 
 struct Inner {
@@ -138,7 +142,7 @@ impl Datapath {
         last_generation = tables.settings()?.beyond_version.max(last_generation);
         let mut inner = Inner { programs, tables, links, pin_dir, last_generation, logger };
         inner.resume_settings(config.settings)?;
-        Ok(Datapath { inner: Mutex::new(inner) })
+        Ok(Datapath { inner: Mutex::new(inner), twin: twin::Lazy::new(config.clone()) })
     }
 
     /// Where maps, programs and links are pinned.
