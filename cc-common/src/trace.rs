@@ -2,6 +2,7 @@
 //! nobody else. Refuses to hold what the packet says of itself.
 
 use crate::flow::{Ends, Flow, FlowKey};
+use crate::net::Ip;
 use crate::port::Port;
 use crate::route::Route;
 
@@ -39,9 +40,12 @@ pub struct Trace {
     /// Whose drop it is, and in which direction.
     pub refused_at: u32,
     pub refused_direction: u32,
-    pub pad: [u32; 2],
+    /// What the rules were asked last, as they were asked it: the other end's address, and the port or the ICMP type and code.
+    pub service: u32,
+    pub peer: Ip,
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Trace>() == 568 && align_of::<Trace>() == 8);
+const _: () = assert!(size_of::<Trace>() == 584 && align_of::<Trace>() == 8);
 
 /// One question to the rules, with its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

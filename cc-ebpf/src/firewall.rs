@@ -57,7 +57,7 @@ pub struct Question {
     pub peer: Ip,
     pub groups: u32,
     pub rule_set: u32,
-    service: Be16,
+    pub service: Be16,
     protocol: u8,
     /// As numbers: the verifier wants to see what they may be.
     is_ingress: u8,

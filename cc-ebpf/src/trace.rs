@@ -199,6 +199,8 @@ extern "C" fn cc_trace_end() -> u64 {
         (*trace).key = work.key;
         (*trace).judged = work.judged;
         (*trace).out = work.out;
+        (*trace).peer = work.question.peer;
+        (*trace).service = work.question.service.get().into();
         (*trace).sender = work.sender.into();
         (*trace).to = work.to;
         (*trace).to_ifindex = work.to_ifindex;

@@ -69,6 +69,8 @@ pub enum Command {
     Publish(cmd::publish::PublishArgs),
     /// Take published ports back
     Unpublish(cmd::publish::PublishArgs),
+    /// What becomes of packets
+    Net(cmd::net::NetArgs),
     /// List containers
     Ps(cmd::ps::PsArgs),
     /// Show the state of containers

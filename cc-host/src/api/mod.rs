@@ -15,8 +15,10 @@ pub mod server;
 pub mod tls;
 mod tunnel;
 mod vpc;
+mod why;
 
 pub use container::ContainerApi;
 pub use firewall::FirewallApi;
 pub use image::ImageApi;
 pub use vpc::VpcApi;
+pub use why::WhyApi;

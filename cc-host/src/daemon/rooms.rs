@@ -10,6 +10,7 @@ use cc_common::api::v1::container_service_server::ContainerServiceServer;
 use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
+use cc_common::api::v1::why_service_server::WhyServiceServer;
 use cc_common::settings::Settings;
 use tokio::runtime::Handle;
 use tonic::Code;
@@ -18,7 +19,7 @@ use tonic::service::Routes;
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, ImageApi, VpcApi, WhyApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
@@ -34,6 +35,7 @@ use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
 use crate::vpc::{Gateways, Vpcs};
+use crate::why::Why;
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -46,6 +48,7 @@ pub(super) struct House {
     firewall: Arc<Firewall>,
     containers: Arc<Containers>,
     images: Images,
+    outside: Arc<Outside>,
     datapath: Arc<Datapath>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
@@ -114,9 +117,9 @@ impl House {
             .expect("a datapath call does not panic")?;
         remove_other_versions(config, cgroups_level);
         containers.open_resolvers().await;
-        tokio::spawn(outside.follow());
+        tokio::spawn(Arc::clone(&outside).follow());
         tokio::spawn(sweep(Arc::clone(&datapath)));
-        Ok(House { vpcs, firewall, containers, images, datapath, _locks: locks })
+        Ok(House { vpcs, firewall, containers, images, outside, datapath, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -134,10 +137,13 @@ impl House {
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
         let firewall = FirewallApi { firewall: Arc::clone(&self.firewall), containers: Arc::clone(&self.containers) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
-        let image = ImageApi { images, containers };
+        let image = ImageApi { images, containers: Arc::clone(&containers) };
+        let (firewall_room, outside) = (Arc::clone(&self.firewall), Arc::clone(&self.outside));
+        let why = Why { containers, firewall: firewall_room, outside, datapath: Arc::clone(&self.datapath) };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(WhyServiceServer::new(WhyApi { why }).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }

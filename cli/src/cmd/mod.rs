@@ -10,6 +10,7 @@ pub mod kill;
 pub mod local_remote;
 pub mod logs;
 pub mod metrics;
+pub mod net;
 pub mod prefixes;
 pub mod ps;
 pub mod publish;
@@ -108,6 +109,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Run(args) => run::run(&context, *args).await,
         Command::Publish(args) => publish::run(&context, args).await,
         Command::Unpublish(args) => publish::take_back(&context, args).await,
+        Command::Net(args) => net::run(&context, args).await,
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Metrics(args) => metrics::run(&context, args).await,
