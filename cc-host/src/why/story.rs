@@ -280,7 +280,10 @@ impl Teller<'_> {
         let ok = |says: String| Some(Step::new(StepKind::Route, Outcome::Ok, says));
         if self.saw(SEEN_FORWARD) {
             let (at, trace) = (socket(frame.destination, frame.port), self.trace());
-            return ok(format!("{at} is published: it is port {} of {}", trace.forward_port, self.name(trace.forward)));
+            return match self.known(trace.forward) {
+                Some(to) => ok(format!("{at} is published: it is port {} of {}", trace.forward_port, to.name)),
+                None => ok(format!("{at} is published, by another project")),
+            };
         }
         if !self.saw(SEEN_ROUTE) {
             return None;
@@ -359,6 +362,7 @@ impl Teller<'_> {
         let says = match self.run.fate {
             Fate::Out => format!("it leaves from {from}, to {to}"),
             Fate::Host => format!("the host sees it come from {from}, which stands for {}", self.sender()),
+            _ if self.known(self.trace().to).is_none() => format!("it goes in from {from}"),
             _ => format!("it goes in from {from}, to {to}"),
         };
         Some(Step::new(StepKind::Nat, Outcome::Ok, says))
