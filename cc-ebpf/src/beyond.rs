@@ -34,10 +34,9 @@ fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
 }
 
 #[inline(always)]
-#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
 fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
     // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
-    unsafe { CC_FORWARDS.get(&*key) }
+    unsafe { CC_FORWARDS.get(key) }
 }
 
 /// The endpoint that a forward is for, if it is still the same.

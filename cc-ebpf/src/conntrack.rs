@@ -256,6 +256,7 @@ pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
 
 /// What the outside knows it by, and the port that it was known at.
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
 fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
     // SAFETY: the element stays mapped; these words are written only before the flow is in the table.
     let flow = unsafe { &*flow };

@@ -77,7 +77,7 @@ impl Outside {
         let (first, last) = config.nat_ports;
         let bad = || OutsideError::BadNatPorts { first, last };
         let nat_ports = NatPorts::within(first, last).filter(|ports| ports.first() >= 1024).ok_or_else(bad)?;
-        let ipv6 = has_ipv6().then(|| config.stand_ins_v6);
+        let ipv6 = has_ipv6().then_some(config.stand_ins_v6);
         let behind = |v6: Ipv6Net| Ipv6Addr::from_bits(v6.network().to_bits() + u128::from(HOST_STAND_IN));
         let own = HostAddresses {
             ipv4: ((config.stand_ins.network().to_bits() + HOST_STAND_IN).into(), config.stand_ins.prefix_len()),

@@ -131,9 +131,9 @@ impl Ends<'_> {
         }
         let (source, destination) = (self.source(&ask.source)?, self.end(&ask.destination)?);
         match source {
-            End::Container(from) => self.from_container(ask, *from, destination),
-            End::Address(client) => self.from_outside(ask, Some(client), destination),
-            End::Internet => self.from_outside(ask, None, destination),
+            End::Container(from) => self.sent_by(ask, *from, destination),
+            End::Address(client) => self.sent_from_outside(ask, Some(client), destination),
+            End::Internet => self.sent_from_outside(ask, None, destination),
         }
     }
 
@@ -169,7 +169,7 @@ impl Ends<'_> {
         self.containers.list(self.project).into_iter().filter(|record| is_running(record) && wanted(record)).collect()
     }
 
-    fn from_container(&self, ask: &Ask, from: ContainerRecord, to: End) -> Result<Found, WhyError> {
+    fn sent_by(&self, ask: &Ask, from: ContainerRecord, to: End) -> Result<Found, WhyError> {
         if !is_running(&from) {
             return Err(WhyError::NotRunning { name: from.name.to_string() });
         }
@@ -209,7 +209,7 @@ impl Ends<'_> {
         Ok(Found::Packet(Box::new(Asked { entrance, frame, from: Some(from), to: target, anybody })))
     }
 
-    fn from_outside(&self, ask: &Ask, client: Option<IpAddr>, to: End) -> Result<Found, WhyError> {
+    fn sent_from_outside(&self, ask: &Ask, client: Option<IpAddr>, to: End) -> Result<Found, WhyError> {
         if ask.claim.is_some() {
             let why = "whoever is outside may claim any address: name it as the source";
             return Err(WhyError::BadField { field: "--claim", value: ask.source.clone(), why });

@@ -5,6 +5,7 @@ mod advice;
 mod ends;
 mod error;
 mod frame;
+mod reasons;
 mod room;
 mod rules;
 mod story;

@@ -23,7 +23,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Where a new rule for a member of these belongs: a group of the project's own making, or else a VPC's.
-    pub fn home<'s>(&'s self, of: impl Fn(&GroupId) -> bool) -> Option<&'s GroupRecord> {
+    pub fn home(&self, of: impl Fn(&GroupId) -> bool) -> Option<&GroupRecord> {
         self.groups.iter().filter(|group| of(&group.id)).min_by_key(|group| group.default_of.is_some())
     }
 
