@@ -14,13 +14,15 @@ use std::net::Ipv4Addr;
 use cc_common::firewall::{ACTION_ALLOW, CLASS_ANY_V4, RuleEntry};
 use cc_common::names::PROGRAM_FROM_ENDPOINT;
 use cc_common::rate::Rate;
-use cc_common::trace::{JUDGED_ALLOWED, JUDGED_ASKED, SEEN_FLOW, SEEN_OPENED, SEEN_TRANSLATED, STANDING_HOLDS};
+use cc_common::trace::{
+    JUDGED_ALLOWED, JUDGED_ASKED, SEEN_FLOW, SEEN_OPENED, SEEN_TRANSLATED, STANDING_CHANGED, STANDING_HOLDS,
+};
 use cc_common::verdict::{Direction, DropReason};
 use cc_host::datapath::{Entrance, Fate, PrefixTable, RuleRow};
 use datapath_support::default_rules;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use random::{FAR, Packet, Step, packet, rule, step, tcp};
+use random::{FAR, Packet, Step, packet, rules, step, tcp};
 use scene::{HOST, Scene};
 
 const CASES: u32 = 1200;
@@ -32,8 +34,7 @@ const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 #[test]
 fn what_it_says_is_what_happens() {
     let scene = Scene::new();
-    let rules = || prop::collection::vec(rule(), 0..12);
-    let cases = (rules(), prop::collection::vec(step(), 1..8));
+    let cases = (rules(), prop::collection::vec(step(), 1..10));
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
     let seen = std::cell::RefCell::new(BTreeMap::<String, u32>::new());
     let packets = std::cell::Cell::new(0);
@@ -41,24 +42,38 @@ fn what_it_says_is_what_happens() {
         .run(&cases, |(rules, steps)| {
             scene.forget();
             scene.load(&rules);
+            let mut last = None::<Packet>;
             for step in steps {
-                match step {
-                    Step::Rules(rules) => scene.load(&rules),
-                    Step::Published(published) => scene.publish(published),
-                    Step::Packet(packet) => {
-                        let frame = packet.frame(&scene);
-                        packets.set(packets.get() + 1);
-                        let before = (packets.get() % COMPARED_EVERY == 0).then(|| scene.state());
-                        let said = scene.dry(packet.from, &frame);
-                        prop_assert!(before.is_none_or(|before| before == scene.state()), "asking changes nothing");
-                        let (fate, target) = scene.real(packet.from, &frame);
-                        prop_assert_eq!(said.fate, fate, "{:?}", said.trace);
-                        if let Some(wanted) = scene.target(&said) {
-                            prop_assert_eq!(target, wanted, "{:?}", said.trace);
-                        }
-                        *seen.borrow_mut().entry(format!("{fate:?}")).or_default() += 1;
+                let packet = match (step, last.take()) {
+                    (Step::Rules(rules), before) => {
+                        scene.load(&rules);
+                        last = before;
+                        continue;
                     }
+                    (Step::Published(published), before) => {
+                        scene.publish(published);
+                        last = before;
+                        continue;
+                    }
+                    (Step::Packet(packet), _) => packet,
+                    (Step::Again(flags), Some(before)) => Packet { flags, ..before },
+                    (Step::Answer(flags), Some(before)) => before.answer(flags),
+                    (_, None) => continue,
+                };
+                let frame = packet.frame(&scene);
+                packets.set(packets.get() + 1);
+                let before = (packets.get() % COMPARED_EVERY == 0).then(|| scene.state());
+                let said = scene.dry(packet.from, &frame);
+                prop_assert!(before.is_none_or(|before| before == scene.state()), "asking changes nothing");
+                let (fate, target) = scene.real(packet.from, &frame);
+                prop_assert_eq!(said.fate, fate, "{:?}", said.trace);
+                if let Some(wanted) = scene.target(&said) {
+                    prop_assert_eq!(target, wanted, "{:?}", said.trace);
                 }
+                let mut seen = seen.borrow_mut();
+                *seen.entry(format!("{fate:?}")).or_default() += 1;
+                *seen.entry(format!("standing {}", said.trace.standing)).or_default() += 1;
+                last = Some(packet);
             }
             Ok(())
         })
@@ -71,6 +86,10 @@ fn what_it_says_is_what_happens() {
         ["Delivered", "Out", "Answered", "Passed", "Dropped(Ok(FirewallEgress))", "Dropped(Ok(FirewallIngress))"]
     {
         assert!(seen.get(fate).is_some_and(|&times| times >= 10), "{fate} is hardly seen: {seen:?}");
+    }
+    for standing in [STANDING_HOLDS, STANDING_CHANGED] {
+        let times = seen.get(&format!("standing {standing}"));
+        assert!(times.is_some_and(|&times| times >= 5), "flows of standing {standing} are hardly met: {seen:?}");
     }
 }
 

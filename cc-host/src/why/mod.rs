@@ -8,9 +8,10 @@ mod frame;
 mod reasons;
 mod room;
 mod rules;
+mod step;
 mod story;
 
 pub use ends::{Ask, Transport};
 pub use error::WhyError;
 pub use room::Why;
-pub use story::{Outcome, Step, StepKind, Story};
+pub use step::{Outcome, Step, StepKind, Story};

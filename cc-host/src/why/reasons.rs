@@ -2,7 +2,7 @@
 
 use cc_common::verdict::DropReason;
 
-use super::story::StepKind;
+use super::step::StepKind;
 
 /// Which step a reason belongs to.
 pub fn place(reason: DropReason) -> StepKind {

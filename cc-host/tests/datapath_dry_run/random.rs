@@ -50,6 +50,8 @@ pub struct Packet {
     pub wrong_mac: bool,
     /// From outside, to whatever port a conversation has leased.
     pub answers: bool,
+    /// An ICMP error about a packet the other way.
+    pub quotes: bool,
     pub length: usize,
 }
 
@@ -58,6 +60,10 @@ pub enum Step {
     Rules(Vec<Rule>),
     Published(bool),
     Packet(Packet),
+    /// As the last one, with these flags of TCP.
+    Again(u8),
+    /// Its answer.
+    Answer(u8),
 }
 
 pub fn address(v6: bool, n: usize) -> IpAddr {
@@ -80,7 +86,7 @@ pub fn port() -> impl Strategy<Value = u16> {
     prop::sample::select(vec![53, 80, 8080, 40_000])
 }
 
-pub fn rule() -> impl Strategy<Value = Rule> {
+fn rule() -> impl Strategy<Value = Rule> {
     let class = prop_oneof![
         3 => Just(CLASS_ANY_V4),
         1 => Just(CLASS_ANY_V6),
@@ -106,21 +112,71 @@ pub fn rule() -> impl Strategy<Value = Rule> {
         })
 }
 
+fn flags() -> impl Strategy<Value = u8> {
+    prop::sample::select(vec![2u8, 2, 2, 0x12, 0x10, 0x11, 4])
+}
+
+/// Of both groups; half of the time with one at the end that allows everything.
+pub fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let open = |of, class, direction| {
+        let entry = RuleEntry { rule: 100 + of, priority: 9, action: ACTION_ALLOW, log: 0 };
+        Rule { of, class, direction, protocol: ANY, port: None, some: false, entry }
+    };
+    (prop::collection::vec(rule(), 0..8), any::<bool>()).prop_map(move |(mut rules, is_open)| {
+        for of in [7, 8] {
+            for class in [CLASS_ANY_V4, CLASS_ANY_V6] {
+                rules
+                    .extend(Direction::ALL.into_iter().filter(|_| is_open).map(|direction| open(of, class, direction)));
+            }
+        }
+        rules
+    })
+}
+
 pub fn packet() -> impl Strategy<Value = Packet> {
     let from = prop_oneof![
         4 => Just(From::Container(0)), 3 => Just(From::Container(1)), 1 => Just(From::Container(2)),
         3 => Just(From::Outside),
     ];
-    let ends = (prop::option::weighted(0.05, 0..9usize), 0..9usize, (port(), port()));
+    // There and back between the same few, mostly.
+    let destination = prop_oneof![6 => 0..2usize, 2 => Just(5), 2 => Just(6), 2 => 0..9usize];
+    let ports = prop_oneof![
+        4 => Just((40_000, 80)), 3 => Just((80, 40_000)), 2 => Just((40_000, 8080)), 1 => Just((8080, 40_000)),
+        2 => (port(), port()),
+    ];
+    let ends = (prop::option::weighted(0.05, 0..9usize), destination, ports);
     let protocol = prop_oneof![4 => Just(6u8), 3 => Just(17), 2 => Just(1), 1 => Just(47)];
-    let flags = prop::sample::select(vec![2u8, 2, 2, 0x12, 0x10, 0x11, 4]);
     let ttl = prop_oneof![10 => Just(64u8), 1 => Just(1), 1 => Just(0)];
     let fragment = prop_oneof![10 => Just(0u16), 1 => Just(0x2000), 1 => Just(0x2010), 1 => Just(0x0010)];
-    let odd = (prop::bool::weighted(0.03), prop::bool::weighted(0.3));
+    let odd = (prop::bool::weighted(0.03), prop::bool::weighted(0.3), prop::bool::weighted(0.1));
     let length = prop_oneof![5 => Just(12usize), 1 => Just(1480)];
-    (from, prop::bool::weighted(0.3), ends, protocol, flags, ttl, fragment, odd, length).prop_map(
-        |(from, v6, (source, destination, ports), protocol, flags, ttl, fragment, (wrong_mac, answers), length)| {
-            Packet { from, v6, source, destination, protocol, ports, flags, ttl, fragment, wrong_mac, answers, length }
+    (from, prop::bool::weighted(0.3), ends, protocol, flags(), ttl, fragment, odd, length).prop_map(
+        |(
+            from,
+            v6,
+            (source, destination, ports),
+            protocol,
+            flags,
+            ttl,
+            fragment,
+            (wrong_mac, answers, quotes),
+            length,
+        )| {
+            Packet {
+                from,
+                v6,
+                source,
+                destination,
+                protocol,
+                ports,
+                flags,
+                ttl,
+                fragment,
+                wrong_mac,
+                answers,
+                quotes,
+                length,
+            }
         },
     )
 }
@@ -128,12 +184,31 @@ pub fn packet() -> impl Strategy<Value = Packet> {
 pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => packet().prop_map(Step::Packet),
-        1 => prop::collection::vec(rule(), 0..12).prop_map(Step::Rules),
-        1 => any::<bool>().prop_map(Step::Published),
+        3 => flags().prop_map(Step::Again),
+        4 => flags().prop_map(Step::Answer),
+        2 => rules().prop_map(Step::Rules),
+        2 => prop::bool::weighted(0.7).prop_map(Step::Published),
     ]
 }
 
 impl Packet {
+    /// What whoever gets it would answer.
+    pub fn answer(&self, flags: u8) -> Packet {
+        let to = match (self.from, self.destination) {
+            (From::Outside, _) => 5,
+            (From::Container(n), _) => n,
+        };
+        let from = match (self.from, self.destination) {
+            (_, n @ 0..3) => From::Container(n),
+            // By the published port, which is the first one's.
+            (From::Outside, _) | (_, 6) => From::Container(0),
+            _ => From::Outside,
+        };
+        // To a port that is published, from the one that it is published for.
+        let port = if self.ports.1 == 8080 { 80 } else { self.ports.1 };
+        Packet { from, destination: to, ports: (port, self.ports.0), flags, answers: true, ..self.clone() }
+    }
+
     pub fn frame(&self, scene: &Scene) -> Vec<u8> {
         let own = match self.from {
             From::Container(n) => n,
@@ -178,6 +253,9 @@ impl Packet {
             _ => {}
         }
         payload.extend(std::iter::repeat_n(0xa5, self.length));
+        if self.quotes && payload.len() > self.length {
+            (protocol, payload) = (1, quoted(destination, source, protocol, ports));
+        }
         let ethertype = if v6 { 0x86ddu16 } else { 0x0800 };
         let mut frame = [&GATEWAY_MAC.0[..], &mac, &ethertype.to_be_bytes()].concat();
         match (source, destination) {
@@ -222,6 +300,28 @@ pub fn tcp(source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), flags: u8
         fragment: 0,
         wrong_mac: false,
         answers: false,
+        quotes: false,
         length: 12,
     }
+}
+
+/// "Nobody is there", about a packet with these ends, which `source` has sent.
+fn quoted(source: IpAddr, destination: IpAddr, protocol: u8, ports: (u16, u16)) -> Vec<u8> {
+    let transport = match protocol {
+        6 | 17 => [ports.1.to_be_bytes(), ports.0.to_be_bytes(), [0, 20], [0, 0]].concat(),
+        _ => [&[if source.is_ipv4() { 8 } else { 128 }, 0, 0, 0], &ports.1.to_be_bytes()[..], &[0, 1]].concat(),
+    };
+    let header = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let fixed = [0x45, 0, 0, 40, 0, 7, 0, 0, 63, protocol, 0, 0];
+            [&fixed[..], &source.octets(), &destination.octets()].concat()
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let next = if protocol == 1 { 58 } else { protocol };
+            [&[0x60, 0, 0, 0, 0, 20, next, 63][..], &source.octets(), &destination.octets()].concat()
+        }
+        _ => unreachable!("both are of one family"),
+    };
+    let kind = if source.is_ipv4() { [3, 3] } else { [1, 4] };
+    [&kind[..], &[0; 6], &header, &transport].concat()
 }
