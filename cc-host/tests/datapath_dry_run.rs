@@ -62,7 +62,7 @@ fn what_it_says_is_what_happens() {
                 };
                 let frame = packet.frame(&scene);
                 packets.set(packets.get() + 1);
-                let before = (packets.get() % COMPARED_EVERY == 0).then(|| scene.state());
+                let before = packets.get().is_multiple_of(COMPARED_EVERY).then(|| scene.state());
                 let said = scene.dry(packet.from, &frame);
                 prop_assert!(before.is_none_or(|before| before == scene.state()), "asking changes nothing");
                 let (fate, target) = scene.real(packet.from, &frame);
