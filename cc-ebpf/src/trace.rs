@@ -5,7 +5,6 @@
 use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 use cc_common::flow::{FLAG_FORWARDED, FLAG_LEASED, Flow};
 use cc_common::nat::Forward;
-use cc_common::port::Port;
 use cc_common::route::Route;
 use cc_common::trace::{
     JUDGED_ALLOWED, JUDGED_ASKED, JUDGED_BEYOND, JUDGED_CLOSED, SEEN_ADMITTED, SEEN_DROP, SEEN_END, SEEN_FLOW,
@@ -40,14 +39,16 @@ fn see(trace: *mut Trace, bit: u32) {
 }
 
 #[inline(always)]
-pub fn port(port: &Port) {
+pub fn port(work: &mut Work) {
     if let Some(trace) = notes() {
         see(trace, SEEN_PORT);
         // SAFETY: as in `see`.
-        unsafe { (*trace).port = *port }
+        unsafe { (*trace).port = work.port }
+        begin(work);
     }
 }
 
+/// Nothing was asked yet.
 #[inline(always)]
 pub fn begin(work: &mut Work) {
     if dry_run() {

@@ -37,7 +37,7 @@ fn what_it_says_is_what_happens() {
     let cases = (rules(), prop::collection::vec(step(), 1..10));
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
     let seen = std::cell::RefCell::new(BTreeMap::<String, u32>::new());
-    let packets = std::cell::Cell::new(0);
+    let packets = std::cell::Cell::new(0u32);
     TestRunner::new(config)
         .run(&cases, |(rules, steps)| {
             scene.forget();

@@ -43,13 +43,12 @@ pub fn run(ctx: &TcContext) -> i32 {
 fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
     let unknown = Outcome::refused(ENDPOINT_UNKNOWN, Direction::Egress, DropReason::UnknownPort);
     let work = Work::mine().ok_or(unknown)?;
-    trace::begin(work);
     // SAFETY: the row is removed after the links of its interface, and copied here at once.
     match unsafe { CC_PORTS.get(PortKey { ifindex }) } {
         Some(port) => work.port = *port,
         None => return Err(unknown),
     }
-    trace::port(&work.port);
+    trace::port(work);
     // One copy for what nearly every packet is; a shorter one is looked at by parts.
     let both = parse::header::<EthernetIpv4>(ctx, 0);
     let frame: Ethernet = match both {
