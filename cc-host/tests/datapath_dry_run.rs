@@ -18,7 +18,7 @@ use cc_common::trace::{
     JUDGED_ALLOWED, JUDGED_ASKED, SEEN_FLOW, SEEN_OPENED, SEEN_TRANSLATED, STANDING_CHANGED, STANDING_HOLDS,
 };
 use cc_common::verdict::{Direction, DropReason};
-use cc_host::datapath::{Entrance, Fate, PrefixTable, RuleRow};
+use cc_host::datapath::{DatapathError, Entrance, Fate, PrefixTable, RuleRow};
 use datapath_support::default_rules;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -173,6 +173,17 @@ fn steps_are_told() {
     let entered = ask(tcp(FAR, HOST, (40_000, 8080), 2));
     assert_eq!((entered.fate, entered.trace.to, entered.trace.forward), (Fate::Delivered, 0, 0));
     assert_eq!((entered.trace.out.destination_port.get(), entered.trace.forward_port), (80, 80));
+}
+
+#[test]
+fn without_the_live_maps_nothing_is_said() {
+    let scene = Scene::new();
+    let pin = scene.world.datapath().pin_dir().join("CC_FLOWS");
+    std::fs::remove_file(&pin).unwrap();
+    let packet = tcp(OWN, PEER, (40_000, 80), 2);
+    let asked = scene.world.datapath().dry_run(Entrance::Endpoint(0), &packet.frame(&scene));
+    assert!(matches!(asked, Err(DatapathError::NotPinned { .. })), "{asked:?}");
+    assert!(!pin.exists(), "and no other map is put there");
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub enum DatapathError {
     Run { name: &'static str, source: aya::programs::ProgramError },
     #[error("program {name}, loaded once more, is not the one that packets run")]
     NotATwin { name: &'static str },
+    #[error("{path} is pinned no more")]
+    NotPinned { path: PathBuf },
     #[error("program {name} has left no notes")]
     NoTrace { name: &'static str },
     #[error("a program has decided {verdict}, which this version does not know")]

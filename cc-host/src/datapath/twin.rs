@@ -114,6 +114,11 @@ fn tag(name: &'static str, program: &SchedClassifier) -> Result<u64, DatapathErr
 
 impl Twin {
     fn open(config: &DatapathConfig, expected: [u64; 2]) -> Result<Twin, DatapathError> {
+        // The live ones: where somebody has removed a pin, the loader would make an empty map, and pin that.
+        let dir = object::pin_dir(config);
+        if let Some(path) = names::MAPS.iter().map(|name| dir.join(name)).find(|path| !path.exists()) {
+            return Err(DatapathError::NotPinned { path });
+        }
         let dry_run = 1u32;
         let mut loader = object::loader(config)?;
         loader.override_global(GLOBAL_DRY_RUN, &dry_run, true);
