@@ -29,4 +29,5 @@ pub mod rate;
 pub mod route;
 pub mod settings;
 pub mod tcp;
+pub mod trace;
 pub mod verdict;

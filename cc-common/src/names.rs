@@ -132,6 +132,12 @@ pub const OWNER_TAG: &str = "cc:";
 /// Depth of a container's cgroup below the v2 root, set when the object is loaded.
 pub const GLOBAL_CGROUP_LEVEL: &str = "CC_CGROUP_LEVEL";
 
+/// Whether the programs are to change nothing that is shared, set when the object is loaded: read-only data, never a word of a packet
+/// or of a context, which a real packet could carry.
+pub const GLOBAL_DRY_RUN: &str = "CC_DRY_RUN";
+/// What a dry run comes upon. Not pinned.
+pub const MAP_TRACE: &str = "CC_TRACE";
+
 /// The mark of a packet that the datapath sends out of a host-side interface. The kernel clears marks where a packet enters
 /// another network namespace, so no container can make one.
 pub const MARK_OURS: u32 = 0xcc00_0001;

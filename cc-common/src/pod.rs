@@ -13,6 +13,7 @@ use crate::quota::Quota;
 use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
+use crate::trace::Trace;
 
 macro_rules! pod {
     ($($name:ident)+) => {
@@ -27,5 +28,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord Told Watch Guard
+    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord Told Watch Guard Trace
 }

@@ -14,7 +14,7 @@ pub struct PortKey {
 }
 
 /// Value of `CC_PORTS`: the only identity a frame from this interface can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Port {
     pub generation: u64,

@@ -33,7 +33,7 @@ pub const fn prefix_bits(address: &Ip, prefix_len: u8) -> u32 {
 }
 
 /// Value of `CC_ROUTES`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Route {
     /// One of `KIND_…`.

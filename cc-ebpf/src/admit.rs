@@ -18,7 +18,7 @@ use cc_common::verdict::{Direction, DropReason};
 use crate::firewall::{Question, version};
 use crate::maps::{CC_ENDPOINTS, CC_ROUTES, CC_SETTINGS};
 use crate::work::{Outcome, Work};
-use crate::{conntrack, parse, rewrite};
+use crate::{conntrack, parse, rewrite, trace};
 
 const DNS_PORT: u16 = 53;
 const ECHO_REQUEST_V4: u8 = 8;
@@ -52,6 +52,7 @@ pub unsafe extern "C" fn cc_admit(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn decide(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
     let route = lookup(work.port.vni, &work.parsed.packet.destination);
+    trace::route(route);
     match route::decide(route).map_err(|reason| work.refuse(reason))? {
         Hop::Local { endpoint } => to_local(ctx, work, settings, endpoint),
         Hop::Gateway { resolver } => to_gateway(ctx, work, settings, resolver),

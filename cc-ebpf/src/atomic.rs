@@ -1,5 +1,8 @@
 //! Atomic operations on words of map elements, as instructions: the core library that is built for this target has none.
-//! Refuses orderings: the kernel's are full barriers, all of them.
+//! Refuses orderings: the kernel's are full barriers, all of them. In a dry run, where nothing that is shared may change, each says what
+//! it would have found, and leaves the word alone.
+
+use crate::trace::dry_run;
 
 /// An instruction that changes `word` by `old`, and puts what was there into `old`. On other targets, where these programs are
 /// looked at by lints and never run, nothing.
@@ -22,6 +25,10 @@ macro_rules! exchange {
 /// `word` is an aligned word of a map's element, accessed by atomic instructions only.
 #[inline(always)]
 pub unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    if dry_run() {
+        // SAFETY: as the contract says.
+        return unsafe { load(word) };
+    }
     let mut old = value;
     // SAFETY: as the contract says; the verifier checks the access.
     unsafe { exchange!("{old} = atomic_fetch_add((u64 *)({word} + 0), {old})", word, old) };
@@ -44,6 +51,10 @@ pub unsafe fn fetch_sub(word: *mut u64, value: u64) -> u64 {
 /// As for `fetch_add`.
 #[inline(always)]
 pub unsafe fn fetch_and(word: *mut u64, mask: u64) -> u64 {
+    if dry_run() {
+        // SAFETY: as the contract says.
+        return unsafe { load(word) };
+    }
     let mut old = mask;
     // SAFETY: as the contract says; the verifier checks the access.
     unsafe { exchange!("{old} = atomic_fetch_and((u64 *)({word} + 0), {old})", word, old) };
@@ -56,6 +67,10 @@ pub unsafe fn fetch_and(word: *mut u64, mask: u64) -> u64 {
 /// As for `fetch_add`.
 #[inline(always)]
 pub unsafe fn swap(word: *mut u64, value: u64) -> u64 {
+    if dry_run() {
+        // SAFETY: as the contract says.
+        return unsafe { load(word) };
+    }
     let mut old = value;
     // SAFETY: as the contract says; the verifier checks the access.
     unsafe { exchange!("{old} = xchg_64({word} + 0, {old})", word, old) };
@@ -68,6 +83,10 @@ pub unsafe fn swap(word: *mut u64, value: u64) -> u64 {
 /// As for `fetch_add`.
 #[inline(always)]
 pub unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> bool {
+    if dry_run() {
+        // SAFETY: as the contract says.
+        return unsafe { load(word) } == expected;
+    }
     let mut found = expected;
     // SAFETY: as the contract says; the verifier checks the access.
     #[cfg(target_arch = "bpf")]

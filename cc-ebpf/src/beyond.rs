@@ -18,7 +18,7 @@ use crate::firewall::version;
 use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS, CC_UPLINKS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, conntrack, parse};
+use crate::{admit, conntrack, parse, trace};
 
 /// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
@@ -31,7 +31,7 @@ fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
     key.port = packet.destination_port;
     key.protocol = packet.protocol;
     key.pad = 0;
-    find_forward(key).filter(|forward| forward.from == from)
+    find_forward(key).filter(|forward| forward.from == from).inspect(|forward| trace::forward(forward))
 }
 
 #[inline(always)]
@@ -182,12 +182,18 @@ fn register(work: &mut Work) -> bool {
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied onto the stack")]
 fn insert_nat(work: &Work) -> bool {
+    if trace::dry_run() {
+        return CC_NAT.get_ptr(&work.other_key).is_none() || trace::has_forgotten();
+    }
     CC_NAT.insert(&work.other_key, &work.nat, BPF_NOEXIST.into()).is_ok()
 }
 
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
 fn remove_nat(work: &Work) {
+    if trace::dry_run() {
+        return;
+    }
     let _ = CC_NAT.remove(&work.other_key);
 }
 
@@ -360,7 +366,7 @@ fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
 pub fn other_flow(work: &Work) -> Option<*mut Flow> {
-    CC_FLOWS.get_ptr_mut(&work.other_key)
+    trace::partner(CC_FLOWS.get_ptr_mut(&work.other_key))
 }
 
 /// The flow of the hairpin, which the port begins from `side` of the key at hand.

@@ -16,9 +16,11 @@ use cc_common::verdict::DropReason;
 use crate::atomic;
 use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_NAT, CC_OUTER, CC_QUOTAS};
 use crate::nat;
+use crate::trace::{self, dry_run};
 
 const OUT_OF_MEMORY: i32 = -12;
 const TOO_BIG: i32 = -7;
+const EXISTS: i32 = -17;
 
 #[inline(always)]
 pub fn now_ns() -> u64 {
@@ -168,7 +170,8 @@ pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Resu
     let (Some(books), Some(pool)) = (Books::of(owner), Books::of(ENDPOINTS_MAX)) else {
         return Err(DropReason::FlowQuota);
     };
-    let pooled = match quota::flow(settings, books.flows.add()) {
+    let before = trace::opened_before(flow);
+    let pooled = match quota::flow(settings, books.flows.add() + before) {
         Ok(pooled) => pooled,
         Err(reason) => {
             books.flows.sub(1);
@@ -180,9 +183,9 @@ pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Resu
         books.flows.sub(1);
         return Err(reason);
     }
-    let refused = match quota::half_open(settings, books.half_open.add()) {
+    let refused = match quota::half_open(settings, books.half_open.add() + before) {
         Err(reason) => Some(reason),
-        Ok(()) => match CC_FLOWS.insert(key, flow, BPF_NOEXIST.into()) {
+        Ok(()) => match insert(key, flow) {
             Ok(()) => None,
             // The kernel has no memory at hand, or no row is left.
             Err(OUT_OF_MEMORY | TOO_BIG) => Some(DropReason::FlowTableFull),
@@ -194,6 +197,19 @@ pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Resu
     books.half_open.sub(1);
     give_back(books, pool);
     Err(reason)
+}
+
+/// Unless there is one.
+#[inline(always)]
+fn insert(key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    if !dry_run() {
+        return CC_FLOWS.insert(key, flow, BPF_NOEXIST.into());
+    }
+    if CC_FLOWS.get_ptr(key).is_some() && !trace::has_forgotten() {
+        return Err(EXISTS);
+    }
+    trace::opened(flow);
+    Ok(())
 }
 
 #[inline(always)]
@@ -227,6 +243,10 @@ pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
     let now = life.get();
     if now & LIFE_MASK == LIFE_DEAD || !life.change(now, now | LIFE_DEAD) {
         return false;
+    }
+    if dry_run() {
+        trace::forgotten();
+        return true;
     }
     close_books(flow);
     forget_outside(by, key, flow);

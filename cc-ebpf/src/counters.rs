@@ -1,4 +1,5 @@
-//! Counts, per CPU. Refuses to lose a drop: one that has no room of its own is counted as `uncounted`.
+//! Counts, per CPU. Refuses to lose a drop: one that has no room of its own is counted as `uncounted`. In a dry run nothing is
+//! counted.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
@@ -8,10 +9,14 @@ use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::verdict::{Direction, DropReason};
 
 use crate::maps::{CC_COUNTERS, CC_DROPS};
+use crate::trace::{self, dry_run};
 use crate::{events, parse};
 
 #[inline(always)]
 pub fn sent(endpoint: u32, packets: u64, bytes: u64) {
+    if dry_run() {
+        return;
+    }
     if let Some(counters) = CC_COUNTERS.get_ptr_mut(endpoint) {
         // SAFETY: the element is this CPU's own, and classifiers do not interrupt each other on one CPU.
         unsafe { (*counters).sent(packets, bytes) }
@@ -20,6 +25,9 @@ pub fn sent(endpoint: u32, packets: u64, bytes: u64) {
 
 #[inline(always)]
 pub fn received(endpoint: u32, packets: u64, bytes: u64) {
+    if dry_run() {
+        return;
+    }
     if let Some(counters) = CC_COUNTERS.get_ptr_mut(endpoint) {
         // SAFETY: as in `sent`.
         unsafe { (*counters).received(packets, bytes) }
@@ -29,6 +37,9 @@ pub fn received(endpoint: u32, packets: u64, bytes: u64) {
 /// Not inlined: every reason leads here, and one copy keeps the verifier's work small.
 #[inline(never)]
 pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: u16) {
+    if dry_run() {
+        return trace::dropped(endpoint, direction);
+    }
     // The level is constant once loaded: with logs off, the verifier removes this.
     debug!(ctx, "dropped: endpoint {} direction {} reason {}", endpoint, direction as u16, reason);
     events::dropped(ctx, endpoint, direction, reason);

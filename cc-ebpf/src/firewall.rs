@@ -9,6 +9,7 @@ use cc_common::packet::Packet;
 use cc_common::verdict::Direction;
 
 use crate::maps::{CC_PREFIX4, CC_PREFIX6, CC_RULES, CC_RULESETS};
+use crate::trace;
 use crate::work::Work;
 
 /// The table of prefixes has its generation before the address.
@@ -55,12 +56,12 @@ pub fn version(number: u32) -> u64 {
 pub struct Question {
     pub peer: Ip,
     pub groups: u32,
-    rule_set: u32,
-    service: Be16,
+    pub rule_set: u32,
+    pub service: Be16,
     protocol: u8,
     /// As numbers: the verifier wants to see what they may be.
     is_ingress: u8,
-    beyond: u8,
+    pub beyond: u8,
     headless: u8,
     pad: [u8; 2],
 }
@@ -108,9 +109,9 @@ impl Question {
     }
 }
 
-const ALLOWED: u64 = 1;
-const CLOSED: u64 = 2;
-const LOG: u64 = 4;
+pub const ALLOWED: u64 = 1;
+pub const CLOSED: u64 = 2;
+pub const LOG: u64 = 4;
 
 /// Asks the rules. Verified by itself, as `admit`'s.
 #[unsafe(no_mangle)]
@@ -123,8 +124,10 @@ extern "C" fn cc_judge() -> u64 {
     let set = rule_set(asked.rule_set);
     let decision = firewall::decide(&Maps, set, direction, &peer, asked.protocol, asked.service, asked.headless != 0);
     let bit = |is: bool, bit: u64| if is { bit } else { 0 };
-    u64::from(decision.rule) << 32
+    let bits = u64::from(decision.rule) << 32
         | bit(decision.allowed, ALLOWED)
         | bit(decision.closed, CLOSED)
-        | bit(decision.log, LOG)
+        | bit(decision.log, LOG);
+    trace::judged(work, direction, bits);
+    bits
 }

@@ -7,6 +7,7 @@ use cc_common::flow::{BEYOND_UPLINK, Side, VNI_OUTSIDE};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
+use cc_common::trace::{STANDING_CHANGED, STANDING_FOREIGN, STANDING_HOLDS};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 
 use crate::conntrack::By;
@@ -15,7 +16,7 @@ use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{beyond, conntrack, firewall, icmp, parse};
+use crate::{beyond, conntrack, firewall, icmp, parse, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -28,6 +29,7 @@ pub enum Fate {
 #[inline(always)]
 pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -> Fate {
     let Some(work) = Work::mine() else { return Fate::Pass };
+    trace::begin(work);
     match find(ctx, work, beyond, enter) {
         Ok(true) => {}
         Ok(false) | Err(Outcome::PASS) => return Fate::Pass,
@@ -143,11 +145,13 @@ fn follow(ctx: &TcContext, work: &mut Work, from: u32) -> Result<bool, Outcome> 
         return Err(shut(DropReason::StaleEndpoint));
     };
     if entry.generation != known.generations[ours] || entry.vni != work.key.vni || begins_again {
+        trace::standing(STANDING_FOREIGN);
         conntrack::forget(By::Packet, &work.key, flow);
         return Ok(false);
     }
     let holds =
         known.rules[ours] == firewall::version(entry.rule_set) && known.rules[beyond] == settings.beyond_version;
+    trace::standing(if holds { STANDING_HOLDS } else { STANDING_CHANGED });
     if !holds {
         // SAFETY: the context is this program's.
         let mut outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });

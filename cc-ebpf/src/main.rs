@@ -21,6 +21,7 @@ mod rate;
 mod rewrite;
 mod send;
 mod tell;
+mod trace;
 mod translate;
 mod work;
 

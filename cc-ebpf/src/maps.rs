@@ -22,6 +22,7 @@ use cc_common::quota::Quota;
 use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
+use cc_common::trace::Trace;
 
 use crate::work::Work;
 
@@ -114,6 +115,14 @@ pub static CC_GUARDED: PerCpuArray<DropCount, { GUARDED_ROWS as usize }> = PerCp
 /// wrote it, and classifiers do not interrupt each other on one CPU.
 #[btf_map]
 pub static CC_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// What a dry run comes upon. Not pinned, and nothing writes to it but a dry run.
+#[btf_map]
+pub static CC_TRACE: PerCpuArray<Trace, 1> = PerCpuArray::new();
+
+/// Not zero: the programs decide as ever and change nothing that is shared. The loader sets it, once.
+#[unsafe(no_mangle)]
+pub static CC_DRY_RUN: Global<u32> = Global::new(0);
 
 /// Depth of a container's cgroup below the root of the v2 tree; the loader sets it.
 #[unsafe(no_mangle)]

@@ -10,6 +10,7 @@ use cc_common::port::Port;
 use cc_common::verdict::{DropReason, Verdict};
 
 use crate::parse::Parsed;
+use crate::trace;
 
 const PACKET_HOST: u32 = 0;
 pub const ETHERNET_BYTES: usize = size_of::<Ethernet>();
@@ -182,6 +183,7 @@ pub fn record_drop(ctx: &TcContext, reason: u16) {
 
 #[inline(always)]
 fn note(ctx: &TcContext, words: [u32; 3]) {
+    trace::end();
     // SAFETY: the context is valid for as long as the program runs, and its five words of control block are ours to write.
     unsafe {
         (*ctx.skb.skb).cb[0] = words[0];

@@ -7,12 +7,14 @@ use cc_common::flow::{Ends, Flow, FlowKey, NatEntry, Side};
 use cc_common::nat::ForwardKey;
 use cc_common::packet::Packet;
 use cc_common::port::Port;
+use cc_common::trace::Judged;
 use cc_common::verdict::{Direction, DropReason};
 
 use crate::beyond::Hairpin;
 use crate::firewall::Question;
 use crate::maps::{CC_FLOWS, CC_NAT, CC_WORK};
 use crate::parse::Parsed;
+use crate::trace;
 
 #[repr(C)]
 pub struct Work {
@@ -42,6 +44,8 @@ pub struct Work {
     pub forward: ForwardKey,
     pub hairpin: Hairpin,
     pub question: Question,
+    /// In a dry run, by direction: what the rules were asked, and have said.
+    pub judged: [Judged; 2],
     pub fib: bpf_fib_lookup,
     /// What is told of its drop.
     pub record: DropRecord,
@@ -77,7 +81,7 @@ impl Work {
     #[inline(always)]
     #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
     pub fn known_flow(&self) -> Option<*mut Flow> {
-        CC_FLOWS.get_ptr_mut(&self.key)
+        trace::flow(CC_FLOWS.get_ptr_mut(&self.key))
     }
 
     /// What the outside knows by the other key.

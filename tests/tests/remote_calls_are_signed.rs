@@ -53,6 +53,8 @@ fn keys_work_for_their_project_and_role_only() {
     assert!(remote.cc(&url, Some(&viewer), &["vpc", "list", "-q"]).ok().stdout.contains(&id));
     remote.cc(&url, Some(&viewer), &["vpc", "delete", "blue"]).fails(1, "role");
     remote.cc(&url, Some(&operator), &["guard", "list"]).fails(1, "role");
+    // A viewer may ask what would become of a packet.
+    remote.cc(&url, Some(&viewer), &["net", "why", "web", "internet:80"]).fails(1, "no container");
     // Another project's object does not exist: it is neither listed nor found, and deleting it is deleting the unknown.
     assert_eq!(remote.cc(&url, Some(&other), &["vpc", "list", "-q"]).ok().stdout, "");
     remote.cc(&url, Some(&other), &["vpc", "delete", &id]).ok();
@@ -70,7 +72,7 @@ fn another_projects_container_does_not_exist() {
     let id = remote.cc(&url, Some(&alpha), &run).line();
     let image = remote.cc(&url, Some(&alpha), &["image", "list", "-q"]).line();
     assert_eq!(remote.cc(&url, Some(&beta), &["ps", "-a", "-q"]).ok().stdout, "");
-    let calls: [&[&str]; 8] = [
+    let calls: [&[&str]; 9] = [
         &["status", &id],
         &["inspect", "web"],
         &["metrics", &id],
@@ -79,6 +81,7 @@ fn another_projects_container_does_not_exist() {
         &["kill", &id],
         &["rm", "-f", &id],
         &["wait", &id],
+        &["net", "why", &id, "internet:80"],
     ];
     for call in calls {
         let ran = remote.cc(&url, Some(&beta), call).fails(1, "no container");

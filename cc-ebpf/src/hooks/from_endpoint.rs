@@ -11,6 +11,7 @@ use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6, PROTOCOL_TCP};
 use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
 use cc_common::port::{self, PORT_RATED, Payload, PortKey};
 use cc_common::route;
+use cc_common::trace::{STANDING_CHANGED, STANDING_FOREIGN, STANDING_HOLDS};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
 
@@ -20,7 +21,7 @@ use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::send::{deliver, send, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rate, rewrite};
+use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rate, rewrite, trace};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -47,6 +48,7 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
         Some(port) => work.port = *port,
         None => return Err(unknown),
     }
+    trace::port(work);
     // One copy for what nearly every packet is; a shorter one is looked at by parts.
     let both = parse::header::<EthernetIpv4>(ctx, 0);
     let frame: Ethernet = match both {
@@ -148,6 +150,7 @@ fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
 
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
+    trace::admitted();
     if work.port.flags & PORT_RATED != 0 {
         // SAFETY: the context is this program's.
         match Outcome::from_bits(unsafe { rate::cc_rate(ctx.skb.skb) }) {
@@ -203,7 +206,9 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         // SAFETY: the row stays mapped until the program ends. It may be given to another flow meanwhile, if it was forgotten
         // within this very run: what is read of it is compared with this packet's port and with the endpoint it leads to.
         let known = unsafe { &mut *flow };
-        match standing(work, known) {
+        let standing = standing(work, known);
+        trace::standing(standing as u32);
+        match standing {
             Standing::Foreign => {}
             standing => {
                 if matches!(standing, Standing::Changed) {
@@ -316,7 +321,9 @@ pub extern "C" fn cc_fragment() -> u64 {
         Place::First => {
             let packet = &work.parsed.packet;
             // A full table forgets its oldest: nothing is lost that cannot be sent again.
-            let _ = CC_FRAGMENTS.insert(FragmentKey::of(vni, packet, id), FragmentEntry::of(packet), 0);
+            if !trace::dry_run() {
+                let _ = CC_FRAGMENTS.insert(FragmentKey::of(vni, packet, id), FragmentEntry::of(packet), 0);
+            }
         }
         Place::Later => {
             // SAFETY: eight bytes, copied at once.
@@ -331,12 +338,13 @@ pub extern "C" fn cc_fragment() -> u64 {
 
 /// Whether what a flow was judged by still holds.
 #[derive(Clone, Copy)]
+#[repr(u32)]
 enum Standing {
-    Holds,
+    Holds = STANDING_HOLDS,
     /// Its ends are the same; their rules, or the world, are not.
-    Changed,
+    Changed = STANDING_CHANGED,
     /// It is another's, or over.
-    Foreign,
+    Foreign = STANDING_FOREIGN,
 }
 
 #[inline(always)]

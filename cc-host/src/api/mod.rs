@@ -18,6 +18,7 @@ pub mod server;
 pub mod tls;
 mod tunnel;
 mod vpc;
+mod why;
 
 pub use container::ContainerApi;
 pub use firewall::FirewallApi;
@@ -25,3 +26,4 @@ pub use guard::GuardApi;
 pub use image::ImageApi;
 pub use net::NetApi;
 pub use vpc::VpcApi;
+pub use why::WhyApi;

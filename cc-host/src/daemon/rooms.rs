@@ -12,6 +12,7 @@ use cc_common::api::v1::guard_service_server::GuardServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
+use cc_common::api::v1::why_service_server::WhyServiceServer;
 use cc_common::settings::Settings;
 use tokio::runtime::Handle;
 use tonic::Code;
@@ -20,7 +21,7 @@ use tonic::service::Routes;
 use super::RunLock;
 use super::events::Events;
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi};
+use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi, WhyApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
@@ -38,6 +39,7 @@ use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
 use crate::vpc::{Gateways, Vpcs};
+use crate::why::Why;
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -50,6 +52,7 @@ pub(super) struct House {
     firewall: Arc<Firewall>,
     containers: Arc<Containers>,
     images: Images,
+    outside: Arc<Outside>,
     datapath: Arc<Datapath>,
     explain: Arc<Explain>,
     guard: Arc<Guard>,
@@ -122,12 +125,12 @@ impl House {
             .expect("a datapath call does not panic")?;
         remove_other_versions(config, cgroups_level);
         containers.open_resolvers().await;
-        tokio::spawn(outside.follow());
+        tokio::spawn(Arc::clone(&outside).follow());
         tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(sweep(Arc::clone(&datapath)));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
-        Ok(House { vpcs, firewall, containers, images, datapath, explain, guard, _locks: locks })
+        Ok(House { vpcs, firewall, containers, images, outside, datapath, explain, guard, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -152,10 +155,13 @@ impl House {
         let guard = GuardApi { guard: Arc::clone(&self.guard) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
         let net = NetApi { explain: Arc::clone(&self.explain), containers: Arc::clone(&containers) };
-        let image = ImageApi { images, containers };
+        let image = ImageApi { images, containers: Arc::clone(&containers) };
+        let (firewall_room, outside) = (Arc::clone(&self.firewall), Arc::clone(&self.outside));
+        let why = Why { containers, firewall: firewall_room, outside, datapath: Arc::clone(&self.datapath) };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(WhyServiceServer::new(WhyApi { why }).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(GuardServiceServer::new(guard).max_decoding_message_size(MESSAGE_BYTES_MAX))

@@ -33,6 +33,16 @@ pub enum DatapathError {
     Rows { operation: &'static str, name: &'static str, source: std::io::Error },
     #[error("cannot run program {name}")]
     Run { name: &'static str, source: aya::programs::ProgramError },
+    #[error("program {name}, loaded once more, is not the one that packets run")]
+    NotATwin { name: &'static str },
+    #[error("{path} is pinned no more")]
+    NotPinned { path: PathBuf },
+    #[error("program {name} has left no notes")]
+    NoTrace { name: &'static str },
+    #[error("a program has decided {verdict}, which this version does not know")]
+    NoVerdict { verdict: u32 },
+    #[error("no interface of the host leads out")]
+    NoUplink,
     #[error("rule set {number} is not below {RULE_SETS_MAX}")]
     RuleSetOutOfRange { number: u32 },
     #[error("endpoint {id} is not below {ENDPOINTS_MAX}")]
@@ -84,6 +94,11 @@ impl From<DatapathError> for Fault {
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())
             }
+            E::NoUplink => (
+                Code::FailedPrecondition,
+                "datapath.uplink",
+                "give the host a default route, or name its interfaces in `uplinks`".to_owned(),
+            ),
             E::Rows { .. } => (
                 Code::ResourceExhausted,
                 "datapath.rules",

@@ -20,6 +20,7 @@ mod resolver;
 mod rules;
 mod sweep;
 mod tables;
+mod twin;
 mod xdp_link;
 
 use std::collections::HashSet;
@@ -48,6 +49,7 @@ pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use repair::Repaired;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};
+pub use twin::{DryRun, Entrance, Fate};
 pub use xdp_link::Mode as GuardMode;
 
 use events::DropWatch;
@@ -131,6 +133,8 @@ pub struct Datapath {
     flows: FlowTable,
     drop_watch: DropWatch,
     books: Books,
+    /// Has a lock of its own: nobody waits for whoever asks why.
+    twin: twin::Lazy,
 }
 
 struct Inner {
@@ -166,7 +170,8 @@ impl Datapath {
         last_generation = tables.settings()?.beyond_version.max(last_generation);
         let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
         inner.resume_settings(config.settings)?;
-        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books })
+        let twin = twin::Lazy::new(config.clone());
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, twin })
     }
 
     /// Where maps, programs and links are pinned.

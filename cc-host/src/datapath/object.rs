@@ -32,10 +32,12 @@ use super::error::DatapathError;
 use super::guard;
 use crate::kernel::bpffs;
 
-static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
 
 /// The target under which the programs' records appear in the log.
 const LOG_TARGET: &str = "cc_ebpf";
+
+const LOG_NOTHING: u8 = 0;
 
 pub type Logger = EbpfLogger<&'static dyn ::log::Log>;
 
@@ -149,6 +151,20 @@ pub fn pin_dir(config: &DatapathConfig) -> PathBuf {
     config.bpffs_dir.join(format!("v{}", names::ABI))
 }
 
+/// Takes the maps that are pinned for this version, after a look at them, and pins those that are not. Without logs.
+pub(super) fn loader(config: &DatapathConfig) -> Result<EbpfLoader<'_>, DatapathError> {
+    let dir = pin_dir(config);
+    let mut loader = EbpfLoader::new();
+    for (name, expected) in shapes() {
+        let path = dir.join(name);
+        check_pinned(&path, expected)?;
+        loader.map_pin_path(name, path);
+    }
+    loader.override_global(GLOBAL_CGROUP_LEVEL, &config.cgroup_level, true);
+    loader.override_global(aya_log::LEVEL, &LOG_NOTHING, true);
+    Ok(loader)
+}
+
 pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
     let dir = pin_dir(config);
     let bpffs = |source| DatapathError::Bpffs { source };
@@ -157,17 +173,11 @@ pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
     bpffs::make_dir(&dir.join(PIN_GUARD_DIR)).map_err(bpffs)?;
     bpffs::make_dir(&dir.join(PIN_PROGRAMS_DIR)).map_err(bpffs)?;
 
-    let mut loader = EbpfLoader::new();
-    for (name, expected) in shapes() {
-        let path = dir.join(name);
-        check_pinned(&path, expected)?;
-        loader.map_pin_path(name, path);
-    }
     // Constant once loaded, so that the verifier removes what is switched off: logs cost nothing unless somebody listens.
     let logging = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
-    let log_level: u8 = if logging { aya_log::Level::Debug as u8 } else { 0 };
+    let log_level: u8 = if logging { aya_log::Level::Debug as u8 } else { LOG_NOTHING };
+    let mut loader = loader(config)?;
     loader.override_global(aya_log::LEVEL, &log_level, true);
-    loader.override_global(GLOBAL_CGROUP_LEVEL, &config.cgroup_level, true);
     let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Load { source })?;
 
     let logger =

@@ -279,6 +279,11 @@ impl Outside {
         self.datapath(move |datapath| datapath.set_published(&host, &rows)).await
     }
 
+    /// Those that conversations which leave get theirs from.
+    pub fn nat_ports(&self) -> NatPorts {
+        self.nat_ports
+    }
+
     /// The addresses that ports are published at, where none is named.
     pub async fn addresses(&self) -> Vec<IpAddr> {
         host_addresses(&self.state.lock().await.surroundings).into_iter().collect()

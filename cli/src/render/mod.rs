@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod prefixes;
 pub mod table;
 pub mod vpc;
+pub mod why;
 
 use std::borrow::Cow;
 use std::io::{self, Write};

@@ -3,6 +3,7 @@
 mod drops;
 mod flows;
 mod inspect;
+pub mod why;
 
 use clap::{Args, Subcommand};
 
@@ -10,7 +11,7 @@ use super::Context;
 use crate::error::Failure;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cc net flows\n  cc net drops --watch web")]
+#[command(after_help = "Examples:\n  cc net flows\n  cc net drops --watch web\n  cc net why web internet:443")]
 pub struct NetArgs {
     #[command(subcommand)]
     command: NetCommand,
@@ -24,6 +25,8 @@ enum NetCommand {
     Drops(drops::DropsArgs),
     /// Show everything that is attached, pinned and mapped for a container
     Inspect(inspect::InspectArgs),
+    /// Tell what would become of a packet, step by step, and what would allow it
+    Why(why::WhyArgs),
 }
 
 pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
@@ -31,5 +34,6 @@ pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
         NetCommand::Flows(args) => flows::run(context, args).await,
         NetCommand::Drops(args) => drops::run(context, args).await,
         NetCommand::Inspect(args) => inspect::run(context, args).await,
+        NetCommand::Why(args) => why::run(context, args).await,
     }
 }

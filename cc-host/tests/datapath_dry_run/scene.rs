@@ -1,0 +1,221 @@
+//! Two containers of one network and one of another, a way out and a published port; what the programs would do there, what they do, and
+//! every word that they write. Refuses to judge either.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
+use cc_common::counters::{Counters, DropCount, DropKey};
+use cc_common::firewall::PROTOCOL_CLASS_SOME;
+use cc_common::flow::{Flow, FlowKey, NatEntry};
+use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::limits::ENDPOINTS_MAX;
+use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_UPLINK};
+use cc_common::nat::Block;
+use cc_common::quota::Quota;
+use cc_common::rate::Rate;
+use cc_common::verdict::DropReason;
+use cc_host::datapath::{
+    CompiledRules, Door, DryRun, Endpoint, Entrance, Fate, Host, NatPorts, Network, PortProtocol, PrefixTable,
+    Published, Range, RuleRow,
+};
+
+use crate::datapath_support::packets::run;
+use crate::datapath_support::{Container, GATEWAY, NETWORK_V6, World};
+use crate::random::{ANY, From, Rule};
+
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// Two containers of one network and one of another, a way out, and a published port.
+pub struct Scene {
+    pub world: World,
+    pub containers: [Container; 3],
+    pub uplink: u32,
+    _others: Vec<OwnedFd>,
+}
+
+pub fn sh(script: &str) {
+    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Scene {
+    pub fn new() -> Scene {
+        let mut world = World::new();
+        for vni in [1, 2] {
+            let ipv4 = Range { network: Ipv4Addr::new(10, 0, 0, 0), prefix_len: 24, gateway: GATEWAY };
+            let network = Network { vni, ipv4, ipv6: Some(NETWORK_V6), internet: vni == 1, resolver: None };
+            world.datapath().add_network(&network).unwrap();
+        }
+        let containers = [
+            world.container_in_group(0, 1, 2, 7),
+            world.container_in_group(1, 1, 3, 8),
+            world.container_in_group(2, 2, 9, 9),
+        ];
+        let (uplink, far) = world.veth(100, [2, 0, 0, 0, 9, 1]);
+        let (host, peer) = world.veth(101, [2, 0, 0, 0, 9, 2]);
+        sh(&format!(
+            "for one in cct100 cct101; do echo 0 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; ip link set $one up; done
+             ip addr add {HOST}/24 dev cct100
+             ip -6 addr add {HOST6}/64 dev cct100 nodad; ip addr add 100.64.0.1/16 dev cct101
+             ip route add default via 192.0.2.254; ip -6 route add default via 2001:db8:1::fe dev cct100
+             echo 1 > /proc/sys/net/ipv4/conf/cct101/forwarding; echo 1 > /proc/sys/net/ipv6/conf/cct101/forwarding"
+        ));
+        let datapath = world.datapath();
+        let stand_ins = (IpAddr::from([100, 64, 0, 0]), Some("fd64::".parse().unwrap()));
+        let nat_ports = NatPorts::within(61_056, 65_535).unwrap();
+        datapath.set_host(&Host { ifindex: host, stand_ins, nat_ports }).unwrap();
+        datapath.set_uplinks(&[uplink]).unwrap();
+        let scene = Scene { world, containers, uplink, _others: vec![far, peer] };
+        scene.publish(true);
+        scene
+    }
+
+    /// Another endpoint, which may send no faster.
+    pub fn limited(&self, rate: Rate) -> (Endpoint, OwnedFd) {
+        let (id, mac) = (3, [2, 0, 0, 0, 1, 4]);
+        let (ifindex, netns) = self.world.veth(id, mac);
+        let (ipv4, ipv6, egress_rate) = (Ipv4Addr::new(10, 0, 0, 4), None, Some(rate));
+        let endpoint = Endpoint { id, vni: 1, rule_set: 7, ifindex, mac, ipv4, ipv6, queued: false, egress_rate };
+        self.world.datapath().attach(&endpoint, "00000000000000a3", &self.containers[2].cgroup).unwrap();
+        (endpoint, netns)
+    }
+
+    pub fn publish(&self, published: bool) {
+        let at = |address: IpAddr| Published {
+            address,
+            port: 8080,
+            protocol: PortProtocol::Tcp,
+            endpoint: 0,
+            to_port: 80,
+            door: Door::Everybody,
+        };
+        let all = [at(HOST.into()), at(HOST6.into())];
+        self.world.datapath().set_published(&[HOST.into(), HOST6.into()], if published { &all } else { &[] }).unwrap();
+    }
+
+    fn map(&self, name: &str) -> MapData {
+        MapData::from_pin(self.world.datapath().pin_dir().join(name)).unwrap()
+    }
+
+    pub fn nat(&self) -> HashMap<MapData, FlowKey, NatEntry> {
+        Map::HashMap(self.map("CC_NAT")).try_into().unwrap()
+    }
+
+    pub fn flows(&self) -> HashMap<MapData, FlowKey, Flow> {
+        Map::HashMap(self.map("CC_FLOWS")).try_into().unwrap()
+    }
+
+    /// As if no packet had ever been.
+    pub fn forget(&self) {
+        let (mut flows, mut nat) = (self.flows(), self.nat());
+        for key in flows.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            flows.remove(&key).unwrap();
+        }
+        for key in nat.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            nat.remove(&key).unwrap();
+        }
+        let mut quotas: Array<_, Quota> = Map::Array(self.map("CC_QUOTAS")).try_into().unwrap();
+        for id in [0, 1, 2, ENDPOINTS_MAX] {
+            quotas.set(id, Quota::default(), 0).unwrap();
+        }
+    }
+
+    /// Every word that programs write, as text by map and row; what is zero is left out.
+    pub fn state(&self) -> BTreeMap<String, String> {
+        let mut state = BTreeMap::new();
+        let mut put = |map: &str, key: String, value: String| drop(state.insert(format!("{map} {key}"), value));
+        for row in self.flows().iter().map(Result::unwrap) {
+            put("flows", format!("{:?}", row.0), format!("{:?}", row.1));
+        }
+        for row in self.nat().iter().map(Result::unwrap) {
+            put("nat", format!("{:?}", row.0), format!("{:?}", row.1));
+        }
+        let fragments: HashMap<_, FragmentKey, FragmentEntry> =
+            Map::LruHashMap(self.map("CC_FRAGMENTS")).try_into().unwrap();
+        for row in fragments.iter().map(Result::unwrap) {
+            put("fragments", format!("{:?}", row.0), format!("{:?}", row.1));
+        }
+        let drops: PerCpuHashMap<_, DropKey, DropCount> = Map::PerCpuHashMap(self.map("CC_DROPS")).try_into().unwrap();
+        for row in drops.iter().map(Result::unwrap) {
+            put("drops", format!("{:?}", row.0), format!("{:?}", row.1.to_vec()));
+        }
+        let counters: PerCpuArray<_, Counters> = Map::PerCpuArray(self.map("CC_COUNTERS")).try_into().unwrap();
+        let quotas: Array<_, Quota> = Map::Array(self.map("CC_QUOTAS")).try_into().unwrap();
+        let rates: Array<_, Rate> = Map::Array(self.map("CC_RATES")).try_into().unwrap();
+        for id in (0..8).chain([ENDPOINTS_MAX]) {
+            put("quotas", id.to_string(), format!("{:?}", quotas.get(&id, 0).unwrap()));
+        }
+        for id in 0..8 {
+            put("counters", id.to_string(), format!("{:?}", counters.get(&id, 0).unwrap().to_vec()));
+            put("rates", id.to_string(), format!("{:?}", rates.get(&id, 0).unwrap()));
+        }
+        let blocks: Array<_, Block> = Map::Array(self.map("CC_BLOCKS")).try_into().unwrap();
+        for (number, block) in blocks.iter().map(Result::unwrap).enumerate().filter(|(_, b)| *b != Block::default()) {
+            put("blocks", number.to_string(), format!("{block:?}"));
+        }
+        state
+    }
+
+    pub fn dry(&self, from: From, frame: &[u8]) -> DryRun {
+        let entrance = match from {
+            From::Container(n) => Entrance::Endpoint(self.containers[n].endpoint.id),
+            From::Outside => Entrance::Uplink,
+        };
+        self.world.datapath().dry_run(entrance, frame).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// What the programs do that packets run, and where to.
+    pub fn real(&self, from: From, frame: &[u8]) -> (Fate, u32) {
+        let (program, ifindex) = match from {
+            From::Container(n) => (PROGRAM_FROM_ENDPOINT, self.containers[n].endpoint.ifindex),
+            From::Outside => (PROGRAM_FROM_UPLINK, self.uplink),
+        };
+        let outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
+        let reason = outcome.reason as u16;
+        let fate = match outcome.verdict {
+            1 => Fate::Passed,
+            2 | 5 => Fate::Delivered,
+            3 => Fate::Answered,
+            4 => Fate::Dropped(DropReason::from_number(reason).ok_or(reason)),
+            6 => Fate::Out,
+            7 => Fate::Host,
+            other => panic!("verdict {other}"),
+        };
+        (fate, outcome.target)
+    }
+
+    /// The interface that a dry run would have sent to.
+    pub fn target(&self, said: &DryRun) -> Option<u32> {
+        match said.fate {
+            Fate::Delivered => Some(self.containers[said.trace.to as usize].endpoint.ifindex),
+            Fate::Out | Fate::Host => Some(said.trace.to_ifindex),
+            _ => None,
+        }
+    }
+
+    pub fn load(&self, rules: &[Rule]) {
+        for number in [7, 8] {
+            let mut rows = Vec::new();
+            for rule in rules.iter().filter(|rule| rule.of == number) {
+                let of_one = rule.protocol..rule.protocol + 1;
+                rows.extend((if rule.protocol == ANY { 0..ANY } else { of_one }).map(|protocol| {
+                    let ports = if matches!(rule.protocol, 1 | 2) && !rule.some { rule.port } else { None };
+                    RuleRow {
+                        class: rule.class,
+                        direction: rule.direction,
+                        protocol: protocol | if rule.some { PROTOCOL_CLASS_SOME } else { 0 },
+                        port: ports.unwrap_or(0),
+                        port_bits: if ports.is_some() { 16 } else { 0 },
+                        entry: rule.entry,
+                    }
+                }));
+            }
+            let compiled = CompiledRules { rows, names_prefixes: 0, names_groups: 3 };
+            self.world.datapath().load_rules(number, &compiled, PrefixTable::EMPTY).unwrap();
+        }
+    }
+}
