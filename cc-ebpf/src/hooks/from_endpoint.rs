@@ -208,54 +208,61 @@ fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         let known = unsafe { &mut *flow };
         let standing = standing(work, known);
         trace::standing(standing as u32);
-        match standing {
-            Standing::Foreign => {}
-            standing => {
-                if matches!(standing, Standing::Changed) {
-                    let is_translated = known.flags & FLAG_TRANSLATED != 0;
-                    let mut outcome = Outcome::GO;
-                    if is_translated {
-                        // SAFETY: the context is this program's.
-                        outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });
-                    }
-                    if outcome == Outcome::GO {
-                        let again = if !is_translated {
-                            admit::cc_again()
-                        } else if is_beyond(known.endpoints[work.side().other().index()]) {
-                            beyond::cc_beyond_again()
-                        } else {
-                            beyond::cc_hairpin_again()
-                        };
-                        outcome = Outcome::from_bits(again);
-                    }
+        let mut goes_on = !matches!(standing, Standing::Foreign);
+        if matches!(standing, Standing::Changed) {
+            // SAFETY: the context is this program's.
+            let outcome = Outcome::from_bits(unsafe { judge_again(ctx, work, known) });
+            // Its way is another one now.
+            goes_on = outcome == Outcome::GO;
+            if !goes_on && outcome != Outcome::BEYOND {
+                conntrack::forget(By::Packet, &work.key, flow);
+                return Err(outcome);
+            }
+        }
+        if goes_on {
+            let side = work.side();
+            proceed(ctx, work, side, flow, known).map_err(|reason| work.refuse(reason))?;
+            work.to = known.endpoints[side.other().index()];
+            if known.flags & FLAG_TRANSLATED != 0 {
+                work.to_ifindex = known.ifindex;
+                work.translate = TRANSLATE_PACKET;
+                work.out = known.outward(side);
+                if !is_beyond(work.to) {
+                    // SAFETY: the context is this program's.
+                    let outcome = Outcome::from_bits(unsafe { cc_partner(ctx.skb.skb) });
                     if outcome != Outcome::GO {
                         conntrack::forget(By::Packet, &work.key, flow);
-                        return if outcome == Outcome::BEYOND { begin(ctx) } else { Err(outcome) };
+                        return Err(outcome);
                     }
                 }
-                let side = work.side();
-                proceed(ctx, work, side, flow, known).map_err(|reason| work.refuse(reason))?;
-                work.to = known.endpoints[side.other().index()];
-                if known.flags & FLAG_TRANSLATED != 0 {
-                    work.to_ifindex = known.ifindex;
-                    work.translate = TRANSLATE_PACKET;
-                    work.out = known.outward(side);
-                    if !is_beyond(work.to) {
-                        // SAFETY: the context is this program's.
-                        let outcome = Outcome::from_bits(unsafe { cc_partner(ctx.skb.skb) });
-                        if outcome != Outcome::GO {
-                            conntrack::forget(By::Packet, &work.key, flow);
-                            return Err(outcome);
-                        }
-                    }
-                }
-                return Ok(true);
             }
+            return Ok(true);
         }
         // Of an endpoint that is gone, or over: whoever goes on begins anew.
         conntrack::forget(By::Packet, &work.key, flow);
     }
     begin(ctx)
+}
+
+/// Whether a flow that stands is still allowed, by the rules and the world as they are now.
+///
+/// # Safety
+/// `ctx` is the program's own.
+#[inline(always)]
+unsafe fn judge_again(ctx: &TcContext, work: &Work, known: &Flow) -> u64 {
+    if known.flags & FLAG_TRANSLATED == 0 {
+        return admit::cc_again();
+    }
+    // SAFETY: as this function's contract says.
+    let same = unsafe { beyond::cc_same_way(ctx.skb.skb) };
+    if Outcome::from_bits(same) != Outcome::GO {
+        return same;
+    }
+    if is_beyond(known.endpoints[work.side().other().index()]) {
+        beyond::cc_beyond_again()
+    } else {
+        beyond::cc_hairpin_again()
+    }
 }
 
 /// Two containers that talk by a published port have a flow each, which sees one's packets only: this goes on with the other one, so that
