@@ -4,25 +4,22 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::programs::TcContext;
 use cc_common::firewall::Decision;
-use cc_common::flow::{
-    BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED, Flow, Side,
-};
+use cc_common::flow::{BEYOND_HOST, BEYOND_UPLINK, FLAG_FORWARDED, FLAG_LEASED, FLAG_OUTSIDE, FLAG_TRANSLATED};
 use cc_common::nat::{FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_IS_HOST, Forward, ForwardKey};
 use cc_common::net::{Be16, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use cc_common::port::PortKey;
 use cc_common::route::{EndpointEntry, KIND_INTERNET, KIND_NO_INTERNET};
 use cc_common::settings::Settings;
 use cc_common::verdict::{Direction, DropReason};
 
 use crate::firewall::version;
-use crate::maps::{CC_ENDPOINTS, CC_FLOWS, CC_FORWARDS, CC_NAT, CC_SETTINGS, CC_UPLINKS};
+use crate::maps::{CC_ENDPOINTS, CC_FORWARDS, CC_NAT, CC_SETTINGS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
 use crate::{admit, conntrack, parse, trace};
 
 /// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
-fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
+pub fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
     let (packet, key) = (&work.parsed.packet, &mut work.forward);
     if packet.protocol != PROTOCOL_TCP && packet.protocol != PROTOCOL_UDP {
         return None;
@@ -35,14 +32,14 @@ fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
 }
 
 #[inline(always)]
-fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
+pub fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
     // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
     unsafe { CC_FORWARDS.get(key) }
 }
 
 /// Whether an address is the host's.
 #[inline(always)]
-fn is_at_host(key: &mut ForwardKey, address: &Ip) -> bool {
+pub fn is_at_host(key: &mut ForwardKey, address: &Ip) -> bool {
     key.address = *address;
     key.port = Be16([0; 2]);
     key.protocol = 0;
@@ -52,18 +49,18 @@ fn is_at_host(key: &mut ForwardKey, address: &Ip) -> bool {
 
 /// The endpoint that a forward is for, if it is still the same.
 #[inline(always)]
-fn endpoint_of(forward: &Forward) -> Option<&'static EndpointEntry> {
+pub fn endpoint_of(forward: &Forward) -> Option<&'static EndpointEntry> {
     CC_ENDPOINTS.get(forward.endpoint).filter(|entry| entry.generation == forward.generation && entry.generation != 0)
 }
 
 #[inline(always)]
-fn address_of(entry: &EndpointEntry, v4: bool) -> Ip {
+pub fn address_of(entry: &EndpointEntry, v4: bool) -> Ip {
     if v4 { Ip::v4(entry.ipv4) } else { entry.ipv6 }
 }
 
 /// A published port is open to whom no rule denies: publishing it is the rule.
 #[inline(always)]
-fn is_shut(decision: &Decision) -> bool {
+pub fn is_shut(decision: &Decision) -> bool {
     !decision.allowed && decision.rule != 0
 }
 
@@ -213,182 +210,6 @@ fn finish(work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
     Ok(Outcome::GO)
 }
 
-/// To a published port of this host, of three steps the first: whether the rules allow it. It goes into its container from the host's
-/// address, so that the answer comes back here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn cc_hairpin() -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    work.hairpin.beyond_version = settings.beyond_version as u32;
-    match hairpin(work) {
-        Ok(outcome) | Err(outcome) => outcome.bits(),
-    }
-}
-
-/// A conversation between two containers by a published port, as its first half leaves it to the second.
-#[repr(C)]
-pub struct Hairpin {
-    /// Where it is published, and what it leads to.
-    host: Ip,
-    target: Ip,
-    generation: u64,
-    /// Of the rules of who begins and of who answers.
-    versions: [u64; 2],
-    rules: [u32; 2],
-    endpoint: u32,
-    /// Of the container's network.
-    vni: u32,
-    service: Be16,
-    port: Be16,
-    leased: Be16,
-    pad: Be16,
-    /// Last bits of it.
-    beyond_version: u32,
-    /// `FLAG_SHARED` if the port that was leased last is from somebody else's block, or nothing.
-    pub shared: u8,
-    pad2: [u8; 3],
-}
-
-/// Neighbours know each other by their groups and addresses; to another network, each is the host.
-#[inline(always)]
-fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
-    let forward = forward_of(work, FORWARD_FROM_ALL);
-    let packet = &work.parsed.packet;
-    let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
-        return Err(work.refuse(DropReason::NoRoute));
-    };
-    let target = address_of(entry, packet.destination.is_v4());
-    if target.is_unspecified() {
-        return Err(work.refuse(DropReason::NoRoute));
-    }
-    work.hairpin.versions = [version(work.port.rule_set), version(entry.rule_set)];
-    let neighbours = entry.vni == work.port.vni;
-    let question = match neighbours {
-        true => work.question.about(target, entry.rule_set),
-        false => work.question.about(packet.destination, 0),
-    };
-    let egress = question.ask(work.port.rule_set, Direction::Egress, packet);
-    if !egress.allowed {
-        return Err(work.refuse(DropReason::FirewallEgress));
-    }
-    let question = match neighbours {
-        true => work.question.about(packet.source, work.port.rule_set),
-        false => work.question.about(packet.destination, 0),
-    };
-    // At its own port, as for whoever comes from outside.
-    work.quoted.begin(packet.source, target, packet.protocol);
-    (work.quoted.source_port, work.quoted.destination_port) = (packet.source_port, forward.port);
-    let ingress = question.ask(entry.rule_set, Direction::Ingress, &work.quoted);
-    if is_shut(&ingress) {
-        return Err(Outcome::refused(forward.endpoint, Direction::Ingress, DropReason::FirewallIngress));
-    }
-    work.hairpin.rules = [egress.rule, ingress.rule];
-    let hairpin = &mut work.hairpin;
-    hairpin.host = packet.destination;
-    hairpin.target = target;
-    hairpin.generation = entry.generation;
-    hairpin.endpoint = forward.endpoint;
-    (hairpin.service, hairpin.port) = (packet.destination_port, forward.port);
-    hairpin.vni = entry.vni;
-    Ok(Outcome::GO)
-}
-
-/// The second: the flow in the container's network, from the leased port that makes it unique there.
-///
-/// # Safety
-/// `skb` is the context that the kernel gave the program.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cc_hairpin_there(skb: *mut __sk_buff) -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    let ctx = TcContext::new(skb);
-    let leased = nat::lease(settings, work, |work, leased| {
-        work.hairpin.leased = leased;
-        work.quoted.begin(work.hairpin.host, work.hairpin.target, work.key.protocol);
-        (work.quoted.source_port, work.quoted.destination_port) = (leased, work.hairpin.port);
-        let sender = work.other_key.set(work.hairpin.vni, &work.quoted);
-        pair(work, sender);
-        let (client, server) = (sender.index(), sender.other().index());
-        work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
-        work.flow.outer_addresses[client] = work.parsed.packet.source;
-        work.flow.outer_addresses[server] = work.hairpin.host;
-        work.flow.outer_ports[client] = work.parsed.packet.source_port;
-        work.flow.outer_ports[server] = work.hairpin.service;
-        admit::begin(&ctx, work);
-        match conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint) {
-            Ok(()) => Ok(true),
-            Err(DropReason::FlowClosing) => Ok(false),
-            Err(reason) => Err(reason),
-        }
-    });
-    match leased {
-        Ok(_) => Outcome::GO.bits(),
-        Err(reason) => work.refuse(reason).bits(),
-    }
-}
-
-/// The third: the flow in the client's own network.
-///
-/// # Safety
-/// `skb` is the context that the kernel gave the program.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cc_hairpin_back(skb: *mut __sk_buff) -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    match hairpin_back(&TcContext::new(skb), work, settings) {
-        Ok(outcome) | Err(outcome) => outcome.bits(),
-    }
-}
-
-#[inline(always)]
-fn hairpin_back(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
-    pair(work, work.side());
-    let (us, them) = (work.side().index(), work.side().other().index());
-    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED | FLAG_LEASED | work.hairpin.shared;
-    work.flow.outer_addresses[us] = work.hairpin.host;
-    work.flow.outer_addresses[them] = work.hairpin.target;
-    work.flow.outer_ports[us] = work.hairpin.leased;
-    work.flow.outer_ports[them] = work.hairpin.port;
-    admit::begin(ctx, work);
-    if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, work.port.endpoint) {
-        nat::release(work.flow.flags, work.hairpin.leased, work.port.endpoint, work.port.generation);
-        if let Some(flow) = other_flow(work) {
-            conntrack::forget(conntrack::By::Packet, &work.other_key, flow);
-        }
-        return Err(work.refuse(reason));
-    }
-    work.to = work.hairpin.endpoint;
-    work.translate = TRANSLATE_PACKET;
-    work.out = work.flow.outward(work.side());
-    Ok(Outcome::GO)
-}
-
-#[inline(always)]
-#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
-pub fn other_flow(work: &Work) -> Option<*mut Flow> {
-    trace::partner(CC_FLOWS.get_ptr_mut(&work.other_key))
-}
-
-/// The flow of the hairpin, which the port begins from `side` of the key at hand.
-#[inline(always)]
-fn pair(work: &mut Work, side: Side) {
-    let (us, them) = (side.index(), side.other().index());
-    let (flow, hairpin) = (&mut work.flow, &work.hairpin);
-    // SAFETY: a flow is plain numbers, for which zeros are a value.
-    unsafe { core::ptr::write_bytes(&raw mut *flow, 0, 1) };
-    flow.rules[us] = hairpin.versions[0];
-    flow.rules[them] = hairpin.versions[1];
-    flow.generations[us] = work.port.generation;
-    flow.generations[them] = hairpin.generation;
-    flow.endpoints[us] = work.port.endpoint;
-    flow.endpoints[them] = hairpin.endpoint;
-    flow.allowed_by[us] = hairpin.rules[0];
-    flow.allowed_by[them] = hairpin.rules[1];
-    flow.initiator = us as u8;
-    flow.owner = us as u8;
-    flow.beyond_version = hairpin.beyond_version;
-}
-
 /// From outside, for `from_uplink`: a packet that no flow stands for. Passes what is no published port's.
 ///
 /// # Safety
@@ -512,191 +333,4 @@ fn admitted(
     work.translate = TRANSLATE_PACKET;
     work.out = work.key.inward(sender);
     Ok(Outcome::GO)
-}
-
-/// For a translated flow whose rules, or whose world, have changed: first, whether it still has the way that it has taken, and the port that
-/// it lives by is published. `BEYOND` if it has not: whoever goes on begins anew. The flow is `work.key`'s.
-///
-/// # Safety
-/// `skb` is the context that the kernel gave the program.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cc_same_way(skb: *mut __sk_buff) -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
-    // SAFETY: the row stays mapped until the program ends; these words are written only before the flow is in the table.
-    same_way(&TcContext::new(skb), work, settings, unsafe { &*flow }).bits()
-}
-
-#[inline(always)]
-fn same_way(ctx: &TcContext, work: &mut Work, settings: &Settings, flow: &Flow) -> Outcome {
-    let begins = flow.initiator();
-    let (from, to) = (begins.index(), begins.other().index());
-    let goes_on = |same| if same { Outcome::GO } else { Outcome::BEYOND };
-    if flow.flags & FLAG_FORWARDED == 0 {
-        return goes_on(match nat::way(ctx, settings, work, begins.other()) {
-            Ok(Way::Out { ifindex }) => {
-                flow.endpoints[to] == BEYOND_UPLINK
-                    && flow.ifindex == ifindex
-                    && flow.outer_addresses[from] == nat::source(work)
-            }
-            Ok(Way::Host) => {
-                flow.endpoints[to] == BEYOND_HOST && is_at_host(&mut work.forward, &work.key.addresses[to])
-            }
-            Err(_) => false,
-        });
-    }
-    if flow.endpoints[from] == BEYOND_UPLINK {
-        // SAFETY: only its presence is looked at.
-        if unsafe { CC_UPLINKS.get(PortKey { ifindex: flow.ifindex }) }.is_none() {
-            return Outcome::BEYOND;
-        }
-    }
-    // Who comes by way of the host knows the published port by its own key, and the container's by the other face.
-    let by_key = flow.flags & FLAG_LEASED != 0;
-    let forward = &mut work.forward;
-    let port = if by_key {
-        forward.address = work.key.addresses[to];
-        forward.port = work.key.ports[to];
-        flow.outer_ports[to]
-    } else {
-        forward.address = flow.outer_addresses[to];
-        forward.port = flow.outer_ports[to];
-        work.key.ports[to]
-    };
-    forward.protocol = work.key.protocol;
-    forward.pad = 0;
-    let endpoint = flow.endpoints[to];
-    match find_forward(forward) {
-        Some(forward) if forward.endpoint == endpoint && forward.port.get() == port.get() => Outcome::GO,
-        _ => Outcome::refused(endpoint, Direction::Ingress, DropReason::NoRoute),
-    }
-}
-
-/// Then, whether the rules allow it as they are now. `work.sender` has sent the packet, `work.port` is whose packet it is; for one from
-/// outside, `work.to` is whom it is for.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn cc_beyond_again() -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
-    // SAFETY: the row stays mapped until the program ends, and these words change by re-judging only.
-    beyond_again(work, settings, unsafe { &mut *flow }).bits()
-}
-
-/// The packet as whoever began the flow would send it, into `work.quoted`.
-#[inline(always)]
-fn as_it_began(work: &mut Work, begins: Side) {
-    let (from, to) = (begins.index(), begins.other().index());
-    work.quoted.begin(work.key.addresses[from], work.key.addresses[to], work.key.protocol);
-    work.quoted.source_port = work.key.ports[from];
-    work.quoted.destination_port = work.key.ports[to];
-    if work.key.protocol == PROTOCOL_ICMP {
-        work.quoted.icmp = [8, 0];
-    } else if work.key.protocol == PROTOCOL_ICMPV6 {
-        work.quoted.icmp = [128, 0];
-    }
-}
-
-#[inline(always)]
-fn beyond_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
-    let begins = flow.initiator();
-    let (from, to) = (begins.index(), begins.other().index());
-    as_it_began(work, begins);
-    let entry = |side: usize| CC_ENDPOINTS.get(flow.endpoints[side & 1]);
-    let now = &mut work.hairpin;
-    now.versions = [settings.beyond_version; 2];
-    now.rules = [0; 2];
-    let packet = &work.quoted;
-    match (entry(from), entry(to)) {
-        (Some(client), None) => {
-            now.versions[0] = version(client.rule_set);
-            let question = work.question.about_outside(packet.destination);
-            let egress = question.ask(client.rule_set, Direction::Egress, packet);
-            if !egress.allowed {
-                let reason = if egress.closed { DropReason::ClosedDestination } else { DropReason::FirewallEgress };
-                return Outcome::refused(flow.endpoints[from], Direction::Egress, reason);
-            }
-            now.rules[0] = egress.rule;
-        }
-        (None, Some(server)) => {
-            now.versions[1] = version(server.rule_set);
-            let question = work.question.about_outside(packet.source);
-            let ingress = question.ask(server.rule_set, Direction::Ingress, packet);
-            if is_shut(&ingress) {
-                return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
-            }
-            now.rules[1] = ingress.rule;
-        }
-        _ => return work.refuse(DropReason::StaleEndpoint),
-    }
-    judged(flow, now, settings);
-    Outcome::GO
-}
-
-/// What it was judged by, from here on.
-#[inline(always)]
-fn judged(flow: &mut Flow, now: &Hairpin, settings: &Settings) {
-    let begins = flow.initiator();
-    let (from, to) = (begins.index(), begins.other().index());
-    flow.allowed_by[from] = now.rules[0];
-    flow.allowed_by[to] = now.rules[1];
-    flow.rules[from] = now.versions[0];
-    flow.rules[to] = now.versions[1];
-    flow.beyond_version = settings.beyond_version as u32;
-}
-
-/// The same of a flow between two containers, by a published port.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn cc_hairpin_again() -> u64 {
-    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    let Some(flow) = work.known_flow() else { return work.refuse(DropReason::FlowClosing).bits() };
-    // SAFETY: as in `cc_beyond_again`.
-    hairpin_again(work, settings, unsafe { &mut *flow }).bits()
-}
-
-#[inline(always)]
-fn hairpin_again(work: &mut Work, settings: &Settings, flow: &mut Flow) -> Outcome {
-    let begins = flow.initiator();
-    let (from, to) = (begins.index(), begins.other().index());
-    as_it_began(work, begins);
-    let (Some(client), Some(server)) = (CC_ENDPOINTS.get(flow.endpoints[from]), CC_ENDPOINTS.get(flow.endpoints[to]))
-    else {
-        return work.refuse(DropReason::StaleEndpoint);
-    };
-    let now = &mut work.hairpin;
-    now.versions = [version(client.rule_set), version(server.rule_set)];
-    let neighbours = client.vni == server.vni;
-    let v4 = work.quoted.source.is_v4();
-    // On the client's side the key's destination is the host; on the target's its source is.
-    if flow.flags & FLAG_LEASED != 0 {
-        now.host = work.key.addresses[to];
-        now.port = flow.outer_ports[to];
-    } else {
-        now.host = work.key.addresses[from];
-        now.port = work.key.ports[to];
-        work.quoted.destination_port = flow.outer_ports[to];
-    }
-    let question = match neighbours {
-        true => work.question.about(address_of(server, v4), server.rule_set),
-        false => work.question.about(now.host, 0),
-    };
-    let egress = question.ask(client.rule_set, Direction::Egress, &work.quoted);
-    if !egress.allowed {
-        return Outcome::refused(flow.endpoints[from], Direction::Egress, DropReason::FirewallEgress);
-    }
-    now.rules[0] = egress.rule;
-    work.quoted.destination_port = now.port;
-    let question = match neighbours {
-        true => work.question.about(address_of(client, v4), client.rule_set),
-        false => work.question.about(now.host, 0),
-    };
-    let ingress = question.ask(server.rule_set, Direction::Ingress, &work.quoted);
-    if is_shut(&ingress) {
-        return Outcome::refused(flow.endpoints[to], Direction::Ingress, DropReason::FirewallIngress);
-    }
-    now.rules[1] = ingress.rule;
-    judged(flow, now, settings);
-    Outcome::GO
 }

@@ -16,7 +16,7 @@ use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{beyond, conntrack, firewall, icmp, parse, trace};
+use crate::{again, conntrack, firewall, icmp, parse, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -154,9 +154,9 @@ fn follow(ctx: &TcContext, work: &mut Work, from: u32) -> Result<bool, Outcome> 
     trace::standing(if holds { STANDING_HOLDS } else { STANDING_CHANGED });
     if !holds {
         // SAFETY: the context is this program's.
-        let mut outcome = Outcome::from_bits(unsafe { beyond::cc_same_way(ctx.skb.skb) });
+        let mut outcome = Outcome::from_bits(unsafe { again::cc_same_way(ctx.skb.skb) });
         if outcome == Outcome::GO {
-            outcome = Outcome::from_bits(beyond::cc_beyond_again());
+            outcome = Outcome::from_bits(again::cc_beyond_again());
         }
         if outcome != Outcome::GO {
             conntrack::forget(By::Packet, &work.key, flow);

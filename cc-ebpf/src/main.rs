@@ -5,12 +5,14 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod admit;
+mod again;
 mod atomic;
 mod beyond;
 mod conntrack;
 mod counters;
 mod events;
 mod firewall;
+mod hairpin;
 mod hooks;
 mod icmp;
 mod inbound;

@@ -10,8 +10,8 @@ use cc_common::port::Port;
 use cc_common::trace::Judged;
 use cc_common::verdict::{Direction, DropReason};
 
-use crate::beyond::Hairpin;
 use crate::firewall::Question;
+use crate::hairpin::Hairpin;
 use crate::maps::{CC_FLOWS, CC_NAT, CC_WORK};
 use crate::parse::Parsed;
 use crate::trace;

@@ -21,7 +21,7 @@ use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::send::{deliver, send, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{admit, beyond, conntrack, counters, firewall, icmp, parse, rate, rewrite, trace};
+use crate::{admit, again, beyond, conntrack, counters, firewall, hairpin, icmp, parse, rate, rewrite, trace};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -254,14 +254,14 @@ unsafe fn judge_again(ctx: &TcContext, work: &Work, known: &Flow) -> u64 {
         return admit::cc_again();
     }
     // SAFETY: as this function's contract says.
-    let same = unsafe { beyond::cc_same_way(ctx.skb.skb) };
+    let same = unsafe { again::cc_same_way(ctx.skb.skb) };
     if Outcome::from_bits(same) != Outcome::GO {
         return same;
     }
     if is_beyond(known.endpoints[work.side().other().index()]) {
-        beyond::cc_beyond_again()
+        again::cc_beyond_again()
     } else {
-        beyond::cc_hairpin_again()
+        again::cc_hairpin_again()
     }
 }
 
@@ -278,7 +278,7 @@ unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
     work.quoted.begin(work.out.source, work.out.destination, work.key.protocol);
     (work.quoted.source_port, work.quoted.destination_port) = (work.out.source_port, work.out.destination_port);
     let side = work.other_key.set(entry.vni, &work.quoted);
-    let Some(flow) = beyond::other_flow(work) else { return work.refuse(DropReason::FlowClosing).bits() };
+    let Some(flow) = hairpin::other_flow(work) else { return work.refuse(DropReason::FlowClosing).bits() };
     let went_on = conntrack::keep(flow).and_then(|()| {
         // SAFETY: as in `destination`.
         proceed(&TcContext::new(skb), work, side, flow, unsafe { &mut *flow })
@@ -300,12 +300,12 @@ fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
             }
         }
         if outcome == Outcome::PUBLISHED {
-            outcome = Outcome::from_bits(beyond::cc_hairpin());
+            outcome = Outcome::from_bits(hairpin::cc_hairpin());
             if outcome == Outcome::GO {
-                outcome = Outcome::from_bits(beyond::cc_hairpin_there(ctx.skb.skb));
+                outcome = Outcome::from_bits(hairpin::cc_hairpin_there(ctx.skb.skb));
             }
             if outcome == Outcome::GO {
-                outcome = Outcome::from_bits(beyond::cc_hairpin_back(ctx.skb.skb));
+                outcome = Outcome::from_bits(hairpin::cc_hairpin_back(ctx.skb.skb));
             }
         }
     }
