@@ -15,9 +15,12 @@ use tonic::{Request, Response, Status};
 use super::follow::until_left;
 use super::inspect::inspection_view;
 use crate::auth::{Caller, Role};
+use crate::config::Config;
 use crate::container::Containers;
 use crate::datapath::Drops;
-use crate::explain::{DropNews, DropView, End, EndKind, Explain, FLOWS_DEFAULT, FlowChange, FlowChanged, FlowView};
+use crate::explain::{
+    DropNews, DropView, End, EndKind, Explain, FLOWS_DEFAULT, Finding, FlowChange, FlowChanged, FlowView,
+};
 
 /// Flows of one message of a listing: some 150 KiB.
 const FLOWS_PER_MESSAGE: usize = 500;
@@ -25,6 +28,7 @@ const FLOWS_PER_MESSAGE: usize = 500;
 pub struct NetApi {
     pub explain: Arc<Explain>,
     pub containers: Arc<Containers>,
+    pub config: Arc<Config>,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -89,6 +93,17 @@ impl NetService for NetApi {
         let caller = viewer(&request)?;
         let inspected = self.explain.inspect(&caller.project, &request.get_ref().container).await;
         Ok(Response::new(inspection_view(inspected.map_err(Fault::from)?)))
+    }
+
+    async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorReport>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Admin)?;
+        let findings = self.explain.doctor(&self.config, request.get_ref().fix).await.map_err(Fault::from)?;
+        let findings = findings.into_iter().map(|finding| {
+            let Finding { subject, problem, next, grave, fixed } = finding;
+            v1::DoctorFinding { subject, problem, next, grave, fixed }
+        });
+        Ok(Response::new(v1::DoctorReport { findings: findings.collect() }))
     }
 
     async fn watch_drops(

@@ -36,10 +36,24 @@ impl Containers {
             let looked = match tokio::time::timeout(LOOK_ALL, losses.next()).await {
                 Ok(Some(lost)) => lost.into_iter().collect(),
                 Ok(None) => return tracing::error!("the kernel tells of interfaces no more"),
-                Err(_) => self.rooms.datapath.interfaces().unwrap_or_default(),
+                Err(_) => {
+                    self.look_at_links().await;
+                    self.rooms.datapath.interfaces().unwrap_or_default()
+                }
             };
             for ifindex in looked {
                 self.look_at_interface(ifindex).await;
+            }
+        }
+    }
+
+    /// A link that somebody has detached keeps its pin, and nothing tells of it. Without the pin it is missing, which is noticed.
+    async fn look_at_links(&self) {
+        let datapath = Arc::clone(&self.rooms.datapath);
+        let looked = tokio::task::spawn_blocking(move || datapath.detached_links()).await;
+        for pin in looked.expect("a datapath call does not panic").unwrap_or_default() {
+            if let Err(error) = std::fs::remove_file(&pin) {
+                tracing::warn!(pin = %pin.display(), %error, "a detached link stays");
             }
         }
     }

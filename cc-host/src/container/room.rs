@@ -100,6 +100,11 @@ impl Containers {
         self.with_records(|records| records.values().filter(|r| r.project == *project).cloned().collect())
     }
 
+    /// Of every project.
+    pub fn running(&self) -> Vec<ContainerRecord> {
+        self.all().into_iter().filter(|record| self.live(&record.id).is_some()).collect()
+    }
+
     pub fn all(&self) -> Vec<ContainerRecord> {
         self.with_records(|records| records.values().cloned().collect())
     }

@@ -55,6 +55,7 @@ pub(super) struct House {
     outside: Arc<Outside>,
     datapath: Arc<Datapath>,
     explain: Arc<Explain>,
+    config: Arc<Config>,
     guard: Arc<Guard>,
     /// The kernel's directories are ours alone: boot removes from them what it does not know.
     _locks: [RunLock; 2],
@@ -130,7 +131,8 @@ impl House {
         tokio::spawn(sweep(Arc::clone(&datapath)));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
-        Ok(House { vpcs, firewall, containers, images, outside, datapath, explain, guard, _locks: locks })
+        let config = Arc::new(config.clone());
+        Ok(House { vpcs, firewall, containers, images, outside, datapath, explain, config, guard, _locks: locks })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -154,7 +156,11 @@ impl House {
         };
         let guard = GuardApi { guard: Arc::clone(&self.guard) };
         let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
-        let net = NetApi { explain: Arc::clone(&self.explain), containers: Arc::clone(&containers) };
+        let net = NetApi {
+            explain: Arc::clone(&self.explain),
+            containers: Arc::clone(&containers),
+            config: Arc::clone(&self.config),
+        };
         let image = ImageApi { images, containers: Arc::clone(&containers) };
         let (firewall_room, outside) = (Arc::clone(&self.firewall), Arc::clone(&self.outside));
         let why = Why { containers, firewall: firewall_room, outside, datapath: Arc::clone(&self.datapath) };

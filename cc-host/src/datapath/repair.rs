@@ -10,7 +10,7 @@ use cc_common::route::ENDPOINT_RESOLVER;
 
 use super::error::DatapathError;
 use super::links::{self, Tag};
-use super::{Datapath, Inner};
+use super::{Datapath, Inner, replace};
 
 /// The maps, held open beside their pins.
 pub struct Maps(Vec<(&'static str, MapData)>);
@@ -42,6 +42,21 @@ impl Datapath {
         let missing = links::repair_interface(&mut inner.programs, ifindex)?;
         let what = || format!("program {} of its interface", missing.join(" and "));
         Ok((!missing.is_empty()).then(|| Repaired { endpoint: Some(port.endpoint), what: what() }))
+    }
+
+    /// Pins of links that hang on nothing.
+    pub fn detached_links(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        let dir = self.inner().pin_dir.join(PIN_LINKS_DIR);
+        let listed = |source| DatapathError::ListLinks { path: dir.clone(), source };
+        let mut detached = Vec::new();
+        for file in std::fs::read_dir(&dir).map_err(listed)? {
+            let path = file.map_err(listed)?.path();
+            // One that is gone at this very moment is none.
+            if replace::is_detached(&path).unwrap_or(false) {
+                detached.push(path);
+            }
+        }
+        Ok(detached)
     }
 
     /// Interfaces that have an endpoint.

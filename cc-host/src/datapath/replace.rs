@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// The part of the kernel's `bpf_attr` that names a pin.
@@ -47,6 +48,46 @@ pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
     let link = bpf(BPF_OBJ_GET, &get)?;
     // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// The part that asks for an object's description.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of the kernel's `bpf_link_info`: behind it is, by kind, a cgroup's id or an interface's number.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    target: [u32; 2],
+}
+
+const LINK_CGROUP: u32 = 3;
+
+/// Whether the link pinned at `pin` hangs on nothing any more.
+pub fn is_detached(pin: &Path) -> io::Result<bool> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
+    let link = bpf(BPF_OBJ_GET, &get)?;
+    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let mut info = LinkInfo::default();
+    let ask = GetInfo {
+        bpf_fd: number(link.as_raw_fd())?,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &ask)?;
+    // An interface's number takes the first of the words; the other one is where on it.
+    let [first, second] = info.target;
+    Ok(if info.kind == LINK_CGROUP { first == 0 && second == 0 } else { first == 0 })
 }
 
 pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {

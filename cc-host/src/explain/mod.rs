@@ -1,6 +1,8 @@
 //! What the datapath does with the packets of a project's containers, for people: flows, drops, and what is attached. Everything shown is one project's: an end
-//! that is another project's container is "elsewhere", without a name or an address of its own. Refuses to change anything.
+//! that is another project's container is "elsewhere", without a name or an address of its own. Refuses to change anything, but for what
+//! `doctor` is told to.
 
+mod doctor;
 mod drops;
 mod error;
 mod flows;
@@ -21,6 +23,7 @@ use crate::firewall::Firewall;
 use crate::kernel::link::Links;
 use watchers::Watchers;
 
+pub use doctor::Finding;
 pub use drops::ContainerDrops;
 pub use error::ExplainError;
 pub use flows::{End, EndKind, FLOWS_DEFAULT, FLOWS_MAX, FlowView, Listed, Translated};

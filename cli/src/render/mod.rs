@@ -2,6 +2,7 @@
 //! fetch anything.
 
 pub mod container;
+pub mod doctor;
 pub mod drops;
 pub mod event;
 pub mod flow;

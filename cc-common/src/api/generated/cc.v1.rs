@@ -969,6 +969,32 @@ pub struct LostRecords {
     #[prost(uint64, tag = "2")]
     pub missed: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DoctorRequest {
+    #[prost(bool, tag = "1")]
+    pub fix: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DoctorReport {
+    #[prost(message, repeated, tag = "1")]
+    pub findings: ::prost::alloc::vec::Vec<DoctorFinding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DoctorFinding {
+    /// a container's name, or host
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub problem: ::prost::alloc::string::String,
+    /// what a person can do
+    #[prost(string, tag = "3")]
+    pub next: ::prost::alloc::string::String,
+    /// something does not work; otherwise it may surprise
+    #[prost(bool, tag = "4")]
+    pub grave: bool,
+    #[prost(bool, tag = "5")]
+    pub fixed: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InspectNetRequest {
     #[prost(string, tag = "1")]
@@ -5429,6 +5455,25 @@ pub mod net_service_client {
             req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Inspect"));
             self.inner.unary(req, path, codec).await
         }
+        /// What is not as it should be on the host; for admins.
+        pub async fn doctor(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DoctorRequest>,
+        ) -> std::result::Result<tonic::Response<super::DoctorReport>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Doctor");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Doctor"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5487,6 +5532,11 @@ pub mod net_service_server {
             &self,
             request: tonic::Request<super::InspectNetRequest>,
         ) -> std::result::Result<tonic::Response<super::NetInspection>, tonic::Status>;
+        /// What is not as it should be on the host; for admins.
+        async fn doctor(
+            &self,
+            request: tonic::Request<super::DoctorRequest>,
+        ) -> std::result::Result<tonic::Response<super::DoctorReport>, tonic::Status>;
     }
     /// What the datapath knows of a project's containers, in words.
     #[derive(Debug)]
@@ -5776,6 +5826,49 @@ pub mod net_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InspectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Doctor" => {
+                    #[allow(non_camel_case_types)]
+                    struct DoctorSvc<T: NetService>(pub Arc<T>);
+                    impl<T: NetService> tonic::server::UnaryService<super::DoctorRequest>
+                    for DoctorSvc<T> {
+                        type Response = super::DoctorReport;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DoctorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::doctor(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DoctorSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

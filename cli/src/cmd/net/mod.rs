@@ -1,5 +1,7 @@
-//! `cc net`: what the datapath does with the packets of containers. Refuses to change anything.
+//! `cc net`: what the datapath does with the packets of containers. Refuses to change anything, but for
+//! what `doctor --fix` does.
 
+mod doctor;
 mod drops;
 mod flows;
 mod inspect;
@@ -25,6 +27,8 @@ enum NetCommand {
     Drops(drops::DropsArgs),
     /// Show everything that is attached, pinned and mapped for a container
     Inspect(inspect::InspectArgs),
+    /// Look for what is not as it should be on the host; for admins
+    Doctor(doctor::DoctorArgs),
     /// Tell what would become of a packet, step by step, and what would allow it
     Why(why::WhyArgs),
 }
@@ -34,6 +38,7 @@ pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
         NetCommand::Flows(args) => flows::run(context, args).await,
         NetCommand::Drops(args) => drops::run(context, args).await,
         NetCommand::Inspect(args) => inspect::run(context, args).await,
+        NetCommand::Doctor(args) => doctor::run(context, args).await,
         NetCommand::Why(args) => why::run(context, args).await,
     }
 }
