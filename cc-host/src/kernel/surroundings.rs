@@ -2,6 +2,7 @@
 //! and to say what it means.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -10,9 +11,11 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
+use super::host_device::is_host_device;
 use super::link::{LinkError, Links};
 
-/// Of one network namespace, at one moment.
+/// Of one network namespace, at one moment. Without our own device, and without interfaces that have neither address nor default route, as
+/// containers': they come and go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
     /// By their numbers.
@@ -21,6 +24,8 @@ pub struct Surroundings {
     pub addresses: BTreeSet<(u32, IpAddr)>,
     /// Where default routes lead.
     pub default_routes: BTreeSet<u32>,
+    /// Of all routes, whatever order they are in: the same if they are.
+    pub routes_digest: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,29 +104,87 @@ impl Links {
             });
             found.addresses.extend(address.map(|address| (ifindex, address)));
         }
+        let is_own = |(ifindex, one): (&u32, &Interface)| is_host_device(&one.name).then_some(*ifindex);
+        let own: BTreeSet<u32> = found.interfaces.iter().filter_map(is_own).collect();
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         for filter in [v4, v6] {
-            found.default_routes.extend(default_routes(&handle, filter).await.map_err(failed)?);
+            found.add_routes(&handle, filter, &own).await.map_err(failed)?;
         }
+        let Surroundings { interfaces, addresses, default_routes, .. } = &mut found;
+        addresses.retain(|(ifindex, _)| !own.contains(ifindex));
+        let with_address: BTreeSet<u32> = addresses.iter().map(|(ifindex, _)| *ifindex).collect();
+        interfaces.retain(|ifindex, _| with_address.contains(ifindex) || default_routes.contains(ifindex));
         Ok(found)
     }
 }
 
-async fn default_routes(handle: &Handle, filter: RouteMessage) -> Result<Vec<u32>, rtnetlink::Error> {
-    let mut found = Vec::new();
-    let mut routes = handle.route().get(filter).execute();
-    while let Some(route) = routes.try_next().await? {
-        if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
-            continue;
-        }
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::Oif(ifindex) => found.push(*ifindex),
-                RouteAttribute::MultiPath(hops) => found.extend(hops.iter().map(|hop| hop.interface_index)),
-                _ => {}
+impl Surroundings {
+    async fn add_routes(
+        &mut self,
+        handle: &Handle,
+        filter: RouteMessage,
+        own: &BTreeSet<u32>,
+    ) -> Result<(), rtnetlink::Error> {
+        let mut routes = handle.route().get(filter).execute();
+        while let Some(route) = routes.try_next().await? {
+            let ways = ways(&route);
+            if ways.iter().any(|ifindex| own.contains(ifindex)) {
+                continue;
+            }
+            // A sum: the kernel lists them in an order of its own.
+            self.routes_digest = self.routes_digest.wrapping_add(digest(&route));
+            if route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast {
+                self.default_routes.extend(ways);
             }
         }
+        Ok(())
     }
-    Ok(found)
+}
+
+/// The interfaces that a route leads to.
+fn ways(route: &RouteMessage) -> Vec<u32> {
+    let mut found = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => found.push(*ifindex),
+            RouteAttribute::MultiPath(hops) => found.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What a route says, without what only tells of its use.
+fn digest(route: &RouteMessage) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    let header = &route.header;
+    format!("{:?} {} {} {:?}", header.address_family, header.destination_prefix_length, header.table, header.kind)
+        .hash(&mut hasher);
+    let says = |attribute: &&RouteAttribute| {
+        !matches!(attribute, RouteAttribute::CacheInfo(_) | RouteAttribute::Expires(_) | RouteAttribute::Other(_))
+    };
+    for attribute in route.attributes.iter().filter(says) {
+        format!("{attribute:?}").hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_what_it_says_and_not_how_often_it_was_used() {
+        let route = |attributes| {
+            let mut message = RouteMessage::default();
+            message.attributes = attributes;
+            message
+        };
+        let (oif, other) = (RouteAttribute::Oif(2), RouteAttribute::Oif(3));
+        let one = digest(&route(vec![oif.clone(), RouteAttribute::Priority(1)]));
+        assert_eq!(digest(&route(vec![oif.clone(), RouteAttribute::Expires(9), RouteAttribute::Priority(1)])), one);
+        assert_ne!(digest(&route(vec![other, RouteAttribute::Priority(1)])), one);
+        assert_eq!(ways(&route(vec![oif])), [2]);
+    }
 }

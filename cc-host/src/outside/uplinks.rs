@@ -67,6 +67,7 @@ mod tests {
             .into(),
             addresses: addresses.map(|(ifindex, text)| (ifindex, text.parse().unwrap())).into(),
             default_routes: [2, 4, 5].into(),
+            routes_digest: 0,
         }
     }
 
