@@ -1,8 +1,9 @@
-//! One daemon per run directory, by a lock that the kernel releases however its holder ends. Refuses to wait.
+//! One daemon per run directory, by a lock that the kernel releases however its holder ends. Refuses to wait for another daemon.
 
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cc_common::api::fault::Fault;
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +18,11 @@ pub enum LockError {
     #[error("another daemon holds {path}")]
     Held { path: PathBuf },
 }
+
+/// A daemon that was killed while it started a program has left a child with all its descriptors, the lock's too, until that child runs the
+/// program a moment later. So long is waited for; who still holds it then is a daemon.
+const INHERITED: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Held until dropped. The file stays: to remove it would let two daemons lock two files of the same name.
 #[derive(Debug)]
@@ -48,7 +54,13 @@ impl RunLock {
     }
 
     fn lock(file: File, path: PathBuf) -> Result<Self, LockError> {
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| LockError::Held { path })?;
+        let began = Instant::now();
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if began.elapsed() > INHERITED {
+                return Err(LockError::Held { path });
+            }
+            std::thread::sleep(LOOK);
+        }
         Ok(RunLock { _file: file })
     }
 }
@@ -76,5 +88,18 @@ mod tests {
         assert!(matches!(RunLock::take(&run_dir), Err(LockError::Held { .. })));
         drop(first);
         assert!(RunLock::take(&run_dir).is_ok());
+    }
+
+    #[test]
+    fn who_lets_go_a_moment_later_was_no_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = RunLock::take(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(50));
+                drop(first);
+            });
+            assert!(RunLock::take(dir.path()).is_ok());
+        });
     }
 }
