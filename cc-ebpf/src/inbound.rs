@@ -11,7 +11,7 @@ use cc_common::trace::{STANDING_CHANGED, STANDING_FOREIGN, STANDING_HOLDS};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 
 use crate::conntrack::By;
-use crate::hooks::from_endpoint::{cc_fragment, proceed};
+use crate::course::{cc_fragment, proceed};
 use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};

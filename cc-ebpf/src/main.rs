@@ -10,6 +10,7 @@ mod atomic;
 mod beyond;
 mod conntrack;
 mod counters;
+mod course;
 mod events;
 mod firewall;
 mod hairpin;

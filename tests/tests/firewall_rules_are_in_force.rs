@@ -2,33 +2,14 @@
 //! port and ICMP type, changed under running connections.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use cc_tests::echo::echo_server;
 use cc_tests::{World, eventually};
 
 const SLEEP: &[&str] = &["sleep", "600"];
 const TIMEOUT: Duration = Duration::from_millis(400);
-
-/// Listens on `port` inside a container, and echoes what each connection says until it ends.
-fn echo_server(world: &World, id: &str, port: u16) {
-    world.in_container(id, move || {
-        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 1024];
-                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                        if stream.write_all(&buffer[..length]).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-    });
-}
 
 fn connect(world: &World, from: &str, address: &str, port: u16) -> Option<TcpStream> {
     let to: SocketAddr = format!("{address}:{port}").parse().unwrap();

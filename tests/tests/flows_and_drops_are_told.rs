@@ -2,9 +2,10 @@
 //! and nothing of another project's.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use cc_tests::echo::echo_server;
 use cc_tests::watch::Watch;
 use cc_tests::{World, eventually};
 use serde_json::Value;
@@ -12,26 +13,6 @@ use serde_json::Value;
 const SLEEP: &[&str] = &["sleep", "600"];
 const TIMEOUT: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_secs(10);
-
-/// Echoes one chunk of each connection, and keeps it open.
-fn echo_server(world: &World, id: &str, port: u16) {
-    world.in_container(id, move || {
-        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 64];
-                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                        if stream.write_all(&buffer[..length]).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-    });
-}
 
 fn connect(world: &World, from: &str, address: &str, port: u16) -> Option<TcpStream> {
     let to: SocketAddr = format!("{address}:{port}").parse().unwrap();
