@@ -199,6 +199,7 @@ fn ports_come_and_go_while_a_container_runs() {
     // A stopped container has no ports, and one that is gone gives them back.
     world.cc(&["publish", "web", "8080:80"]).ok();
     world.cc(&["stop", "-t", "0", "web"]).ok();
+    world.cc(&["publish", "web", "8081:80"]).fails(1, "not running");
     let other = world.run("busybox", &["--vpc", "blue", "-p", "8080:80"], &["sleep", "600"]);
     world.cc(&["rm", "-f", &other]).ok();
     world.remove_all();

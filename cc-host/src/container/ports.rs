@@ -17,7 +17,7 @@ impl Containers {
         self.rooms.config.publish_projects.iter().any(|granted| granted == project.as_str())
     }
 
-    /// All of them, or none. A running container's are in force when this returns.
+    /// All of them, or none, of a container that runs: no other one runs again. In force when this returns.
     pub async fn publish_ports(
         self: &Arc<Self>,
         record: &ContainerRecord,
@@ -37,19 +37,17 @@ impl Containers {
         // What is there already needs no telling twice.
         let new: Vec<PortMapping> = ports.iter().filter(|port| !record.spec.publish.contains(port)).copied().collect();
         let owner = record.owner();
-        let is_live = self.live(&record.id).is_some();
-        if is_live {
-            self.rooms.outside.publish(&owner, &new).await?;
+        if self.live(&record.id).is_none() {
+            return Err(ContainerError::NotRunning { name: name() });
         }
+        self.rooms.outside.publish(&owner, &new).await?;
         record.spec.publish.extend(&new);
         if let Err(error) = self.update(&record).await {
-            if is_live {
-                self.rooms.outside.unpublish(&owner, &new).await?;
-            }
+            self.rooms.outside.unpublish(&owner, &new).await?;
             return Err(error);
         }
         // It may have ended meanwhile: what it had was given back before these came.
-        if is_live && self.live(&record.id).is_none() {
+        if self.live(&record.id).is_none() {
             self.rooms.outside.withdraw(&record.id).await;
         }
         Ok(record)

@@ -124,7 +124,13 @@ pub fn all(config: &Config) -> Vec<Check> {
             "without it: a fork bomb hurts the host",
             "boot without cgroup_disable=pids",
         ),
-        required("veth", veth(), "without it: containers have no interface", "modprobe veth"),
+        optional(
+            "token buckets",
+            in_kernel("sch_tbf"),
+            "without them: no container with a limit of bandwidth starts",
+            "use a kernel with CONFIG_NET_SCH_TBF",
+        ),
+        required("veth", in_kernel("veth"), "without it: containers have no interface", "modprobe veth"),
         optional(
             "ipv6",
             exists("/proc/sys/net/ipv6"),
@@ -244,13 +250,14 @@ fn controller(controllers: &[(String, String)], name: &str) -> (bool, String) {
     }
 }
 
-fn veth() -> (bool, String) {
+fn in_kernel(module: &str) -> (bool, String) {
     // Built in or a module: both name it; a loaded module is listed under /sys/module.
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let named = |file: &str| {
-        fs::read_to_string(format!("/lib/modules/{release}/{file}")).is_ok_and(|text| text.contains("/veth.ko"))
+        fs::read_to_string(format!("/lib/modules/{release}/{file}"))
+            .is_ok_and(|text| text.contains(&format!("/{module}.ko")))
     };
-    if Path::new("/sys/module/veth").exists() || named("modules.builtin") {
+    if Path::new("/sys/module").join(module).exists() || named("modules.builtin") {
         (true, "in the kernel".to_owned())
     } else if named("modules.dep") {
         (true, "a module".to_owned())
