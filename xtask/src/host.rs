@@ -83,6 +83,22 @@ impl Host {
         format!("unix://{}", self.dir.join("run/cc.sock").display())
     }
 
+    /// A file of its own, which goes with it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where the daemon has pinned its maps and programs.
+    pub fn pins(&self) -> Result<PathBuf> {
+        let bpffs = self.bpffs();
+        let found = std::fs::read_dir(&bpffs).with_context(|| format!("cannot read {}", bpffs.display()))?;
+        let dirs: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        match &dirs[..] {
+            [one] => Ok(one.clone()),
+            other => bail!("not one directory of pins, but {other:?}"),
+        }
+    }
+
     pub fn bpffs(&self) -> PathBuf {
         self.dir.join("bpf")
     }

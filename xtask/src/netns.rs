@@ -1,9 +1,10 @@
 //! Network namespaces for the demo and the benchmarks, gone with their guards. Refuses a name without the tests' prefix.
 
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process::output;
 use crate::residue::PREFIX;
@@ -33,6 +34,19 @@ impl Netns {
     /// `ip` in here; the words are ours, without spaces in any.
     pub fn ip(&self, words: &str) -> Result<()> {
         output(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace())).map(drop)
+    }
+
+    /// Runs a program in here that reads `text`.
+    pub fn fed(&self, program: &str, args: &[&str], text: &str) -> Result<()> {
+        let mut command = self.command(program);
+        let mut child =
+            command.args(args).stdin(Stdio::piped()).spawn().with_context(|| format!("cannot start {program}"))?;
+        let mut stdin = child.stdin.take().context("standard input was not piped")?;
+        stdin.write_all(text.as_bytes()).with_context(|| format!("{program} does not read"))?;
+        drop(stdin);
+        let done = child.wait().with_context(|| format!("cannot wait for {program}"))?;
+        ensure!(done.success(), "{program}: {done}");
+        Ok(())
     }
 
     /// A program in here. Not `ip netns exec`: that would hide the cgroups and the bpffs.

@@ -54,6 +54,7 @@ const TESTS: &[Package] = &[
     program("runc", "runc"),
     program("podman", "podman"),
     program("iptables", "iptables"),
+    program("nftables", "nft"),
     program("busybox-static", "busybox"),
     program("musl-tools", "musl-gcc"),
     program("strace", "strace"),

@@ -1,12 +1,17 @@
 //! Comparisons with others on this machine, alternated in one run because its timings are noisy. Refuses to judge: aims
 //! are in PROMISES.md.
 
+mod bpf;
+mod cost;
+mod frames;
+mod guard;
 mod nat;
 mod net;
 mod packets;
 mod peers;
 mod report;
 pub mod rig;
+mod rules;
 mod start;
 pub mod traffic;
 
@@ -22,8 +27,12 @@ use crate::{interrupt, setup};
 pub enum Bench {
     /// Throughput, packets and transactions between two containers, against veth and bridges with iptables rules
     Net(net::Options),
-    /// Out by the host's address and in by a published port, against iptables' MASQUERADE and DNAT
+    /// Out by the host's address and in by a published port, against MASQUERADE and DNAT of iptables and nftables
     Nat(nat::Options),
+    /// What the guard drops at the uplink in a second, against nftables with the same list
+    Guard(guard::Options),
+    /// Nanoseconds that the programs take for a packet
+    Cost(cost::Options),
     /// From nothing to a finished container, against crun, runc and podman
     Start(start::Options),
 }
@@ -41,13 +50,26 @@ struct Common {
     peers: bool,
 }
 
+/// Runs `work` as if inside that network namespace.
+fn within<T: Send>(netns: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let run = || {
+        traffic::enter(netns)?;
+        work()
+    };
+    // A thread of its own, so that ours stays where it is.
+    std::thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow::anyhow!("the work has panicked"))?
+}
+
 pub fn run(root: &Path, which: Bench) -> Result<()> {
     if !is_root() {
         anyhow::bail!("benchmarks make namespaces and containers: run them as root (sudo -E cargo xtask bench …)");
     }
     setup::run(root, setup::For::Tests)?;
     match &which {
-        Bench::Net(net::Options { common, .. }) | Bench::Nat(nat::Options { common, .. }) if common.peers => {}
+        Bench::Net(net::Options { common, .. })
+        | Bench::Nat(nat::Options { common, .. })
+        | Bench::Guard(guard::Options { common, .. })
+            if common.peers => {}
         Bench::Start(options) if options.common.peers => build::images_only(root)?,
         _ => build::run_with_images(root, Profile::Release)?,
     }
@@ -55,6 +77,8 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
     match which {
         Bench::Nat(options) => nat::run(root, &options),
         Bench::Net(options) => net::run(root, &options),
+        Bench::Guard(options) => guard::run(root, &options),
+        Bench::Cost(options) => cost::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
     }
 }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
 use super::net::{self, PORT};
 use super::report::{self, Figure, OURS};
-use super::rig::{MTU, Rig, iptables};
+use super::rig::{self, MTU, Rig, iptables};
 use super::traffic::Test;
 use crate::build::{self, Profile};
 use crate::host::Host;
@@ -21,7 +20,7 @@ use crate::process::{Beside, ask, output};
 const ROUNDS: usize = 5;
 const HOST: &str = "192.0.2.1";
 const ROUTER: &str = "192.0.2.254";
-const FAR: &str = "203.0.113.5";
+pub(super) const FAR: &str = "203.0.113.5";
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
@@ -99,7 +98,7 @@ fn wait_for(path: &Way) -> Result<()> {
 }
 
 /// A far end behind `host`, which routes everything to it.
-fn far(host: &Netns, what: &str) -> Result<Netns> {
+pub(super) fn far(host: &Netns, what: &str) -> Result<Netns> {
     let far = Netns::make(what)?;
     far.ip(&format!("link add wan0 mtu {MTU} type veth peer name up0 mtu {MTU} netns {}", host.name()))?;
     host.ip(&format!("addr add {HOST}/24 dev up0"))?;
@@ -126,10 +125,8 @@ fn ours(host: &Host, image: &str) -> Result<[Way; 2]> {
     let mut command = host.cc();
     command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", "inner", "-p", &tcp, "-p", &udp]);
     output(command.args(["sleep", "3600"]))?;
-    let text = output(host.cc().args(["inspect", "--json", "inner"]))?;
-    let inspected: Value = serde_json::from_str(&text).context("cc inspect --json gave no JSON")?;
-    let pid = inspected[0]["pid"].as_i64().context("cc inspect gave no pid")?;
-    both(OURS, "a container with a published port", PathBuf::from(format!("/proc/{pid}/ns/net")), far, vec![])
+    let inside = rig::netns_of(&rig::inspect(host, "inner")?)?;
+    both(OURS, "a container with a published port", inside, far, vec![])
 }
 
 fn iptables_nat() -> Result<[Way; 2]> {

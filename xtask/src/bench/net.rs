@@ -1,4 +1,5 @@
-//! `bench net`: our path between two containers against a bare veth pair and against bridges with iptables rules. Refuses
+//! `bench net`: our path between two containers, with few rules and with many, against a bare veth pair and against bridges
+//! with iptables rules. Refuses
 //! to compare figures of different rounds.
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::report::{self, Figure};
 use super::rig::{self, Rig};
+use super::rules::Forced;
 use super::traffic::Test;
 use crate::build::{self, Profile};
 use crate::host::Host;
@@ -17,7 +19,7 @@ use crate::process::{Beside, output};
 
 const ROUNDS: usize = 5;
 pub(super) const PORT: u16 = 5001;
-/// Streams and packets: client and server apart, where there are two CPUs. Request/response: both on the server's, because
+/// Streams and packets: client and server apart, where there are two CPUs. Request/response and connections: both on the server's, because
 /// between CPUs the wake-ups of a virtual machine are what is measured.
 const CLIENT_CPU: usize = 0;
 
@@ -34,9 +36,12 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     // Declared first, so that it goes last: the containers are its.
     let host = if options.common.peers { None } else { Some(Host::start(root, Profile::Release, "net")?) };
     let mut rigs = Vec::new();
+    let mut forced = None;
     if let Some(host) = &host {
         let image = host.load(&build::image(root, Profile::Release, "busybox")?)?;
-        rigs.push(rig::ours(host, &image)?);
+        let ours = rig::ours(host, &image)?;
+        rigs.extend(ours.rigs);
+        forced = Some(ours.forced);
     }
     rigs.push(rig::veth()?);
     for rules in [0, 1_000, 10_000] {
@@ -47,7 +52,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let rounds = options.common.rounds.unwrap_or(ROUNDS);
     let mut samples: BTreeMap<&str, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
     for round in 0..rounds {
-        for test in [Test::Tcp, Test::Udp, Test::Rr] {
+        for test in [Test::Tcp, Test::Udp, Test::Rr, Test::Connect] {
             for rig in &rigs {
                 interrupt::check()?;
                 let value = measure(rig, test, options.millis)?;
@@ -63,6 +68,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         (Test::Tcp, "TCP throughput, one stream", "Gb/s", 1e-9),
         (Test::Udp, "UDP packets of 64 bytes, received", "kpps", 1e-3),
         (Test::Rr, "TCP request/response, 1 byte, one CPU", "1/s", 1.0),
+        (Test::Connect, "TCP connections, one after the other, one CPU", "1/s", 1.0),
     ] {
         let scaled = samples[test.name()]
             .iter()
@@ -72,6 +78,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         figure.setup = rigs.iter().map(|rig| (rig.name.clone(), format!("{}, MTU {}", rig.setup, rig::MTU))).collect();
         figures.push(figure);
     }
+    figures.extend(forced.iter().flat_map(Forced::figures));
     report::print(&figures, options.common.json)
 }
 
@@ -92,7 +99,7 @@ pub(super) fn serve(rig: &Rig) -> Result<Beside> {
 }
 
 pub(super) fn measure(rig: &Rig, test: Test, millis: u64) -> Result<f64> {
-    let cpu = if test == Test::Rr { server_cpu() } else { CLIENT_CPU };
+    let cpu = if matches!(test, Test::Rr | Test::Connect) { server_cpu() } else { CLIENT_CPU };
     let mut command = tool(&rig.client_netns, cpu)?;
     command.args(["client", test.name(), &rig.address.to_string(), &PORT.to_string(), &millis.to_string()]);
     let text = output(&mut command).with_context(|| format!("{} over {}", test.name(), rig.name))?;

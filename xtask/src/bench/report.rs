@@ -47,6 +47,15 @@ impl Figure {
     }
 }
 
+impl Figure {
+    /// What was measured once, and has no peer.
+    pub fn alone(figure: &str, unit: &'static str, value: f64, setup: &str) -> Self {
+        let samples = BTreeMap::from([(OURS.to_owned(), vec![value])]);
+        let setup = BTreeMap::from([(OURS.to_owned(), setup.to_owned())]);
+        Figure { setup, ..Figure::from_samples(figure, unit, 0.5, &samples) }
+    }
+}
+
 /// The value at a quantile, 0.5 being the median; the mean of the two in the middle when the median falls between.
 pub fn at(values: &[f64], quantile: f64) -> f64 {
     let mut sorted = values.to_vec();

@@ -2,15 +2,14 @@
 //! everyone. Refuses to measure.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::report::OURS;
+use super::rules;
 use crate::host::Host;
 use crate::netns::Netns;
 use crate::process::{ask, output};
@@ -62,33 +61,54 @@ pub fn bridge(rules: usize) -> Result<Rig> {
     Ok(Rig::between(format!("bridge+{rules}"), setup, client, server, vec![middle]))
 }
 
-/// Two containers that only sleep: the traffic tool runs in their network namespaces, as it does in everyone's.
-pub fn ours(host: &Host, image: &str) -> Result<Rig> {
+/// Two pairs of containers that only sleep: the traffic tool runs in their network namespaces, as it does in everyone's. One pair talks
+/// by the two rules of the VPC's default group, the other one by the last of many.
+pub fn ours(host: &Host, image: &str) -> Result<Ours> {
     output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/24", "--name", "bench"]))?;
-    let run = |name: &str| -> Result<Value> {
+    let forced = rules::many(host)?;
+    let run = |name: &str, group: Option<&str>| -> Result<Value> {
         let mtu = MTU.to_string();
         let mut command = host.cc();
-        command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", name, "--mtu", &mtu, "sleep", "3600"]);
-        output(&mut command)?;
-        let text = output(host.cc().args(["inspect", "--json", name]))?;
-        let value: Value = serde_json::from_str(&text).context("cc inspect --json gave no JSON")?;
-        Ok(if value.is_array() { value[0].clone() } else { value })
+        command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", name, "--mtu", &mtu]);
+        if let Some(group) = group {
+            command.args(["--group", group]);
+        }
+        output(command.args(["sleep", "3600"]))?;
+        inspect(host, name)
     };
-    let (client, server) = (run("client")?, run("server")?);
-    let netns = |container: &Value| -> Result<PathBuf> {
-        let pid = container["pid"].as_i64().context("cc inspect gave no pid")?;
-        Ok(PathBuf::from(format!("/proc/{pid}/ns/net")))
+    let pair = |rig: &str, setup: &str, group: Option<&str>| -> Result<Rig> {
+        let (client, server) = (run(&format!("{rig}-a"), group)?, run(&format!("{rig}-b"), group)?);
+        let ipv4 = server["ipv4"].as_str().context("cc inspect gave no ipv4")?;
+        let address =
+            ipv4.split('/').next().unwrap_or(ipv4).parse().with_context(|| format!("{ipv4} is no address"))?;
+        Ok(Rig::new(rig, setup, (netns_of(&client)?, netns_of(&server)?), address, vec![]))
     };
-    let ipv4 = server["ipv4"].as_str().context("cc inspect gave no ipv4")?;
-    let address = ipv4.split('/').next().unwrap_or(ipv4).parse().with_context(|| format!("{ipv4} is no address"))?;
-    Ok(Rig {
-        name: OURS.to_owned(),
-        setup: "two containers in one VPC".to_owned(),
-        server_netns: netns(&server)?,
-        client_netns: netns(&client)?,
-        address,
-        _held: vec![],
-    })
+    let many = format!(
+        "two containers in one VPC and one group of {} rules, the deciding one of which names a list of {} prefixes",
+        rules::RULES,
+        rules::PREFIXES
+    );
+    let rigs = vec![
+        pair(OURS, &many, Some(rules::GROUP))?,
+        pair("cc-1", "two containers in one VPC and its default group, which one rule lets in", None)?,
+    ];
+    Ok(Ours { rigs, forced })
+}
+
+pub struct Ours {
+    pub rigs: Vec<Rig>,
+    pub forced: rules::Forced,
+}
+
+pub(super) fn inspect(host: &Host, name: &str) -> Result<Value> {
+    let text = output(host.cc().args(["inspect", "--json", name]))?;
+    let value: Value = serde_json::from_str(&text).context("cc inspect --json gave no JSON")?;
+    Ok(if value.is_array() { value[0].clone() } else { value })
+}
+
+pub(super) fn netns_of(container: &Value) -> Result<PathBuf> {
+    let pid = container["pid"].as_i64().context("cc inspect gave no pid")?;
+    Ok(PathBuf::from(format!("/proc/{pid}/ns/net")))
 }
 
 impl Rig {
@@ -134,15 +154,5 @@ fn load_rules(netns: &Netns, program: &str, rules: usize) -> Result<()> {
         writeln!(text, "-A FORWARD -s {source}/32 -j DROP")?;
     }
     text.push_str("COMMIT\n");
-    let mut restore = netns.command(Path::new(program));
-    let mut child = restore.stdin(Stdio::piped()).spawn().with_context(|| format!("cannot start {program}"))?;
-    child
-        .stdin
-        .take()
-        .context("standard input was not piped")?
-        .write_all(text.as_bytes())
-        .context("cannot give the rules")?;
-    let done = child.wait().context("cannot wait for iptables")?;
-    ensure!(done.success(), "{program} with {rules} rules: {done}");
-    Ok(())
+    netns.fed(program, &[], &text)
 }

@@ -48,6 +48,8 @@ pub enum Test {
     Udp,
     /// One byte there and back; transactions per second
     Rr,
+    /// A connection, one byte there, and the end of it, by the server; per second
+    Connect,
 }
 
 impl Test {
@@ -56,6 +58,7 @@ impl Test {
             Test::Tcp => "tcp",
             Test::Udp => "udp",
             Test::Rr => "rr",
+            Test::Connect => "connect",
         }
     }
 
@@ -83,7 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-fn enter(path: &Path) -> Result<()> {
+pub(super) fn enter(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     setns(file.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", path.display()))
 }
@@ -131,11 +134,16 @@ fn answer(mut peer: TcpStream, datagrams: &UdpSocket) -> Result<()> {
             }
             Ok(())
         }
+        // One of many: the server ends it, so that the client's ports are free again at once.
+        b'c' => Ok(()),
         other => bail!("there is no test {other:#x}"),
     }
 }
 
 fn client(test: Test, to: SocketAddr, length: Duration) -> Result<f64> {
+    if test == Test::Connect {
+        return connect(to, length);
+    }
     let mut server =
         TcpStream::connect_timeout(&to, Duration::from_secs(5)).with_context(|| format!("cannot reach {to}"))?;
     server.set_nodelay(true).context("cannot set TCP_NODELAY")?;
@@ -167,7 +175,21 @@ fn client(test: Test, to: SocketAddr, length: Duration) -> Result<f64> {
             }
             Ok(transactions as f64 / began.elapsed().as_secs_f64())
         }
+        Test::Connect => bail!("each connection of this test is one of its own"),
     }
+}
+
+fn connect(to: SocketAddr, length: Duration) -> Result<f64> {
+    let began = Instant::now();
+    let mut connections = 0u64;
+    while began.elapsed() < length {
+        let mut server = TcpStream::connect(to).with_context(|| format!("cannot reach {to}"))?;
+        server.write_all(&[Test::Connect.letter()]).context("cannot name the test")?;
+        let ended = server.read(&mut [0]).context("the server did not end the connection")?;
+        anyhow::ensure!(ended == 0, "the server said something");
+        connections += 1;
+    }
+    Ok(connections as f64 / began.elapsed().as_secs_f64())
 }
 
 fn report(server: &mut TcpStream) -> Result<f64> {
