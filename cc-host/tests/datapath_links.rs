@@ -3,10 +3,12 @@
 
 mod datapath_support;
 
-use cc_host::kernel::link::loopback_up;
-use cc_host::kernel::uplink;
+use cc_host::kernel::link::{Links, Veth, configure_endpoint, loopback_up};
+use cc_host::kernel::{carrier, netns, uplink};
 use datapath_support::{GATEWAY, World, new_netns};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn a_container_has_what_it_was_given_and_says_nothing_unasked() {
@@ -23,6 +25,79 @@ fn a_container_has_what_it_was_given_and_says_nothing_unasked() {
     assert_eq!(counters.drops, [], "neither end talks by itself");
 }
 
+/// Otherwise the host's end loses what it sends, until the kernel comes to it: the answer to a container's first question.
+#[test]
+fn both_ends_send_as_soon_as_they_are_settled() {
+    let world = World::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Others change interfaces too, so that the kernel's worker has to wait.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let other = new_netns();
+                netns::in_netns(other.as_fd(), || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    let links = Links::open().unwrap();
+                    let end = new_netns();
+                    let veth = Veth {
+                        host_name: "cctx",
+                        netns: end.as_fd(),
+                        mac: [2, 0, 0, 0, 0, 1],
+                        mtu: 1450,
+                        alias: "cc:x",
+                    };
+                    while !done.load(Ordering::Relaxed) {
+                        let ifindex = runtime.block_on(links.create_veth(&veth)).unwrap();
+                        runtime.block_on(links.delete(ifindex)).unwrap();
+                    }
+                })
+                .unwrap();
+            });
+        }
+        // And there is other work to do.
+        for _ in 0..8 {
+            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        }
+        let _done = Done(&done);
+        settles(&world);
+    });
+    assert!(carrier::settle("no-such").is_err());
+    assert!(carrier::settle("a-name-that-is-too-long").is_err());
+}
+
+/// Tells the others that it is over, also when that is because of a failure.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn settles(world: &World) {
+    for number in 0..10u8 {
+        let (_, netns) = world.veth(number.into(), [2, 0, 0, 0, 1, number]);
+        world.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![])).unwrap();
+        let name = format!("cct{number}");
+        assert!(carrier::settle(&name).unwrap(), "there is a carrier");
+        assert!(is_running(&name), "pair {number}: what its host end sends is lost");
+    }
+}
+
+/// Whether the kernel has noticed the carrier, asked without waiting for what others do to interfaces.
+fn is_running(name: &str) -> bool {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: plain numbers, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request lives past the call, and is what this command takes.
+    assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }, 0, "{name}");
+    // SAFETY: the command has filled in this one.
+    i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_RUNNING != 0
+}
+
 #[test]
 fn the_uplink_is_found_by_name_or_by_the_default_route() {
     let mut world = World::new();
@@ -37,9 +112,9 @@ fn the_uplink_is_found_by_name_or_by_the_default_route() {
 #[test]
 fn a_container_without_a_vpc_has_its_loopback() {
     let world = World::new();
-    let netns = new_netns();
-    world.block_on(loopback_up(netns.try_clone().unwrap())).unwrap();
-    let listening = cc_host::kernel::netns::in_netns(std::os::fd::AsFd::as_fd(&netns), || {
+    let inside = new_netns();
+    world.block_on(loopback_up(inside.try_clone().unwrap())).unwrap();
+    let listening = netns::in_netns(inside.as_fd(), || {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         std::net::TcpStream::connect(listener.local_addr().unwrap()).is_ok()
     });

@@ -18,7 +18,7 @@ use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
 use crate::kernel::link::{self, Veth};
-use crate::kernel::{netns, uplink};
+use crate::kernel::{carrier, netns, uplink};
 use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
@@ -232,6 +232,7 @@ impl Containers {
         self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
         self.limit_bandwidth(record, Arc::clone(&kept), ifindex, mtu).await?;
         link::configure_endpoint(netns, vpc.addresses()).await.map_err(failed("configure"))?;
+        carrier::settle(&host_name).map_err(failed("configure"))?;
         pace.step("addresses");
         Ok(kept)
     }

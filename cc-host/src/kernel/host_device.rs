@@ -12,6 +12,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use super::carrier;
 use super::link::{LinkError, Links, settle_ipv6};
 
 /// Leads the name of the host's end. No container's interface has a name like it: behind `cc` it has hexadecimal digits.
@@ -78,6 +79,7 @@ impl Links {
             let done = self.handle().link().set(up).execute().await;
             done.map_err(|source| LinkError::Up { name: name.clone(), source })?;
         }
+        carrier::settle(&names.peer)?;
         Ok(device)
     }
 

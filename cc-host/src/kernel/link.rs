@@ -31,6 +31,8 @@ pub enum LinkError {
     Find { name: String, source: nix::Error },
     #[error("cannot bring interface {name} up")]
     Up { name: String, source: rtnetlink::Error },
+    #[error("cannot settle interface {name}")]
+    Settle { name: String, source: std::io::Error },
     #[error("cannot give {address} to interface {name}")]
     Address { name: String, address: IpAddr, source: rtnetlink::Error },
     #[error("cannot add the default route by {gateway}")]

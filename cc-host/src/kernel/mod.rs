@@ -1,6 +1,7 @@
 //! Kernel objects as guards: links, network namespaces, cgroups, mounts. Refuses to decide which of them are wanted.
 
 pub mod bpffs;
+pub mod carrier;
 pub mod cgroup;
 pub mod check;
 pub mod filters;

@@ -14,6 +14,7 @@ use crate::daemon::events::Events;
 use crate::datapath::{Datapath, DatapathError, Endpoint};
 use crate::error_chain;
 use crate::ids::{Name, Project, VpcId};
+use crate::kernel::carrier;
 use crate::kernel::link::{self, EndpointAddress, LinkError, Links, Veth};
 use crate::resolver::{Directory, OpenResolver, ResolverError, ResolverHandle, Resolvers, Subnet, Upstreams, VpcNames};
 use crate::slots::Slots;
@@ -206,6 +207,7 @@ impl Gateways {
         self.blocking(move |datapath| datapath.attach_resolver(&wanted)).await?;
         let netns = open.namespace().try_clone_to_owned().map_err(|source| GatewayError::Keep { source })?;
         link::configure_endpoint(netns, gateway.addresses()).await?;
+        carrier::settle(interface)?;
         let started = tokio::task::spawn_blocking(move || open.start()).await;
         let handle = started.expect("starting a resolver does not panic")?;
         // Last, so that no question meets a namespace where nobody listens yet.

@@ -15,6 +15,7 @@ use cc_common::firewall::{
 use cc_common::settings::{Settings, Timeouts};
 use cc_common::verdict::Direction;
 use cc_host::datapath::{CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, RuleRow};
+use cc_host::kernel::carrier;
 use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
 use cc_host::kernel::netns;
 use nix::mount::{MsFlags, mount};
@@ -154,6 +155,7 @@ impl World {
         self.datapath().attach(&endpoint, &tag, &cgroup).unwrap_or_else(|error| panic!("{error:?}"));
         let address = EndpointAddress { address: ipv4.into(), prefix_len: 24, gateway: Some(GATEWAY.into()) };
         self.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![address])).unwrap();
+        assert!(carrier::settle(&format!("cct{id}")).unwrap());
         Container { endpoint, tag, netns, cgroup }
     }
 
