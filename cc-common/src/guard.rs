@@ -10,7 +10,8 @@ use crate::packet::{TCP_FIN, TCP_SYN};
 pub struct Guard {
     /// The table of prefixes that are denied; 0: none.
     pub table: u32,
-    pub pad: u32,
+    /// Not 0: `CC_BLOCKED` is a picture of its IPv4 prefixes.
+    pub has_picture: u32,
 }
 const _: () = assert!(size_of::<Guard>() == 8);
 

@@ -7,6 +7,7 @@
 #[cfg(feature = "api")]
 pub mod api;
 pub mod arp;
+pub mod blocks;
 pub mod counters;
 pub mod event;
 pub mod firewall;

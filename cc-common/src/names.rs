@@ -30,8 +30,9 @@ pub const MAP_TOLD: &str = "CC_TOLD";
 pub const MAP_WATCH: &str = "CC_WATCH";
 pub const MAP_GUARD: &str = "CC_GUARD";
 pub const MAP_GUARDED: &str = "CC_GUARDED";
+pub const MAP_BLOCKED: &str = "CC_BLOCKED";
 pub const MAP_MEANT: &str = "CC_MEANT";
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 26] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -56,6 +57,7 @@ pub const MAPS: [&str; 25] = [
     MAP_WATCH,
     MAP_GUARD,
     MAP_GUARDED,
+    MAP_BLOCKED,
     MAP_MEANT,
 ];
 

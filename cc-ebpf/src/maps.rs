@@ -5,6 +5,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
+use cc_common::blocks;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{DropRecord, Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
@@ -106,6 +107,10 @@ pub static CC_WATCH: Array<Watch, 1> = Array::new();
 
 #[btf_map]
 pub static CC_GUARD: Array<Guard, 1> = Array::new();
+
+/// Of the denied IPv4 prefixes: 2^19 words, 4 MiB.
+#[btf_map]
+pub static CC_BLOCKED: Array<u64, { blocks::WORDS as usize }> = Array::new();
 
 /// By `GuardDrop`.
 #[btf_map]

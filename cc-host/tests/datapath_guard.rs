@@ -167,6 +167,81 @@ fn whoever_is_denied_is_dropped_until_the_list_is_another() {
     assert_eq!(world.datapath().remove_stray_rules().unwrap(), 0);
 }
 
+fn list(v4: &[([u8; 4], u8)]) -> CompiledPrefixes {
+    let entry = PrefixEntry { inside: 0, outside: 0 };
+    let mut v4: Vec<_> = v4.iter().map(|&(address, length)| (address, length, entry)).collect();
+    v4.sort_unstable_by_key(|row| (row.0, row.1));
+    v4.dedup_by_key(|row| (row.0, row.1));
+    CompiledPrefixes { v4, v6: vec![] }
+}
+
+/// Numbers that look random, and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, below: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as u32) % below
+    }
+}
+
+#[test]
+fn every_list_denies_what_is_in_it_and_nothing_else() {
+    let world = World::new();
+    let mut numbers = Numbers(1);
+    for round in 0..12 {
+        // Within 10.0.0.0/18, so that they meet; each list replaces the one before.
+        let prefixes: Vec<(u32, u8)> = (0..8)
+            .map(|_| {
+                let length = 18 + numbers.next(15) as u8;
+                ((0x0a00_0000 | numbers.next(1 << 14)) & u32::MAX << (32 - length), length)
+            })
+            .collect();
+        let rows: Vec<_> = prefixes.iter().map(|&(address, length)| (address.to_be_bytes(), length)).collect();
+        world.datapath().load_guard(&list(&rows)).unwrap();
+        let beside = prefixes.iter().flat_map(|&(net, length)| {
+            let last = net | !(u32::MAX << (32 - length));
+            [net, last, net.wrapping_sub(1), last.wrapping_add(1)]
+        });
+        let others: Vec<u32> = (0..50).map(|_| 0x0a00_0000 | numbers.next(1 << 15)).collect();
+        for address in beside.chain(others) {
+            let is_in = |&(net, length): &(u32, u8)| address & u32::MAX << (32 - length) == net;
+            let expected = prefixes.iter().any(is_in).then_some("denied");
+            let packet = tcp(address.to_be_bytes(), [192, 0, 2, 1], 2);
+            assert_eq!(judged(&world, &packet), expected, "round {round}, {:x?}", address.to_be_bytes());
+        }
+    }
+}
+
+#[test]
+fn who_is_on_every_list_never_gets_in_between_two() {
+    let world = World::new();
+    let lists = [
+        list(&[([198, 51, 100, 7], 32)]),
+        list(&[([198, 51, 0, 0], 16), ([203, 0, 113, 0], 24)]),
+        list(&[([198, 51, 100, 0], 24), ([198, 51, 100, 4], 30)]),
+    ];
+    world.datapath().load_guard(&lists[0]).unwrap();
+    let packet = tcp([198, 51, 100, 7], OWN, 2);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (world, done, packet) = (&world, &done, &packet);
+        let probes = scope.spawn(move || {
+            let mut sent = 0u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(run(world, packet), XDP_DROP, "after {sent}");
+                sent += 1;
+            }
+            sent
+        });
+        for turn in 0..60 {
+            world.datapath().load_guard(&lists[turn % lists.len()]).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(probes.join().unwrap() > 1_000, "probes went on all the while");
+    });
+}
+
 #[test]
 fn it_is_on_an_interface_by_a_pin_and_never_in_anothers_place() {
     let world = World::new();

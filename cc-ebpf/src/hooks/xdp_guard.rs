@@ -5,6 +5,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::programs::XdpContext;
+use cc_common::blocks::{self, Share};
 use cc_common::firewall::{Be32Hash, Prefix4Key, Prefix6Key};
 use cc_common::guard::{self, GuardDrop, Inside};
 use cc_common::ipv6::{self, EXTENSION_BYTES, EXTENSIONS_MAX, Step};
@@ -12,7 +13,7 @@ use cc_common::net::{
     Be16, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ipv4Header, Ipv6Header, PROTOCOL_TCP,
 };
 
-use crate::maps::{CC_GUARD, CC_GUARDED, CC_PREFIX4, CC_PREFIX6};
+use crate::maps::{CC_BLOCKED, CC_GUARD, CC_GUARDED, CC_PREFIX4, CC_PREFIX6};
 use crate::parse::Header;
 use crate::rewrite::ETHERNET_BYTES;
 
@@ -57,10 +58,7 @@ fn judge(ctx: &XdpContext) -> Result<(), GuardDrop> {
 #[inline(always)]
 fn judge_ipv4(ctx: &XdpContext, at: usize) -> Result<(), GuardDrop> {
     let header: Ipv4Header = read(ctx, at)?;
-    let table = denied_table();
-    if table.0 != [0; 4]
-        && CC_PREFIX4.get(&Key::new(PREFIX4_BITS, Prefix4Key { table, address: header.source.0 })).is_some()
-    {
+    if is_denied(header.source.0) {
         return Err(GuardDrop::Denied);
     }
     let inside = guard::ipv4(&header, available(ctx, at))?;
@@ -70,7 +68,7 @@ fn judge_ipv4(ctx: &XdpContext, at: usize) -> Result<(), GuardDrop> {
 #[inline(always)]
 fn judge_ipv6(ctx: &XdpContext, at: usize) -> Result<(), GuardDrop> {
     let header: Ipv6Header = read(ctx, at)?;
-    let table = denied_table();
+    let table = Be32Hash(CC_GUARD.get(0).map_or(0, |guard| guard.table).to_be_bytes());
     if table.0 != [0; 4]
         && CC_PREFIX6.get(&Key::new(PREFIX6_BITS, Prefix6Key { table, address: header.source })).is_some()
     {
@@ -111,9 +109,25 @@ fn judge_transport(ctx: &XdpContext, at: usize, inside: &Inside) -> Result<(), G
     guard::tcp_flags(flags)
 }
 
+/// By the picture of the list, and by the list itself where that is too coarse.
 #[inline(always)]
-fn denied_table() -> Be32Hash {
-    Be32Hash(CC_GUARD.get(0).map_or(0, |guard| guard.table).to_be_bytes())
+fn is_denied(address: [u8; 4]) -> bool {
+    let Some(guard) = CC_GUARD.get(0) else { return false };
+    if guard.table == 0 {
+        return false;
+    }
+    let (word, shift) = blocks::place(address);
+    if guard.has_picture != 0
+        && let Some(&word) = CC_BLOCKED.get(word)
+    {
+        match blocks::share(word, shift) {
+            Share::Nothing => return false,
+            Share::All => return true,
+            Share::Some => {}
+        }
+    }
+    let table = Be32Hash(guard.table.to_be_bytes());
+    CC_PREFIX4.get(&Key::new(PREFIX4_BITS, Prefix4Key { table, address })).is_some()
 }
 
 /// Bytes of the frame from there on.

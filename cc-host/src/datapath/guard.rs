@@ -1,4 +1,4 @@
-//! The guard: its table of denied prefixes, its program on uplinks, and what it has dropped. Refuses to know who is denied and which
+//! The guard: its table of denied prefixes and their picture, its program on uplinks, and what it has dropped. Refuses to know who is denied and which
 //! interfaces lead out: it is told.
 
 use std::fs;
@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
+use cc_common::blocks;
 use cc_common::counters::DropCount;
 use cc_common::guard::{self, GuardDrop};
-use cc_common::names::{MAP_GUARD, MAP_GUARDED, PIN_GUARD_DIR, PROGRAM_GUARD};
+use cc_common::names::{MAP_BLOCKED, MAP_GUARD, MAP_GUARDED, PIN_GUARD_DIR, PROGRAM_GUARD};
 
+use super::batch;
 use super::error::DatapathError;
 use super::object::take_map;
 use super::rules::{CompiledPrefixes, PrefixTable, Rules};
@@ -42,6 +44,9 @@ pub struct GuardedInterface {
 pub(super) struct GuardMaps {
     guard: Array<MapData, guard::Guard>,
     guarded: PerCpuArray<MapData, DropCount>,
+    blocked: OwnedFd,
+    /// What is in `CC_BLOCKED`; unknown until this daemon has written it.
+    picture: Option<Vec<u64>>,
     /// What this daemon has loaded.
     table: PrefixTable,
     dir: PathBuf,
@@ -51,9 +56,12 @@ impl GuardMaps {
     /// A table that an earlier daemon has put in force stays in force, and its number is not given again.
     pub(super) fn take(ebpf: &mut Ebpf, pin_dir: &Path, rules: &mut Rules) -> Result<Self, DatapathError> {
         let failed = |name| move |source| DatapathError::Map { operation: "open", name, source };
+        let blocked = fd_of(&take_map(ebpf, MAP_BLOCKED)?)?;
         let maps = GuardMaps {
             guard: Array::try_from(take_map(ebpf, MAP_GUARD)?).map_err(failed(MAP_GUARD))?,
             guarded: PerCpuArray::try_from(take_map(ebpf, MAP_GUARDED)?).map_err(failed(MAP_GUARDED))?,
+            blocked,
+            picture: None,
             table: PrefixTable::EMPTY,
             dir: pin_dir.join(PIN_GUARD_DIR),
         };
@@ -61,9 +69,32 @@ impl GuardMaps {
         Ok(maps)
     }
 
-    fn set(&mut self, table: PrefixTable) -> Result<(), DatapathError> {
+    fn set(&mut self, table: PrefixTable, has_picture: bool) -> Result<(), DatapathError> {
         let failed = |source| DatapathError::Map { operation: "write", name: MAP_GUARD, source };
-        self.guard.set(0, guard::Guard { table: table.number(), pad: 0 }, 0).map_err(failed)
+        let guard = guard::Guard { table: table.number(), has_picture: has_picture.into() };
+        self.guard.set(0, guard, 0).map_err(failed)
+    }
+
+    /// Meanwhile the programs look at the prefixes of the table that is in force.
+    fn draw(&mut self, denied: &CompiledPrefixes) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Map { operation: "change", name: MAP_GUARD, source };
+        // Perhaps an earlier daemon's.
+        let in_force = self.guard.get(&0, 0).map_err(failed)?;
+        self.guard.set(0, guard::Guard { has_picture: 0, ..in_force }, 0).map_err(failed)?;
+        std::thread::sleep(GRACE);
+        let mut new = vec![0; blocks::WORDS as usize];
+        for &(address, prefix_len, _) in &denied.v4 {
+            blocks::add(&mut new, address, prefix_len);
+        }
+        // Unknown again, if this fails half-way.
+        let old = self.picture.take();
+        let is_new = |&index: &u32| old.as_ref().is_none_or(|old| old[index as usize] != new[index as usize]);
+        let keys: Vec<u32> = (0..blocks::WORDS).filter(is_new).collect();
+        let values: Vec<u64> = keys.iter().map(|&index| new[index as usize]).collect();
+        let failed = |source| DatapathError::Rows { operation: "write", name: MAP_BLOCKED, source };
+        batch::update(self.blocked.as_fd(), &keys, &values).map_err(failed)?;
+        self.picture = Some(new);
+        Ok(())
     }
 }
 
@@ -75,7 +106,9 @@ impl Datapath {
             let rules = &mut inner.tables.rules;
             let nobody = denied.v4.is_empty() && denied.v6.is_empty();
             let new = if nobody { PrefixTable::EMPTY } else { rules.load_prefixes(denied)? };
-            if let Err(error) = inner.guard.set(new) {
+            let has_picture = !denied.v4.is_empty();
+            let drawn = if has_picture { inner.guard.draw(denied) } else { Ok(()) };
+            if let Err(error) = drawn.and_then(|()| inner.guard.set(new, has_picture)) {
                 rules.unload_prefixes(new);
                 return Err(error);
             }
@@ -153,6 +186,12 @@ impl Datapath {
         };
         GuardDrop::ALL.iter().map(read).collect()
     }
+}
+
+fn fd_of(map: &Map) -> Result<OwnedFd, DatapathError> {
+    let Map::Array(data) = map else { return Err(DatapathError::Missing { what: "array", name: MAP_BLOCKED }) };
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|source| DatapathError::Rows { operation: "open", name: MAP_BLOCKED, source })
 }
 
 fn pin(dir: &Path, ifindex: u32, mode: Mode) -> PathBuf {

@@ -8,6 +8,7 @@ use aya::maps::{Map, MapInfo};
 use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
+use cc_common::blocks;
 use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
@@ -142,6 +143,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_WATCH, shape::<u32, Watch>(1)),
         (names::MAP_GUARD, shape::<u32, Guard>(1)),
         (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),
+        (names::MAP_BLOCKED, shape::<u32, u64>(blocks::WORDS)),
         (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
     ]
 }

@@ -114,7 +114,7 @@ pub fn run(program: &OwnedFd, packet: &[u8], ctx: &[u8], repeat: u32, flags: u32
         data_in_bytes: packet.len() as u32,
         data_in: packet.as_ptr() as u64,
         ctx_in_bytes: ctx.len() as u32,
-        ctx_in: ctx.as_ptr() as u64,
+        ctx_in: if ctx.is_empty() { 0 } else { ctx.as_ptr() as u64 },
         repeat,
         flags,
         ..TestRun::default()

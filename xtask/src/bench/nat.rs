@@ -1,5 +1,5 @@
-//! `bench nat`: the way out of a host and the way in by a published port, against what docker sets up: a bridge, forwarding, iptables'
-//! MASQUERADE and DNAT with connection tracking. Refuses to compare figures of different rounds.
+//! `bench nat`: the way out of a host and the way in by a published port, against what docker sets up: a bridge, forwarding, masquerade
+//! and DNAT with connection tracking, by iptables' rules and by nftables'. Refuses to compare figures of different rounds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         paths.extend(ours(host, &image)?);
     }
     paths.extend(iptables_nat()?);
+    paths.extend(nftables_nat()?);
     let servers: Vec<Beside> = paths.iter().map(|path| net::serve(&path.rig)).collect::<Result<_>>()?;
     for path in &paths {
         wait_for(path)?;
@@ -129,18 +130,38 @@ fn ours(host: &Host, image: &str) -> Result<[Way; 2]> {
     both(OURS, "a container with a published port", inside, far, vec![])
 }
 
+/// A bridge, a container behind it and the host's uplink: what docker sets up, but for the rules.
+struct Bridged {
+    middle: Netns,
+    inner: Netns,
+    far: Netns,
+}
+
+impl Bridged {
+    fn make(what: &str) -> Result<Bridged> {
+        let (middle, inner) = (Netns::make(&format!("{what}-br"))?, Netns::make(&format!("{what}-in"))?);
+        let far = far(&middle, &format!("{what}-far"))?;
+        middle.ip(&format!("link add br0 mtu {MTU} type bridge"))?;
+        middle.ip("addr add 10.77.0.1/24 dev br0")?;
+        middle.ip("link set br0 up")?;
+        inner.ip(&format!("link add eth0 mtu {MTU} type veth peer name a mtu {MTU} netns {}", middle.name()))?;
+        middle.ip("link set dev a master br0 up")?;
+        inner.ip("addr add 10.77.0.2/24 dev eth0")?;
+        inner.ip("link set eth0 up")?;
+        inner.ip("route add default via 10.77.0.1")?;
+        output(middle.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))?;
+        Ok(Bridged { middle, inner, far })
+    }
+
+    fn ways(self, name: &str, how: &str) -> Result<[Way; 2]> {
+        let setup = format!("kernel bridge, forwarding, masquerade and DNAT with connection tracking, {how}");
+        let inside = self.inner.path();
+        both(name, &setup, inside, self.far, vec![self.middle, self.inner])
+    }
+}
+
 fn iptables_nat() -> Result<[Way; 2]> {
-    let (middle, inner) = (Netns::make("nat-br")?, Netns::make("nat-in")?);
-    let far = far(&middle, "nat-brfar")?;
-    middle.ip(&format!("link add br0 mtu {MTU} type bridge"))?;
-    middle.ip("addr add 10.77.0.1/24 dev br0")?;
-    middle.ip("link set br0 up")?;
-    inner.ip(&format!("link add eth0 mtu {MTU} type veth peer name a mtu {MTU} netns {}", middle.name()))?;
-    middle.ip("link set dev a master br0 up")?;
-    inner.ip("addr add 10.77.0.2/24 dev eth0")?;
-    inner.ip("link set eth0 up")?;
-    inner.ip("route add default via 10.77.0.1")?;
-    output(middle.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))?;
+    let bridged = Bridged::make("ipt")?;
     let program = iptables()?;
     let rules = [
         "-t nat -A POSTROUTING -s 10.77.0.0/24 ! -o br0 -j MASQUERADE".to_owned(),
@@ -152,10 +173,23 @@ fn iptables_nat() -> Result<[Way; 2]> {
         "-P FORWARD DROP".to_owned(),
     ];
     for rule in &rules {
-        output(middle.command(Path::new(program)).args(rule.split(' ')))?;
+        output(bridged.middle.command(Path::new(program)).args(rule.split(' ')))?;
     }
     let version = ask(program, &["--version"]).unwrap_or_default();
-    let setup = format!("kernel bridge, forwarding, MASQUERADE and DNAT with connection tracking, {}", version.trim());
-    let inside = inner.path();
-    both("iptables", &setup, inside, far, vec![middle, inner])
+    bridged.ways("iptables", version.trim())
+}
+
+fn nftables_nat() -> Result<[Way; 2]> {
+    let bridged = Bridged::make("nft")?;
+    let rules = format!(
+        "table ip nat {{\n\
+         chain out {{ type nat hook postrouting priority srcnat; ip saddr 10.77.0.0/24 oifname != \"br0\" masquerade\n }}\n\
+         chain in {{ type nat hook prerouting priority dstnat; \
+         ip daddr {HOST} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to 10.77.0.2\n }}\n\
+         chain forward {{ type filter hook forward priority filter; policy drop; ct state established,related accept\n\
+         iifname \"br0\" accept\n ip daddr 10.77.0.2 oifname \"br0\" accept\n }}\n}}\n"
+    );
+    bridged.middle.fed("nft", &["-f", "-"], &rules)?;
+    let version = ask("nft", &["--version"]).context("there is no nft (Debian package nftables)")?;
+    bridged.ways("nftables", version.trim())
 }
