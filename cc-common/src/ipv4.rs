@@ -13,6 +13,8 @@ pub struct Accepted {
     pub fragment: Fragment,
     /// 20 to 60.
     pub header_bytes: u32,
+    /// Of the whole packet; what the frame has behind it is padding.
+    pub total_bytes: u32,
     pub ttl: u8,
 }
 
@@ -34,7 +36,7 @@ pub fn accept(header: &Ipv4Header, available_bytes: u32) -> Result<Accepted, Dro
     if header.destination.is_multicast() {
         return Err(DropReason::Multicast);
     }
-    Ok(Accepted { fragment: ipv4_fragment(header.fragment, header.id), header_bytes, ttl: header.ttl })
+    Ok(Accepted { fragment: ipv4_fragment(header.fragment, header.id), header_bytes, total_bytes, ttl: header.ttl })
 }
 
 /// What the header says of its packet.

@@ -30,6 +30,18 @@ pub fn accept(header: &Ipv6Header, available_bytes: u32) -> Result<(), DropReaso
     Ok(())
 }
 
+/// A buffer that stands for several segments may be longer than its header's field can say; the field is 0 then.
+const FIELD_MAX: u32 = 65_535;
+
+/// Bytes of the whole packet that was accepted; what the frame has behind it is padding.
+#[inline(always)]
+pub fn total_bytes(header: &Ipv6Header, available_bytes: u32) -> u32 {
+    match u32::from(header.payload_len.get()) {
+        0 if available_bytes > FIELD_MAX => available_bytes,
+        payload => HEADER_BYTES + payload,
+    }
+}
+
 /// What the header says of its packet; its protocol is the first next header.
 #[inline(always)]
 pub fn begin(packet: &mut Packet, header: &Ipv6Header) {
@@ -113,6 +125,8 @@ mod tests {
     fn headers_and_sources() {
         assert!(accept(&header(8), 48).is_ok() && accept(&header(8), 60).is_ok());
         assert_eq!(accept(&header(9), 48), Err(DropReason::Ipv6Length));
+        assert_eq!((total_bytes(&header(8), 60), total_bytes(&header(0), 60)), (48, 40), "padded");
+        assert_eq!(total_bytes(&header(0), 70_000), 70_000, "segments together");
         let four = Ipv6Header { version_class_label: Be32([0x40, 0, 0, 0]), ..header(8) };
         assert_eq!(accept(&four, 48), Err(DropReason::Ipv6Header));
         assert_eq!(is_own(&PORT, &PORT.ipv6), Ok(()));

@@ -4,6 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use cc_common::ipv4;
 use cc_common::ipv6::{self, EXTENSION_BYTES, EXTENSIONS_MAX, Step};
+use cc_common::nd::Neighbor;
 use cc_common::net::{Ethernet, Ipv4Header, Ipv6Header, PROTOCOL_TCP};
 use cc_common::packet::{Fragment, Packet, SHORT_BYTES, TCP_BYTES, has_ports};
 use cc_common::verdict::DropReason;
@@ -17,7 +18,7 @@ impl Header for cc_common::net::Ethernet {}
 impl Header for cc_common::net::ArpPacket {}
 impl Header for cc_common::net::Ipv4Header {}
 impl Header for cc_common::net::Ipv6Header {}
-impl Header for cc_common::nd::Neighbor {}
+impl Header for Neighbor {}
 impl Header for EthernetIpv4 {}
 impl<const N: usize> Header for [u8; N] {}
 
@@ -46,6 +47,12 @@ pub fn header<T: Header>(ctx: &TcContext, offset: usize) -> Result<T, DropReason
     ctx.load::<T>(offset).map_err(|_| DropReason::Truncated)
 }
 
+/// As `header`, of the packet alone, which ends at `end`: what the frame has behind that is padding, and its receiver will not see it.
+#[inline(always)]
+fn within<T: Header>(ctx: &TcContext, offset: u32, end: u32) -> Result<T, DropReason> {
+    if offset + size_of::<T>() as u32 > end { Err(DropReason::Truncated) } else { header(ctx, offset as usize) }
+}
+
 /// Bytes of the frame behind its Ethernet header.
 #[inline(always)]
 fn available(ctx: &TcContext) -> u32 {
@@ -55,18 +62,19 @@ fn available(ctx: &TcContext) -> u32 {
 /// In place, as everything that is as large as a packet: stacks are small.
 #[inline(always)]
 pub fn ipv4(ctx: &TcContext, header: &Ipv4Header, parsed: &mut Parsed) -> Result<(), DropReason> {
-    let ipv4::Accepted { fragment, header_bytes, ttl } = ipv4::accept(header, available(ctx))?;
+    let ipv4::Accepted { fragment, header_bytes, total_bytes, ttl } = ipv4::accept(header, available(ctx))?;
     ipv4::begin(&mut parsed.packet, header);
     parsed.fragment = fragment;
     parsed.transport = ETHERNET_BYTES as u32 + header_bytes;
     parsed.ttl = ttl;
-    transport_of(ctx, parsed)
+    transport_of(ctx, parsed, ETHERNET_BYTES as u32 + total_bytes)
 }
 
 #[inline(always)]
 pub fn ipv6(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
     let fixed: Ipv6Header = header(ctx, ETHERNET_BYTES)?;
     ipv6::accept(&fixed, available(ctx))?;
+    let end = ETHERNET_BYTES as u32 + ipv6::total_bytes(&fixed, available(ctx));
     ipv6::begin(&mut parsed.packet, &fixed);
     parsed.ttl = fixed.hop_limit;
     let (mut protocol, mut fragment) = (fixed.next_header, Fragment::WHOLE);
@@ -75,7 +83,7 @@ pub fn ipv6(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
         if !ipv6::is_extension(protocol) || fragment.is_later() {
             break;
         }
-        let first: [u8; EXTENSION_BYTES] = header(ctx, at as usize)?;
+        let first: [u8; EXTENSION_BYTES] = within(ctx, at, end)?;
         match ipv6::step(protocol, &first)? {
             Step::Transport => break,
             Step::Skip { next, bytes } => (protocol, at) = (next, at + bytes),
@@ -89,23 +97,30 @@ pub fn ipv6(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
     parsed.packet.protocol = protocol;
     parsed.fragment = fragment;
     parsed.transport = at;
-    transport_of(ctx, parsed)
+    transport_of(ctx, parsed, end)
 }
 
-/// What the transport header says, if this frame has one that is understood.
+/// What the transport header says, if this packet, which ends at `end`, has one that is understood.
 #[inline(always)]
-fn transport_of(ctx: &TcContext, parsed: &mut Parsed) -> Result<(), DropReason> {
+fn transport_of(ctx: &TcContext, parsed: &mut Parsed, end: u32) -> Result<(), DropReason> {
     let protocol = parsed.packet.protocol;
     if parsed.fragment.is_later() || !has_ports(protocol) {
         return Ok(());
     }
-    let at = parsed.transport as usize;
+    let at = parsed.transport;
     if protocol == PROTOCOL_TCP {
-        parsed.packet.set_tcp(&header::<[u8; TCP_BYTES]>(ctx, at)?);
+        parsed.packet.set_tcp(&within::<[u8; TCP_BYTES]>(ctx, at, end)?);
     } else {
-        parsed.packet.set_short(&header::<[u8; SHORT_BYTES]>(ctx, at)?);
+        parsed.packet.set_short(&within::<[u8; SHORT_BYTES]>(ctx, at, end)?);
     }
     Ok(())
+}
+
+/// What a packet of neighbour discovery says.
+#[inline(always)]
+pub fn neighbor(ctx: &TcContext, parsed: &Parsed) -> Result<Neighbor, DropReason> {
+    let fixed: Ipv6Header = header(ctx, ETHERNET_BYTES)?;
+    within(ctx, parsed.transport, ETHERNET_BYTES as u32 + ipv6::total_bytes(&fixed, available(ctx)))
 }
 
 #[inline(always)]

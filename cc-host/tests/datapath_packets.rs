@@ -5,10 +5,11 @@ mod datapath_support;
 
 use cc_common::names::{MARK_OURS, PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT};
 use cc_common::net::GATEWAY_MAC;
+use cc_common::packet::TCP_SYN;
 use cc_common::verdict::{DropReason, Verdict};
 use datapath_support::packets::{
     BROADCAST, ELSEWHERE, OWN, OWN_MAC, PEER, PEER_MAC, STRANGER, TC_REDIRECT, TC_SHOT, TC_UNSPEC, arp, assert_dropped,
-    echo, ethernet, ipv4_header, run, udp, with_destination_mac,
+    echo, ethernet, ipv4_header, run, tcp, udp, with_destination_mac,
 };
 use datapath_support::{Container, GATEWAY, World};
 
@@ -93,15 +94,25 @@ fn what_is_truncated_anywhere_goes_nowhere() {
     let mut world = World::new();
     let (own, peer, _) = scene(&mut world);
     let mut ran = 0;
+    let mut goes_nowhere = |packet: &[u8]| {
+        let Some(outcome) = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, packet) else { return };
+        ran += 1;
+        let reason = DropReason::from_number(outcome.reason as u16);
+        assert_eq!(outcome.action, TC_SHOT, "{packet:x?}");
+        assert!(matches!(reason, Some(DropReason::Truncated | DropReason::Ipv4Length)), "{reason:?}: {packet:x?}");
+    };
     for packet in [udp(OWN, PEER), arp(1, OWN_MAC, OWN, PEER), echo(5, 8), echo(15, 8)] {
         for len in 0..packet.len() {
-            let Some(outcome) = run(&world, PROGRAM_FROM_ENDPOINT, own.endpoint.ifindex, 0, &packet[..len]) else {
-                continue;
-            };
-            ran += 1;
-            let reason = DropReason::from_number(outcome.reason as u16);
-            assert_eq!(outcome.action, TC_SHOT, "{len} bytes of {packet:x?}");
-            assert!(matches!(reason, Some(DropReason::Truncated | DropReason::Ipv4Length)), "{len}: {reason:?}");
+            goes_nowhere(&packet[..len]);
+        }
+    }
+    // What the frame has behind the packet is none of it: a receiver would put the header together from another fragment.
+    let segment = tcp((OWN, 9), (PEER, 80), TCP_SYN, 1, 0);
+    for (packet, header_bytes, enough) in [(udp(OWN, PEER), 20, 8), (echo(15, 8), 60, 8), (segment, 20, 16)] {
+        for len in 0..enough {
+            let mut padded = packet.clone();
+            padded[16..18].copy_from_slice(&(header_bytes + len as u16).to_be_bytes());
+            goes_nowhere(&padded);
         }
     }
     assert!(ran > 100, "the kernel ran {ran}");

@@ -208,6 +208,9 @@ fn what_is_truncated_anywhere_goes_nowhere() {
                 let mut honest = packet[..len].to_vec();
                 honest[18..20].copy_from_slice(&((len - 14 - 40) as u16).to_be_bytes());
                 goes_nowhere(&honest);
+                // What the frame has behind the packet is none of it.
+                let padded = [&honest[..], &packet[len..]].concat();
+                goes_nowhere(&padded);
             }
         }
     }

@@ -71,7 +71,11 @@ fn parse_rfc3339(text: &str) -> Option<u64> {
         "Z" | "z" => 0,
         _ => {
             let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+            let (hours, minutes) = (hours.parse::<i64>().ok()?, minutes.parse::<i64>().ok()?);
+            if !(0..24).contains(&hours) || !(0..60).contains(&minutes) {
+                return None;
+            }
+            let minutes = hours * 60 + minutes;
             if zone.starts_with('-') { -minutes } else { minutes }
         }
     };
@@ -145,7 +149,9 @@ mod tests {
         assert_eq!(parse_moment("2023-11-14T22:13:20Z", 0), Ok(1_700_000_000_000));
         assert_eq!(parse_moment("2023-11-15T00:13:20.5+02:00", 0), Ok(1_700_000_000_500));
         assert_eq!(parse_moment("yesterday", 0), Err(TimeError::Moment));
-        assert_eq!(parse_moment("2023-13-14T22:13:20Z", 0), Err(TimeError::Moment));
+        for bad in ["2023-13-14T22:13:20Z", "2023-11-15T00:13:20+24:00", "2023-11-15T00:13:20+200000000000000000:0"] {
+            assert_eq!(parse_moment(bad, 0), Err(TimeError::Moment), "{bad}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod host;
 mod interrupt;
 mod netns;
@@ -48,9 +49,11 @@ enum Task {
     Demo,
     /// Everything CI checks: set-up, format, lints, licences, unit tests, then end-to-end as root
     Test(test::Options),
-    /// What takes longer than CI has: more kills, more containers; writes docs/soak.md
+    /// Whatever bytes a stranger sends, made up by libFuzzer: every parser and decision that takes them, 20 seconds each
+    Fuzz(fuzz::Options),
+    /// What takes longer than CI has: more kills, more containers, fuzz targets for 10 minutes each; writes docs/soak.md
     Soak {
-        /// Run only the files whose name starts with this, such as kill or churn
+        /// Run only what starts with this, such as kill, churn or fuzz
         which: Option<String>,
     },
     /// Compare with others on this machine
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Build { debug } => build::run(&root, if debug { build::Profile::Debug } else { build::Profile::Release }),
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),
+        Task::Fuzz(options) => fuzz::setup_and_run(&root, &options),
         Task::Soak { which } => soak::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
         Task::Proto => build::proto(&root),

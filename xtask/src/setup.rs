@@ -47,7 +47,9 @@ const BUILD: &[Package] = &[
     program("bpftool", "bpftool"),
 ];
 
+/// `g++` is for libFuzzer.
 const TESTS: &[Package] = &[
+    program("g++", "g++"),
     program("skopeo", "skopeo"),
     program("umoci", "umoci"),
     program("crun", "crun"),

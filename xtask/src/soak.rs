@@ -1,4 +1,5 @@
-//! What takes longer than CI has: the same end-to-end files with larger counts, and a table of what came of it. Refuses to
+//! What takes longer than CI has: the same end-to-end files with larger counts, the fuzz targets for longer, and a table of what came of
+//! it. Refuses to
 //! hold a test of its own.
 
 use std::fmt::Write as _;
@@ -9,10 +10,15 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Profile};
 use crate::process::{cargo, is_root, run as run_command};
-use crate::{residue, setup, tally, test};
+use crate::{fuzz, residue, setup, tally, test};
 
 /// Files whose counts grow under CC_SOAK=1; each prints lines that start with `soak: `.
 const FAMILIES: &[&str] = &["kill_", "churn_"];
+
+/// How the fuzz targets are asked for.
+const FUZZ: &str = "fuzz";
+/// Of each target.
+const FUZZ_SECONDS: u64 = 600;
 
 struct Row {
     file: String,
@@ -36,6 +42,10 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     for file in files {
         rows.push(one(root, &file, seed)?);
     }
+    if wants_fuzz(which) {
+        let ran = fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS))?;
+        rows.extend(ran.into_iter().map(Row::from));
+    }
     let table = render(&rows, seed);
     print!("{table}");
     let path = root.join("docs/soak.md");
@@ -44,14 +54,29 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     if rows.iter().any(|row| row.result != "passed") { bail!("the soak failed; see docs/soak.md") } else { Ok(()) }
 }
 
+fn wants_fuzz(which: Option<&str>) -> bool {
+    which.is_none_or(|which| FUZZ.starts_with(which))
+}
+
+impl From<fuzz::Ran> for Row {
+    fn from(ran: fuzz::Ran) -> Row {
+        let fuzz::Ran { target, executions, seconds, found } = ran;
+        let result = found.unwrap_or_else(|| "passed".to_owned());
+        Row { file: format!("{FUZZ} {target}"), counts: format!("{executions} executions"), seconds, result }
+    }
+}
+
 fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
     let names: Vec<String> = test::files(root, "tests")
         .into_iter()
         .filter(|name| FAMILIES.iter().any(|family| name.starts_with(family)))
         .filter(|name| which.is_none_or(|which| name.starts_with(which)))
         .collect();
-    if names.is_empty() {
-        bail!("no file in tests/tests starts with {}", which.unwrap_or("kill_ or churn_"));
+    if names.is_empty() && !wants_fuzz(which) {
+        bail!(
+            "no file in tests/tests starts with {}; the fuzz targets are asked for by {FUZZ}",
+            which.unwrap_or_default()
+        );
     }
     Ok(names)
 }

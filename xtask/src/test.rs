@@ -10,7 +10,10 @@ use anyhow::{Result, bail};
 use crate::build::{self, Profile};
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
-use crate::{build_ebpf, residue, setup, tidy, tools};
+use crate::{build_ebpf, fuzz, residue, setup, tidy, tools};
+
+/// Of each target: what a branch costs in CI. The soak has ten minutes.
+const FUZZ_SECONDS: u64 = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -70,6 +73,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             lints(root, &mut report);
             unit(root, seed, &mut report);
             end_to_end(root, seed, "", &mut report)?;
+            fuzz(root, &mut report);
         }
     }
     for failure in &report.failures {
@@ -194,6 +198,24 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
         report.step("residue", Err(anyhow::anyhow!("left behind: {}", left.join(", "))));
     }
     Ok(())
+}
+
+/// Each target counts as a test.
+fn fuzz(root: &Path, report: &mut Report) {
+    match fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS)) {
+        Ok(ran) => {
+            for ran in ran {
+                match ran.found {
+                    None => report.tally.passed += 1,
+                    Some(_) => {
+                        report.tally.failed += 1;
+                        report.failures.push(ran.to_string());
+                    }
+                }
+            }
+        }
+        Err(error) => report.step("fuzz", Err(error)),
+    }
 }
 
 /// The daemon's own test files, which make kernel objects, then one file per promise.

@@ -136,7 +136,7 @@ unsafe extern "C" fn cc_nd(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
-    let asked: nd::Neighbor = parse::header(ctx, work.parsed.transport as usize)?;
+    let asked = parse::neighbor(ctx, &work.parsed)?;
     let target = nd::question(&work.port, &work.parsed.packet.source, work.parsed.ttl, &asked)?;
     let flags = nd::answer_flags(admit::lookup(work.port.vni, &target))?;
     rewrite::nd_reply(ctx, &work.port, &target, flags)?;

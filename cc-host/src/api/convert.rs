@@ -181,7 +181,7 @@ fn is_hostname(text: &str) -> bool {
     text.len() <= HOSTNAME_LEN_MAX && text.bytes().all(good) && !text.starts_with(['-', '.'])
 }
 
-fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
+pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
     v1::ContainerSpec {
         image: spec.image.clone(),
         vpc: spec.vpc.clone().unwrap_or_default(),

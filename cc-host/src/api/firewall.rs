@@ -10,7 +10,7 @@ use cc_common::api::v1::{self, edit_prefixes_input::Input};
 use futures::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::rules::{group_view, list_view, rule_spec, rule_view};
+use super::rules::{Own, group_view, list_view, rule_spec, rule_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
 use crate::firewall::{Firewall, FirewallError, PrefixEdit, PrefixParser};
@@ -74,7 +74,7 @@ impl FirewallService for FirewallApi {
     async fn add_rule(&self, request: Request<v1::AddRuleRequest>) -> Result<Response<v1::Rule>, Status> {
         let caller = caller(&request, Role::Operator)?;
         let v1::AddRuleRequest { group, rule } = request.into_inner();
-        let spec = rule_spec(&self.firewall, &caller.project, rule.unwrap_or_default()).map_err(Fault::from)?;
+        let spec = rule_spec(&Own(&self.firewall, &caller.project), rule.unwrap_or_default()).map_err(Fault::from)?;
         let (_, rule) = self.firewall.add_rule(&caller.project, &group, spec).await.map_err(Fault::from)?;
         Ok(Response::new(rule_view(&self.firewall, &rule)))
     }

@@ -5,6 +5,9 @@ mod container;
 mod convert;
 mod firewall;
 mod follow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 pub mod host;
 mod image;

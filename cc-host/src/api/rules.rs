@@ -4,8 +4,8 @@ use cc_common::api::v1;
 use cc_common::verdict::Direction;
 
 use crate::firewall::{
-    Action, Firewall, FirewallError, GroupRecord, IcmpType, Peer, PortRange, PrefixListRecord, Protocol, Rule,
-    RuleSpec, parse_cidr,
+    Action, Firewall, FirewallError, GroupId, GroupRecord, IcmpType, Peer, PortRange, PrefixListId, PrefixListRecord,
+    Protocol, Rule, RuleSpec, parse_cidr,
 };
 use crate::ids::Project;
 
@@ -26,7 +26,25 @@ fn bad(field: &'static str, value: impl ToString, why: impl Into<String>) -> Fir
     FirewallError::BadRule { field, value: value.to_string(), why: why.into() }
 }
 
-pub(super) fn rule_spec(firewall: &Firewall, project: &Project, rule: v1::Rule) -> Result<RuleSpec, FirewallError> {
+/// What a rule may name.
+pub(super) trait Known {
+    fn group(&self, name: &str) -> Result<GroupId, FirewallError>;
+    fn list(&self, name: &str) -> Result<PrefixListId, FirewallError>;
+}
+
+/// What a project has.
+pub(super) struct Own<'a>(pub &'a Firewall, pub &'a Project);
+
+impl Known for Own<'_> {
+    fn group(&self, name: &str) -> Result<GroupId, FirewallError> {
+        self.0.group(self.1, name).map(|group| group.id)
+    }
+    fn list(&self, name: &str) -> Result<PrefixListId, FirewallError> {
+        self.0.prefix_list(self.1, name).map(|list| list.id)
+    }
+}
+
+pub(super) fn rule_spec(known: &impl Known, rule: v1::Rule) -> Result<RuleSpec, FirewallError> {
     let action = match rule.action.as_str() {
         "allow" => Action::Allow,
         "deny" => Action::Deny,
@@ -40,7 +58,7 @@ pub(super) fn rule_spec(firewall: &Firewall, project: &Project, rule: v1::Rule) 
     let priority = u16::try_from(rule.priority)
         .map_err(|_| bad("--priority", rule.priority, "priorities go from 0 to 65535; the least decides"))?;
     let (protocol, log) = (protocol(&rule)?, rule.log);
-    Ok(RuleSpec { action, direction, protocol, peer: peer(firewall, project, &rule)?, priority, log })
+    Ok(RuleSpec { action, direction, protocol, peer: peer(known, &rule)?, priority, log })
 }
 
 fn protocol(rule: &v1::Rule) -> Result<Protocol, FirewallError> {
@@ -88,13 +106,13 @@ fn icmp_type(text: &str) -> Result<IcmpType, FirewallError> {
     Ok(IcmpType { v4: Some(number), v6: None, code })
 }
 
-fn peer(firewall: &Firewall, project: &Project, rule: &v1::Rule) -> Result<Peer, FirewallError> {
+fn peer(known: &impl Known, rule: &v1::Rule) -> Result<Peer, FirewallError> {
     let wanted = rule.peer.as_str();
     if matches!(wanted, "" | "any") {
         return Ok(Peer::Any);
     }
-    let group = || firewall.group(project, wanted).map(|group| Peer::Group(group.id));
-    let list = || firewall.prefix_list(project, wanted).map(|list| Peer::Prefixes(list.id));
+    let group = || known.group(wanted).map(Peer::Group);
+    let list = || known.list(wanted).map(Peer::Prefixes);
     match rule.peer_kind.as_str() {
         "group" => group(),
         "prefixes" => list(),

@@ -230,7 +230,9 @@ fn parse_time(text: &str) -> Option<u64> {
     let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
     let mut clock = clock.splitn(3, ':').map(|n| n.parse::<i64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if !(1..=12).contains(&month) || !(1970..=9999).contains(&year) || fraction.len() > 9 {
+    let is_day = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let is_clock = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..=60).contains(&second);
+    if !is_day || !is_clock || fraction.len() > 9 {
         return None;
     }
     let nanos: u64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<9}").parse().ok()? };
@@ -257,6 +259,9 @@ mod tests {
     #[test]
     fn the_epoch_is_zero() {
         assert_eq!(parse_time("1970-01-01T00:00:00Z"), Some(0));
+        for bad in ["1970-01-01T9000000000000000000:00:00Z", "1970-01-32T00:00:00Z", "1970-01-01T00:-1:00Z"] {
+            assert_eq!(parse_time(bad), None, "{bad}");
+        }
         assert_eq!(parse_time("2000-02-29T00:00:00Z"), Some(951_782_400_000_000_000));
     }
 

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::firewall::model::RuleSpec;
-use crate::firewall::prefixes;
-use cc_common::firewall::{self as probes, Be32Hash, Be64, PREFIX_CLOSED, PrefixEntry, RuleKey, RuleSet, Tables};
-use cc_common::net::{Be16, Ip};
+use crate::firewall::naive::{Asked, Case, group, list};
+use cc_common::firewall::{Be32Hash, Be64, PREFIX_CLOSED, RuleKey};
+use cc_common::net::Be16;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,74 +26,6 @@ proptest! {
         });
         prop_assert_eq!(covering.count(), usize::from((range.first..=range.last).contains(&port)));
     }
-}
-
-/// The maps as the kernel has them.
-struct Maps<'a> {
-    rows: &'a [RuleRow],
-    table: &'a Table,
-}
-
-impl Tables for Maps<'_> {
-    fn rule(&self, key: &RuleKey) -> Option<RuleEntry> {
-        let matches = |row: &&RuleRow| {
-            row.class == u32::from_be_bytes(key.class.0)
-                && row.direction as u8 == key.direction
-                && row.protocol == key.protocol
-                && u32::from(row.port ^ key.port.get()).checked_shr(16 - u32::from(row.port_bits)).unwrap_or(0) == 0
-        };
-        self.rows.iter().filter(matches).max_by_key(|row| row.port_bits).map(|row| row.entry)
-    }
-    fn prefix(&self, _: u32, address: &Ip) -> Option<PrefixEntry> {
-        let address = if address.is_v4() {
-            IpAddr::from(Ipv4Addr::from(address.last().0))
-        } else {
-            IpAddr::from(Ipv6Addr::from(address.octets))
-        };
-        Some(prefixes::tests::lookup(self.table, address))
-    }
-}
-
-/// What the rules say, read one by one.
-#[expect(clippy::too_many_arguments, reason = "as many as a packet has properties")]
-fn naive(
-    rules: &[&Rule],
-    lists: &HashMap<PrefixListId, Vec<IpNet>>,
-    closed: &[IpNet],
-    direction: Direction,
-    address: IpAddr,
-    peer_groups: &BTreeSet<GroupId>,
-    beyond: bool,
-    protocol: u8,
-    service: u16,
-) -> Option<RuleEntry> {
-    // The narrowest closed range that the address is in: what is wider than it does not reach into it.
-    let closed = closed.iter().filter(|net| net.contains(&address)).max_by_key(|net| net.prefix_len());
-    let closed = closed.filter(|_| beyond && direction == Direction::Egress);
-    let named = |net: &IpNet| net.contains(&address) && closed.is_none_or(|closed| closed.contains(net));
-    let about = |rule: &&&Rule| match &rule.spec.peer {
-        Peer::Any => closed.is_none(),
-        Peer::Cidr(net) if net.prefix_len() == 0 => {
-            closed.is_none() && matches!(net, IpNet::V4(_)) == address.is_ipv4()
-        }
-        Peer::Cidr(net) => named(net),
-        Peer::Group(group) => closed.is_none() && peer_groups.contains(group),
-        Peer::Prefixes(list) => lists[list].iter().any(named),
-    };
-    let class = probes::protocol_class(protocol);
-    let in_range = |rule: &&&Rule| {
-        range_of(&rule.spec.protocol, class)
-            .is_some_and(|range| class == PROTOCOL_CLASS_OTHER || (range.first..=range.last).contains(&service))
-    };
-    let matching = rules.iter().filter(|rule| rule.spec.direction == direction).filter(about).filter(in_range);
-    matching.map(|rule| entry_of(rule)).min_by_key(rank)
-}
-
-fn group(n: u8) -> GroupId {
-    serde_json::from_value(serde_json::json!(format!("grp-{n}"))).unwrap()
-}
-fn list(n: u8) -> PrefixListId {
-    serde_json::from_value(serde_json::json!(format!("pfx-{n}"))).unwrap()
 }
 
 /// Four bits at the top of an IPv4 address, or of an IPv6 one.
@@ -166,41 +98,29 @@ proptest! {
             8,
         ),
     ) {
-        let rules: Vec<Rule> = rules.into_iter().zip(1..).map(|(rule, number)| Rule { number, ..rule }).collect();
-        let rules: Vec<&Rule> = rules.iter().collect();
-        let closed: Vec<IpNet> = closed.into_iter().filter(|net| net.prefix_len() > 0).collect();
-        let lists: HashMap<PrefixListId, Vec<IpNet>> =
-            lists.into_iter().enumerate().map(|(n, nets)| (list(n as u8), nets)).collect();
-        let atoms = Atoms::of(rules.iter().copied());
-        let nets: Vec<Vec<IpNet>> = atoms.names.iter().map(|name| match name {
-            AtomName::Cidr(net) => vec![*net],
-            AtomName::List(list) => lists[list].clone(),
-        }).collect();
-        let table = prefixes::build(nets.iter().enumerate().map(|(n, nets)| (n as u32, nets.as_slice())), &closed);
-        // Set 1 is in group 0, set 2 in groups 1 and 2; whoever has number 0 is in none.
-        let memberships = BTreeMap::from([
-            (1, BTreeSet::from([group(0)])),
-            (2, BTreeSet::from([group(1), group(2)])),
-        ]);
-        let compiled = rule_set(&Input { rules: &rules, atoms: &atoms, table: &table, memberships: &memberships });
-        let maps = Maps { rows: &compiled.rows, table: &table };
-        let set = RuleSet {
-            generation: 1, version: 1, prefix_table: 1,
-            names_prefixes: compiled.names_prefixes, names_groups: compiled.names_groups, pad: 0,
+        let case = Case {
+            rules: rules.into_iter().zip(1..).map(|(rule, number)| Rule { number, ..rule }).collect(),
+            lists: (0..).map(list).zip(lists).collect(),
+            closed: closed.into_iter().filter(|net| net.prefix_len() > 0).collect(),
+            // Set 1 is in group 0, set 2 in groups 1 and 2; whoever has number 0 is in none.
+            memberships: BTreeMap::from([
+                (1, BTreeSet::from([group(0)])),
+                (2, BTreeSet::from([group(1), group(2)])),
+            ]),
         };
+        let compiled = case.compile();
         for (address, groups, ingress, beyond, protocol, service) in packets {
-            let groups = if beyond { 0 } else { u32::from(groups) };
-            let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let service = if protocol == 1 { service & 0x101 | (service & 3) << 8 } else { service };
+            let asked = Asked {
+                direction: if ingress { Direction::Ingress } else { Direction::Egress },
+                address,
+                groups: if beyond { 0 } else { groups.into() },
+                beyond,
+                protocol,
+                service: if protocol == 1 { service & 0x101 | (service & 3) << 8 } else { service },
+            };
             // Ingress from a closed range beyond is asked of nobody in particular: what hides there is tested by egress.
-            prop_assume!(!(ingress && beyond && closed.iter().any(|net| net.contains(&address))));
-            let ip = crate::datapath::ip(address);
-            let peer = probes::Peer { address: &ip, groups, beyond };
-            let decision = probes::decide(&maps, Some(&set), direction, &peer, protocol, Be16::new(service), false);
-            let expected = naive(
-                &rules, &lists, &closed, direction, address,
-                memberships.get(&groups).unwrap_or(&BTreeSet::new()), beyond, protocol, service,
-            );
+            prop_assume!(!(ingress && beyond && case.closed.iter().any(|net| net.contains(&address))));
+            let (decision, expected) = (compiled.decide(&asked, false), case.read(&asked));
             prop_assert_eq!(decision.rule, expected.map_or(0, |entry| entry.rule));
             prop_assert_eq!(decision.allowed, expected.is_some_and(|entry| entry.action == ACTION_ALLOW));
         }
@@ -213,30 +133,18 @@ proptest! {
         let rules: Vec<Rule> = rules.into_iter().zip(1..)
             .filter(|(rule, _)| !matches!(rule.spec.peer, Peer::Prefixes(_)))
             .map(|(rule, number)| Rule { number, ..rule }).collect();
-        let rules: Vec<&Rule> = rules.iter().collect();
-        let atoms = Atoms::of(rules.iter().copied());
-        let nets: Vec<Vec<IpNet>> = atoms.names.iter().map(|name| match name {
-            AtomName::Cidr(net) => vec![*net],
-            AtomName::List(_) => vec![],
-        }).collect();
-        let table = prefixes::build(nets.iter().enumerate().map(|(n, nets)| (n as u32, nets.as_slice())), &[]);
-        let memberships = BTreeMap::new();
-        let compiled = rule_set(&Input { rules: &rules, atoms: &atoms, table: &table, memberships: &memberships });
-        let maps = Maps { rows: &compiled.rows, table: &table };
-        let set = RuleSet {
-            generation: 1, version: 1, prefix_table: 1,
-            names_prefixes: compiled.names_prefixes, names_groups: compiled.names_groups, pad: 0,
-        };
-        let ip = crate::datapath::ip(address);
-        let peer = probes::Peer { address: &ip, groups: 0, beyond: false };
+        let case = Case { rules, ..Case::default() };
+        let compiled = case.compile();
         let ask = |service, fragment| {
-            probes::decide(&maps, Some(&set), Direction::Egress, &peer, 17, Be16::new(service), fragment).allowed
+            let direction = Direction::Egress;
+            let asked = Asked { direction, address, groups: 0, beyond: false, protocol: 17, service };
+            compiled.decide(&asked, fragment).allowed
         };
         // Never stricter than what whole packets get.
         if (0..9).any(|port| ask(port, false)) {
             prop_assert!(ask(0, true));
         }
-        if rules.iter().all(|rule| rule.spec.action == Action::Deny) {
+        if case.rules.iter().all(|rule| rule.spec.action == Action::Deny) {
             prop_assert!(!ask(0, true));
         }
     }

@@ -7,6 +7,9 @@ mod groups;
 mod in_force;
 mod lists;
 mod model;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod naive;
 mod prefix_lists;
 mod prefixes;
 mod room;

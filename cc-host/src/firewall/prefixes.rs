@@ -121,22 +121,11 @@ fn contains(parent: &Holds, bits: u128) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
+    use crate::firewall::naive::lookup;
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};
-
-    /// What the kernel's trie finds.
-    pub fn lookup(table: &Table, address: IpAddr) -> PrefixEntry {
-        let matching = |net: IpNet| net.contains(&address);
-        let v4 = table.compiled.v4.iter().map(|row| (IpNet::new(row.0.into(), row.1).unwrap(), row.2));
-        let v6 = table.compiled.v6.iter().map(|row| (IpNet::new(row.0.into(), row.1).unwrap(), row.2));
-        v4.chain(v6)
-            .filter(|row| matching(row.0))
-            .max_by_key(|row| row.0.prefix_len())
-            .map(|row| row.1)
-            .unwrap_or_default()
-    }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

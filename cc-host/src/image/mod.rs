@@ -3,6 +3,9 @@
 mod collect;
 mod download;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod holds;
 mod layer;
 mod layout;

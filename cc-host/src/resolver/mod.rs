@@ -8,6 +8,9 @@ mod directory;
 mod error;
 mod forward;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod listen;
 mod message;

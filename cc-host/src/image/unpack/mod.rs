@@ -53,7 +53,7 @@ pub fn child_main(_args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
 }
 
 /// Unpacks `tar` below `root` and reads it to its end, so that the daemon can hash what follows the archive too.
-fn unpack(mut tar: impl Read, root: std::os::fd::OwnedFd) -> Report {
+pub(super) fn unpack(mut tar: impl Read, root: std::os::fd::OwnedFd) -> Report {
     let result = entry::unpack_all(&mut tar, root);
     match result {
         Ok(report) => match std::io::copy(&mut tar, &mut std::io::sink()) {

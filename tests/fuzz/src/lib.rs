@@ -1,0 +1,35 @@
+//! What the fuzz targets do with their bytes, a file each; `cargo xtask fuzz` runs them. Refuses to share a line with what it checks.
+
+pub mod api_messages;
+pub mod books;
+pub mod datapath;
+pub mod dns;
+pub mod door;
+pub mod host;
+pub mod image_layers;
+pub mod image_manifests;
+pub mod input;
+pub mod nat;
+pub mod prefix_lists;
+pub mod rules;
+pub mod seeds;
+pub mod settings;
+pub mod shim_frames;
+pub mod wire;
+
+/// A target's name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them; each has a file of its name in `fuzz_targets`, and a corpus.
+pub const TARGETS: [Target; 10] = [
+    ("api_messages", api_messages::run),
+    ("datapath", datapath::run),
+    ("dns", dns::run),
+    ("image_layers", image_layers::run),
+    ("image_manifests", image_manifests::run),
+    ("nat", nat::run),
+    ("prefix_lists", prefix_lists::run),
+    ("rules", rules::run),
+    ("settings", settings::run),
+    ("shim_frames", shim_frames::run),
+];

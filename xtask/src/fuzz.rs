@@ -1,0 +1,193 @@
+//! `cargo xtask fuzz`: builds the fuzz targets as cargo-fuzz does, but that no nightly compiler and no sanitizer is needed, and runs them for
+//! a while each. Refuses to call a target good that found anything: the input is kept, and the command that repeats it is named.
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{ask, cargo, run as run_command, shown};
+use crate::{build_ebpf, setup};
+
+/// What instruments code so that libFuzzer sees which branches an input takes, and what was compared with what.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
+/// What takes longer for one input is a finding.
+const INPUT_SECONDS_MAX: u32 = 10;
+const INPUT_BYTES_MAX: u32 = 4096;
+/// Lines of a target's output that are shown when it fails.
+const SHOWN_LINES: usize = 60;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// How long each target runs
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// How many run at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Only these; all without
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+}
+
+impl Options {
+    /// All targets, as many at a time as the reference machine has CPUs.
+    pub fn all(seconds: u64) -> Self {
+        Options { seconds, jobs: 2, targets: Vec::new() }
+    }
+}
+
+/// What a target came to.
+pub struct Ran {
+    pub target: String,
+    pub executions: u64,
+    pub seconds: u64,
+    /// Why it is not clean, with what repeats it.
+    pub found: Option<String>,
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ran { target, executions, seconds, found } = self;
+        let end = found.as_deref().unwrap_or("clean");
+        write!(f, "fuzz {target}: {executions} executions in {seconds} s, {end}")
+    }
+}
+
+pub fn setup_and_run(root: &Path, options: &Options) -> Result<()> {
+    setup::run(root, setup::For::Tests)?;
+    build_ebpf::run(root)?;
+    run(root, options)
+}
+
+fn run(root: &Path, options: &Options) -> Result<()> {
+    let ran = all(root, options)?;
+    let crashes = ran.iter().filter(|ran| ran.found.is_some()).count();
+    for ran in &ran {
+        println!("{ran}");
+    }
+    println!("{} targets, {crashes} crashes", ran.len());
+    if crashes > 0 { bail!("{crashes} fuzz targets are not clean") } else { Ok(()) }
+}
+
+/// Builds them and runs each, in the order of their names.
+pub fn all(root: &Path, options: &Options) -> Result<Vec<Ran>> {
+    let known = targets(root)?;
+    let unknown: Vec<&str> = options.targets.iter().map(String::as_str).filter(|name| !known.contains(*name)).collect();
+    if !unknown.is_empty() {
+        bail!("no fuzz target is named {}; there are {}", unknown.join(", "), Vec::from_iter(known).join(", "));
+    }
+    let wanted: Vec<String> =
+        known.into_iter().filter(|name| options.targets.is_empty() || options.targets.contains(name)).collect();
+    let programs = build(root)?;
+    let left = Mutex::new(wanted.into_iter());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(target) = next else { return };
+                    let ran = one(root, &programs, &target, options.seconds);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
+                }
+            });
+        }
+    });
+    let mut ran = done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<Vec<_>>>()?;
+    ran.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(ran)
+}
+
+/// A file each.
+fn targets(root: &Path) -> Result<std::collections::BTreeSet<String>> {
+    let dir = root.join("tests/fuzz/fuzz_targets");
+    let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let names = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.strip_suffix(".rs").map(str::to_owned)
+    });
+    Ok(names.collect())
+}
+
+/// Gives the directory of the programs. For a target that is named, cargo keeps the flags from build scripts and macros, which run here
+/// and would miss what the coverage calls.
+fn build(root: &Path) -> Result<PathBuf> {
+    let version = ask("rustc", &["-vV"]).context("there is no rustc on PATH")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say its host")?;
+    let mut command = cargo(root);
+    command.args(["build", "--profile", "fuzz", "-p", "fuzz", "--bins", "--target", host]);
+    command.args(["--target-dir", "target/fuzz"]).env("RUSTFLAGS", COVERAGE);
+    run_command(&mut command)?;
+    Ok(root.join("target/fuzz").join(host).join("fuzz"))
+}
+
+/// What it finds worth keeping goes to a corpus in target/, which the next run begins with, beside the committed one.
+fn one(root: &Path, programs: &Path, target: &str, seconds: u64) -> Result<Ran> {
+    let (corpus, artifacts) =
+        (root.join("target/fuzz/corpus").join(target), root.join("target/fuzz/found").join(target));
+    for dir in [&corpus, &artifacts] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let mut command = Command::new(programs.join(target));
+    command.args([&corpus, &root.join("tests/fuzz/corpus").join(target)]);
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    command.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={INPUT_SECONDS_MAX}"));
+    command.arg(format!("-max_len={INPUT_BYTES_MAX}")).args([
+        "-print_final_stats=1",
+        "-verbosity=0",
+        "-rss_limit_mb=2048",
+    ]);
+    eprintln!("+ {}", shown(&command));
+    let mut child = command
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", shown(&command)))?;
+    let said = child.stderr.take().context("the target's output was not piped")?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(said).split(b'\n') {
+        lines.push(String::from_utf8_lossy(&line.context("cannot read the target's output")?).into_owned());
+    }
+    let status = child.wait().context("cannot wait for the target")?;
+    let number = |name: &str| lines.iter().rev().find_map(|line| stat(line, name)).unwrap_or(0);
+    let executions = number("number_of_executed_units");
+    // A target that has run nothing has shown nothing.
+    let found = (!status.success() || executions == 0).then(|| {
+        for line in lines.iter().rev().take(SHOWN_LINES).rev() {
+            eprintln!("{line}");
+        }
+        let kept = lines.iter().find_map(|line| line.split_once("Test unit written to ").map(|(_, file)| file.trim()));
+        match kept {
+            Some(file) => format!("FOUND; repeat it by: {} {file}", programs.join(target).display()),
+            None => format!("FAILED: {status}"),
+        }
+    });
+    let ran = Ran { target: target.to_owned(), executions, seconds, found };
+    eprintln!("{ran}");
+    Ok(ran)
+}
+
+/// `stat::number_of_executed_units: 12345`
+fn stat(line: &str, name: &str) -> Option<u64> {
+    line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executions_are_read_of_what_a_target_says() {
+        assert_eq!(stat("stat::number_of_executed_units: 5123", "number_of_executed_units"), Some(5123));
+        assert_eq!(stat("stat::average_exec_per_sec:     170", "number_of_executed_units"), None);
+        assert_eq!(stat("number_of_executed_units: 1", "number_of_executed_units"), None);
+    }
+}
