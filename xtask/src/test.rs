@@ -8,9 +8,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 
 use crate::build::{self, Profile};
+use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
 use crate::{build_ebpf, residue, setup, tidy, tools};
+
+/// The file of tests that need another daemon.
+const UPGRADES: &str = "upgrades_lose_no_flow";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -57,7 +61,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     match (&options.e2e, options.unit) {
         (None, true) => {
             setup::run(root, setup::For::Demo)?;
-            build_ebpf::run(root)?;
+            build_ebpf::run(root, Layout::Own)?;
             unit(root, seed, &mut report);
         }
         (Some(name), _) => {
@@ -66,7 +70,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         (None, false) => {
             setup::run(root, setup::For::Tests)?;
-            build_ebpf::run(root)?;
+            build_ebpf::run(root, Layout::Own)?;
             lints(root, &mut report);
             unit(root, seed, &mut report);
             end_to_end(root, seed, "", &mut report)?;
@@ -173,6 +177,9 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             "no test file is named {name}; there are {}",
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
+    }
+    if name.is_empty() || name == UPGRADES {
+        build::next_daemon(root, Profile::Release)?;
     }
     build::run_with_images(root, Profile::Release)?;
     run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
