@@ -208,13 +208,14 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
 /// Before anything is ended by it: what was taken over, and what cannot be.
 async fn tell_of_versions(datapath: &Datapath, config: &Config, cgroup_level: u32, events: &Events) {
     if let Some(Upgraded { from, rows, hooks }) = datapath.upgraded() {
-        let text = format!("went on from version {from} of the pins to {ABI}, with {rows} conversations on {hooks} hooks");
+        let text =
+            format!("went on from version {from} of the pins to {ABI}, with {rows} conversations on {hooks} hooks");
         events.add("datapath.upgraded", "host", &text).await;
     }
     for OtherPins { version, path, .. } in other_pins(&datapath_config(config, cgroup_level)) {
         let which = if version > ABI { "a newer" } else { "another" };
         let text = format!(
-            "{} is of {which} cc-host, and this one ({ABI}) cannot go on from it: containers that it attached are ended",
+            "{} is of {which} cc-host, and this one (version {ABI}) cannot go on from it: what that alone attached ends",
             path.display()
         );
         events.add("datapath.foreign_pins", "host", &text).await;

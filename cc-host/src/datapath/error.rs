@@ -98,7 +98,8 @@ impl From<DatapathError> for Fault {
             E::Upgrade { .. } => (
                 Code::FailedPrecondition,
                 "datapath.upgrade",
-                "start the earlier cc-host again: everything is as it was; or stop its containers, and start this one".to_owned(),
+                "start the earlier cc-host again: everything is as it was; or stop its containers, and start this one"
+                    .to_owned(),
             ),
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())

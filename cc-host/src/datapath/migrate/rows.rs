@@ -70,8 +70,11 @@ where
                 rows.push(row);
                 if keys.len() < ROWS_PER_WRITE { Ok(()) } else { flush(&mut keys, &mut rows) }
             }
-            Pass::Join => join(&mut table, key, &row, how.join)
-                .map_err(|source| DatapathError::Map { operation: "write", name, source }),
+            Pass::Join => join(&mut table, key, &row, how.join).map_err(|source| DatapathError::Map {
+                operation: "write",
+                name,
+                source,
+            }),
         };
         failed = done.err();
         if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -182,7 +182,10 @@ mod tests {
         let bytes = |at: *const u8| unsafe { std::slice::from_raw_parts(at, size_of::<Flow>()).to_vec() };
         assert_eq!(size_of::<Flow>(), size_of::<flow::Flow>());
         assert_eq!(bytes((&raw const old).cast()), bytes((&raw const new).cast()));
-        assert_eq!((size_of::<Settings>(), offset_of!(Settings, flows_per_endpoint)), (SETTINGS_BYTES, FLOWS_PER_ENDPOINT_AT));
+        assert_eq!(
+            (size_of::<Settings>(), offset_of!(Settings, flows_per_endpoint)),
+            (SETTINGS_BYTES, FLOWS_PER_ENDPOINT_AT)
+        );
         assert_eq!(MIGRATION.maps.len(), n::MAPS.len());
         assert_eq!(FLOW_ROWS, cc_common::limits::FLOWS_MAX);
     }
