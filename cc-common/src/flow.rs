@@ -149,11 +149,12 @@ pub const FLAG_SHARED: u8 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Flow {
-    /// Only in the layout that tests upgrade to: the struct is longer, and each of its fields is somewhere else.
-    #[cfg(feature = "next-abi")]
-    pub moved: [u64; 2],
     /// Generations of the rule sets by which each side was judged; 0 where it is no endpoint of ours.
     pub rules: [u64; 2],
+    /// Only in the layout that tests upgrade to: the struct is longer, and all that follows is somewhere else. The first field is not: the
+    /// programs' stacks would not hold one more address.
+    #[cfg(feature = "next-abi")]
+    pub moved: [u64; 2],
     /// Generations of the endpoints; 0 likewise. A slot's next endpoint has another.
     pub generations: [u64; 2],
     /// The endpoints, or one of `BEYOND_…`.

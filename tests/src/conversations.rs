@@ -2,7 +2,7 @@
 //! Refuses to judge: it says what was.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -135,7 +135,7 @@ impl Conversation {
 
     /// The same by datagrams, with a server that also says where they come from: not one may be lost, and the port stays.
     pub fn talk_udp(from: &Netns, to: SocketAddr) -> Conversation {
-        let socket = datagrams(from, to);
+        let socket = datagrams(from, any(to), to);
         socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
         let (mut word, mut port) = (0_u64, None);
         Conversation::again_and_again(TALKS_EVERY, move || {
@@ -189,9 +189,9 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// To `to` as `from` calls it, heard at `at` inside `listener`.
-    pub fn start(from: &Netns, to: SocketAddr, listener: &Netns, at: SocketAddr) -> Probe {
-        let socket = datagrams(from, to);
+    /// From an address, unless it is unspecified, to `to` as it is called there; heard at `at` inside `listener`.
+    pub fn start((from, address): (&Netns, IpAddr), to: SocketAddr, listener: &Netns, at: SocketAddr) -> Probe {
+        let socket = datagrams(from, address, to);
         let ear = listener.run(move || UdpSocket::bind(at).expect("the port is free")).expect("the code inside ends");
         ear.set_read_timeout(Some(LOOK)).expect("a timeout");
         let (over, sent, received) =
@@ -257,8 +257,12 @@ fn connection(from: &Netns, at: &Netns, to: SocketAddr) -> (TcpStream, TcpStream
     (stream, listener.accept().expect("it has connected").0)
 }
 
-fn datagrams(from: &Netns, to: SocketAddr) -> UdpSocket {
-    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
-    let bind = move || UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket));
+/// Of its family.
+pub fn any(to: SocketAddr) -> IpAddr {
+    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+fn datagrams(from: &Netns, address: IpAddr, to: SocketAddr) -> UdpSocket {
+    let bind = move || UdpSocket::bind((address, 0)).and_then(|socket| socket.connect(to).map(|()| socket));
     from.run(bind).expect("the code inside ends").expect("there is a way")
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use cc_tests::beyond::{Beyond, FAR, FAR6, HOST, HOST6};
-use cc_tests::conversations::{Conversation, Probe, connect};
+use cc_tests::conversations::{Conversation, Probe, any, connect};
 use cc_tests::netns::Netns;
 use cc_tests::{Build, Leave, World, dual_stack, echo, eventually};
 use serde_json::Value;
@@ -19,16 +19,25 @@ const SLEEP: &[&str] = &["sleep", "600"];
 const STREAM: u16 = 5201;
 const ECHO: u16 = 7;
 const DENIED: u16 = 9;
+/// With `SHUT_INSIDE`.
+const DENIED_RANGE: &str = "9-10";
 const WEB: u16 = 80;
 const PUBLISHED: u16 = 8080;
 /// Published, and denied all the same.
 const SHUT: u16 = 8009;
+const SHUT_INSIDE: u16 = 10;
+
+/// Whom the guard denies, and where that would be heard.
+const GUARDED: &str = "203.0.113.66";
+const HEARD: u16 = 8010;
 
 /// Everything that is open, in both families.
 struct Open {
     going: Vec<(String, Conversation)>,
     idle: Vec<(String, TcpStream)>,
     probes: Vec<(String, Probe)>,
+    /// The rule's number.
+    denial: String,
     ids: [String; 2],
     seen: Seen,
 }
@@ -49,8 +58,8 @@ fn at(address: impl ToString, port: u16) -> SocketAddr {
 impl Open {
     fn all(world: &World, beyond: &Beyond) -> Open {
         dual_stack::vpc(world, "blue");
-        let deny = ["group", "deny", "blue", "ingress", "--proto", "udp", "--port", &DENIED.to_string()];
-        let publish = [format!("{PUBLISHED}:{WEB}"), format!("{SHUT}:{DENIED}/udp")];
+        let deny = ["group", "deny", "blue", "ingress", "--proto", "udp", "--port", DENIED_RANGE];
+        let publish = [format!("{PUBLISHED}:{WEB}"), format!("{SHUT}:{SHUT_INSIDE}/udp")];
         let options = ["--vpc", "blue", "--name", "web", "-p", &publish[0], "-p", &publish[1]];
         let web = world.run("busybox", &options, SLEEP);
         let client = world.run("busybox", &["--vpc", "blue", "--name", "client"], SLEEP);
@@ -64,7 +73,7 @@ impl Open {
             (world.address(&web).parse().expect("an address"), FAR, HOST),
             (dual_stack::ip6(world, &web).into(), FAR6, HOST6),
         ];
-        world.cc(&deny).ok();
+        let denial = world.cc(&deny).line();
         for (own, far, host) in addresses {
             let mut goes = |what: &str, conversation| going.push((format!("{what} {own}"), conversation));
             goes("a stream to", Conversation::stream(&inside, &server, at(own, STREAM)));
@@ -81,11 +90,18 @@ impl Open {
             idles("idle beyond the network, as", connect(&inside, at(far, ECHO)));
             idles("idle from outside to", connect(&beyond.netns, at(host, PUBLISHED)));
             let ear = at(own, DENIED);
-            probes.push((format!("denied to {own}"), Probe::start(&inside, ear, &server, ear)));
+            probes.push((format!("denied to {own}"), Probe::start((&inside, any(ear)), ear, &server, ear)));
         }
-        let outside = Probe::start(&beyond.netns, at(HOST, SHUT), &server, at("127.0.0.1", DENIED));
+        let (shut, heard) = (at(HOST, SHUT), at(HOST, HEARD));
+        let outside = Probe::start((&beyond.netns, any(shut)), shut, &server, at("0.0.0.0", SHUT_INSIDE));
         probes.push(("denied from outside".to_owned(), outside));
-        let mut open = Open { going, idle, probes, ids: [web, client], seen: Seen::default() };
+        let mut ip = beyond.netns.command("ip");
+        assert!(ip.args(["addr", "add", GUARDED, "dev", "lo"]).status().expect("ip can be run").success());
+        world.cc(&["guard", "deny", GUARDED]).ok();
+        let guarded = GUARDED.parse().expect("an address");
+        let guarded = Probe::start((&beyond.netns, guarded), heard, &world.netns, heard);
+        probes.push(("denied by the guard".to_owned(), guarded));
+        let mut open = Open { going, idle, probes, denial, ids: [web, client], seen: Seen::default() };
         open.all_is_well(world, "at first");
         open
     }
@@ -138,10 +154,8 @@ impl Open {
     /// What was denied would have been heard.
     fn the_denied_are_heard(&self, world: &World) {
         let sent: Vec<u64> = self.probes.iter().map(|(_, probe)| probe.sent()).collect();
-        let rules = world.cc(&["group", "rules", "blue", "--json"]).json();
-        let rules = rules.as_array().or_else(|| rules["rules"].as_array()).expect("rules are a list").clone();
-        let denied = rules.iter().find(|rule| rule["action"] == "deny").expect("there is one");
-        world.cc(&["group", "revoke", "blue", &denied["id"].to_string()]).ok();
+        world.cc(&["group", "revoke", "blue", &self.denial]).ok();
+        world.cc(&["guard", "allow", &format!("{GUARDED}/32")]).ok();
         for ((name, probe), sent) in self.probes.iter().zip(sent) {
             assert!(sent > 1000, "{name}: only {sent} were sent");
             eventually(&format!("{name} is heard when it is allowed"), BOUND, || (probe.received() > 0).then_some(()));
@@ -174,11 +188,12 @@ impl Seen {
     }
 }
 
-/// Names of the directories for pins.
+/// Names of the directories for pins; the kernel's own files beside them have dots.
 fn versions(world: &World) -> Vec<String> {
     let entries = std::fs::read_dir(world.path("bpf")).expect("it is there");
     let mut names: Vec<String> =
         entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.contains('.'));
     names.sort();
     names
 }
@@ -273,8 +288,8 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     assert_eq!(versions(&world), [Build::Own.pins()]);
     open.goes_on("without a daemon");
     // Also what begins now.
-    let beyond_to = at(HOST, PUBLISHED);
-    drop(connect(&beyond.netns, beyond_to));
+    let late = connect(&beyond.netns, at(HOST, PUBLISHED));
+    open.idle.push(("begun without a daemon".to_owned(), late));
     world.start_build(Build::Own);
     open.all_is_well(&world, "after the failure");
     world.leave(Leave::Stopped);
