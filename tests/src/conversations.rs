@@ -12,7 +12,9 @@ use crate::netns::Netns;
 
 /// Longer than anything may stand still, so that a failure is told as such.
 const PATIENCE: Duration = Duration::from_secs(10);
+const STREAMS_EVERY: Duration = Duration::from_millis(1);
 const TALKS_EVERY: Duration = Duration::from_millis(5);
+const NEWCOMERS_EVERY: Duration = Duration::from_millis(20);
 const PROBES_EVERY: Duration = Duration::from_millis(1);
 /// How often whoever waits for a datagram looks whether all is over.
 const LOOK: Duration = Duration::from_millis(50);
@@ -78,7 +80,8 @@ impl Conversation {
         self.progress.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One way, as fast as it goes: the receiver compares every byte.
+    /// One way, half a gigabit a second at most: as fast as it goes, two would leave the machine no time for a daemon. The receiver compares
+    /// every byte.
     pub fn stream(from: &Netns, at: &Netns, to: SocketAddr) -> Conversation {
         let (sender, mut receiver) = connection(from, at, to);
         receiver.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -93,6 +96,7 @@ impl Conversation {
                         Ok(sent) => at = (at + sent) % PATTERN,
                         Err(error) => return progress.failed(format!("sending: {error}")),
                     }
+                    std::thread::sleep(STREAMS_EVERY);
                 }
             }
         };
@@ -151,6 +155,20 @@ impl Conversation {
                 return Err(io::Error::other(format!("it came from {port:?}, and comes from {seen:?}")));
             }
             Ok(())
+        })
+    }
+
+    /// One connection after the other, a word on each: who comes now may have to try again, and is never refused.
+    pub fn newcomers(from: &Netns, to: SocketAddr) -> Conversation {
+        let from = from.try_clone().expect("a descriptor can be copied");
+        Conversation::again_and_again(NEWCOMERS_EVERY, move || {
+            let talk = move || {
+                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(b"hello")?;
+                stream.read_exact(&mut [0; 5])
+            };
+            from.run(talk).expect("the code inside ends")
         })
     }
 

@@ -13,6 +13,8 @@ use cc_tests::{Build, Leave, World, dual_stack, echo, eventually};
 use serde_json::Value;
 
 const BOUND: Duration = Duration::from_secs(10);
+/// How often a daemon on its way is looked at.
+const LOOK: Duration = Duration::from_micros(100);
 /// What a conversation may stand still.
 const GAP_MAX: Duration = Duration::from_millis(200);
 const SLEEP: &[&str] = &["sleep", "600"];
@@ -21,6 +23,8 @@ const ECHO: u16 = 7;
 const DENIED: u16 = 9;
 /// With `SHUT_INSIDE`.
 const DENIED_RANGE: &str = "9-10";
+/// Where connections come and go.
+const BRIEF: u16 = 13;
 const WEB: u16 = 80;
 const PUBLISHED: u16 = 8080;
 /// Published, and denied all the same.
@@ -34,6 +38,7 @@ const HEARD: u16 = 8010;
 /// Everything that is open, in both families.
 struct Open {
     going: Vec<(String, Conversation)>,
+    newcomers: Vec<(String, Conversation)>,
     idle: Vec<(String, TcpStream)>,
     probes: Vec<(String, Probe)>,
     /// The rule's number.
@@ -65,10 +70,10 @@ impl Open {
         let client = world.run("busybox", &["--vpc", "blue", "--name", "client"], SLEEP);
         let netns = |id: &str| Netns::of_pid(world.pid(id)).expect("it runs");
         let (inside, server) = (netns(&client), netns(&web));
-        for port in [ECHO, WEB] {
+        for port in [ECHO, BRIEF, WEB] {
             echo::tcp(&server, at("::", port));
         }
-        let (mut going, mut idle, mut probes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut going, mut idle, mut probes, mut newcomers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let addresses: [(IpAddr, &str, &str); 2] = [
             (world.address(&web).parse().expect("an address"), FAR, HOST),
             (dual_stack::ip6(world, &web).into(), FAR6, HOST6),
@@ -78,13 +83,18 @@ impl Open {
             let mut goes = |what: &str, conversation| going.push((format!("{what} {own}"), conversation));
             goes("a stream to", Conversation::stream(&inside, &server, at(own, STREAM)));
             goes("a talk with", Conversation::talk(&inside, at(own, ECHO)));
-            echo::tcp(&beyond.netns, at(far, ECHO));
+            for port in [ECHO, BRIEF] {
+                echo::tcp(&beyond.netns, at(far, port));
+            }
             echo::udp(&beyond.netns, at(far, ECHO));
             goes("beyond the network, as", Conversation::talk(&inside, at(far, ECHO)));
             goes("beyond the network by datagrams, as", Conversation::talk_udp(&inside, at(far, ECHO)));
             goes("from outside to", Conversation::talk(&beyond.netns, at(host, PUBLISHED)));
             goes("from the host to", Conversation::talk(&world.netns, at(host, PUBLISHED)));
             goes("by the host's address to", Conversation::talk(&inside, at(host, PUBLISHED)));
+            for to in [at(own, BRIEF), at(far, BRIEF)] {
+                newcomers.push((format!("newcomers to {to}"), Conversation::newcomers(&inside, to)));
+            }
             let mut idles = |what: &str, stream| idle.push((format!("{what} {own}"), stream));
             idles("idle to", connect(&inside, at(own, ECHO)));
             idles("idle beyond the network, as", connect(&inside, at(far, ECHO)));
@@ -101,7 +111,7 @@ impl Open {
         let guarded = GUARDED.parse().expect("an address");
         let guarded = Probe::start((&beyond.netns, guarded), heard, &world.netns, heard);
         probes.push(("denied by the guard".to_owned(), guarded));
-        let mut open = Open { going, idle, probes, denial, ids: [web, client], seen: Seen::default() };
+        let mut open = Open { going, newcomers, idle, probes, denial, ids: [web, client], seen: Seen::default() };
         open.all_is_well(world, "at first");
         open
     }
@@ -109,6 +119,7 @@ impl Open {
     /// Nothing has ended, stood still or passed since the last time; and what is told of it goes on.
     fn all_is_well(&mut self, world: &World, when: &str) {
         self.goes_on(when);
+        progress(&self.newcomers, when);
         let seen = Seen::now(world, &self.ids);
         for (name, count) in &self.seen.counters {
             assert!(seen.counters[name] >= *count, "{when}: {name} has {} after {count}", seen.counters[name]);
@@ -123,15 +134,7 @@ impl Open {
     }
 
     fn goes_on(&self, when: &str) {
-        let counts = || self.going.iter().map(|(_, one)| one.count()).collect::<Vec<_>>();
-        let before = counts();
-        let on = || counts().iter().zip(&before).all(|(now, before)| now > before).then_some(());
-        eventually(&format!("{when}: everything goes on"), BOUND, || {
-            for (name, conversation) in &self.going {
-                assert_eq!(conversation.failure(), None, "{when}: {name}");
-            }
-            on()
-        });
+        progress(&self.going, when);
         for (name, conversation) in &self.going {
             let gap = conversation.longest_gap();
             println!("{when}: {name} stood still for {gap:?} at most");
@@ -151,6 +154,22 @@ impl Open {
         }
     }
 
+    /// What everybody has of the table is what is in it: nothing was counted twice, or given back twice.
+    fn the_books_are_right(&mut self, world: &World) {
+        self.newcomers.clear();
+        let number = |value: &Value| value.as_u64().expect("a number");
+        eventually("the books are right", BOUND, || {
+            let books =
+                self.ids.each_ref().map(|id| world.cc(&["net", "inspect", id, "--json"]).json()["flows"].clone());
+            let listed = world.cc(&["net", "flows", "--json", "--limit", "10000"]).json();
+            let held: u64 = books.iter().map(|book| number(&book["flows"])).sum();
+            let half_open: u64 = books.iter().map(|book| number(&book["half_open"])).sum();
+            println!("{held} flows are held, and {half_open} of them half open");
+            let listed = listed["flows"].as_array().expect("flows are a list").len();
+            (usize::try_from(held) == Ok(listed) && half_open == 0).then_some(())
+        });
+    }
+
     /// What was denied would have been heard.
     fn the_denied_are_heard(&self, world: &World) {
         let sent: Vec<u64> = self.probes.iter().map(|(_, probe)| probe.sent()).collect();
@@ -161,6 +180,18 @@ impl Open {
             eventually(&format!("{name} is heard when it is allowed"), BOUND, || (probe.received() > 0).then_some(()));
         }
     }
+}
+
+/// Each goes on from here.
+fn progress(all: &[(String, Conversation)], when: &str) {
+    let counts = || all.iter().map(|(_, one)| one.count()).collect::<Vec<_>>();
+    let before = counts();
+    eventually(&format!("{when}: everything goes on"), BOUND, || {
+        for (name, conversation) in all {
+            assert_eq!(conversation.failure(), None, "{when}: {name}");
+        }
+        counts().iter().zip(&before).all(|(now, before)| now > before).then_some(())
+    });
 }
 
 impl Seen {
@@ -177,8 +208,11 @@ impl Seen {
                 seen.counters.insert(name, drop["packets"].as_u64().expect("a number"));
             }
         }
-        let listed = world.cc(&["net", "flows", "--json", "--limit", "1000"]).json();
+        let listed = world.cc(&["net", "flows", "--json", "--limit", "10000"]).json();
         for flow in listed["flows"].as_array().expect("flows are a list") {
+            if flow["to"]["port"] == BRIEF {
+                continue;
+            }
             let end = |end: &str| format!("{} {}", flow[end]["address"], flow[end]["port"]);
             let packets = flow["sent"]["packets"].as_u64().expect("a number");
             let outer = serde_json::json!([flow["from"]["translated"], flow["to"]["translated"]]);
@@ -215,6 +249,7 @@ fn whatever_becomes_of_the_daemon() {
         assert_eq!(versions(&world), [build.pins()], "{when}");
     }
     open.the_idle_speak("in the end");
+    open.the_books_are_right(&world);
     let events = world.events_of("host");
     let upgraded = events.iter().filter(|(kind, _)| kind == "datapath.upgraded").count();
     assert_eq!(upgraded, 1, "{events:?}");
@@ -225,7 +260,8 @@ fn whatever_becomes_of_the_daemon() {
     world.assert_clean();
 }
 
-/// At every moment of it: whoever comes next, of either version, finds everything as it needs it.
+/// At every moment of it: whoever comes next, of either version, finds everything as it needs it. From when everything is copied on, who
+/// comes new waits for that next daemon.
 #[test]
 fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
     let (mut world, beyond) = Beyond::world("");
@@ -238,7 +274,7 @@ fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
         let start = Instant::now();
         while !is_there() {
             assert!(start.elapsed() < BOUND, "{what}: never seen");
-            std::hint::spin_loop();
+            std::thread::sleep(LOOK);
         }
         daemon.kill();
         println!("{what}: killed after {:?}, with {:?}", start.elapsed(), versions(&world));
@@ -263,6 +299,7 @@ fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
     open.all_is_well(&world, "finished by the next one");
     assert_eq!(versions(&world), [Build::Next.pins()]);
     open.the_idle_speak("in the end");
+    open.the_books_are_right(&world);
     open.the_denied_are_heard(&world);
     drop(open);
     world.remove_all();
@@ -297,6 +334,7 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     world.start_build(Build::Next);
     open.all_is_well(&world, "when the obstacle is gone");
     open.the_idle_speak("in the end");
+    open.the_books_are_right(&world);
     drop(open);
     world.remove_all();
     world.assert_clean();
