@@ -340,7 +340,8 @@ mod tests {
             prop_assert!(joined.last_seen_ns >= seen && joined.last_seen_ns >= later);
             prop_assert_eq!(joined.life, LIFE_LIVE | (bits & LIFE_HALF_OPEN));
             let mut kept = one;
-            prop_assert!(!kept.join(&Flow { created_ns: 2, ..other }));
+            let stranger = Flow { created_ns: 2, ..other };
+            prop_assert!(!kept.join(&stranger));
             prop_assert_eq!(kept, one);
         }
 
