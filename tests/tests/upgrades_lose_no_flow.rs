@@ -306,6 +306,21 @@ fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
     world.assert_clean();
 }
 
+/// The programs of all interfaces and pinned links, by their numbers.
+fn attached(world: &World) -> Vec<String> {
+    let bpftool = |args: &[&str]| {
+        let output = world.netns.command("bpftool").arg("-j").args(args).output().expect("bpftool can be run");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let links = std::fs::read_dir(world.pins().join("links")).expect("it is there");
+    let mut pins: Vec<_> = links.map(|link| link.expect("readable").path().display().to_string()).collect();
+    pins.sort();
+    let mut all: Vec<String> = pins.iter().map(|pin| bpftool(&["link", "show", "pinned", pin])).collect();
+    all.push(bpftool(&["net", "show"]));
+    assert!(all.iter().any(|one| one.contains("cc_cg_in") || one.contains("prog_id")), "{all:?}");
+    all
+}
+
 #[test]
 fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     let (mut world, beyond) = Beyond::world("");
@@ -317,12 +332,14 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     let mut bpftool = std::process::Command::new("bpftool");
     bpftool.args(["map", "pin", "pinned"]).arg(own.join("CC_WATCH")).arg(&no_link);
     assert!(bpftool.status().expect("bpftool can be run").success());
+    let before = attached(&world);
     let mut daemon = world.spawn_build(Build::Next);
     let status = eventually("it gives up", BOUND, || daemon.ended());
     assert!(!status.success());
     let log = std::fs::read_to_string(world.path("daemon.log")).expect("it has a log");
     assert!(log.contains("cannot take over what version 3") && log.contains("uplink-4000000"), "{log}");
     assert_eq!(versions(&world), [Build::Own.pins()]);
+    assert_eq!(attached(&world), before, "each hook has its former program");
     open.goes_on("without a daemon");
     // Also what begins now.
     let late = connect(&beyond.netns, at(HOST, PUBLISHED));

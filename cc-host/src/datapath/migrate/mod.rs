@@ -14,8 +14,9 @@
 //! 6. The earlier directory loses its name, and goes. Conversations begin again.
 //!
 //! What fails before 6 is undone: the earlier programs are put back, and our directory goes. A daemon that is killed before 3 has
-//! changed nothing, and the next one of either version begins anew. One that is killed between 3 and 6 leaves both tables with every
-//! conversation, and none that begins: the next one of ours goes on at 4, and one of the earlier version puts its own programs back.
+//! changed no program, and the next one of either version begins anew. One that is killed between 3 and 6 leaves both tables with every
+//! conversation: the next one of ours goes on at 4, and one of the earlier version puts its own programs back. Whoever is next writes the
+//! limit anew; until then, after a kill between 2 and 6, what is open goes on and nothing begins.
 
 mod rows;
 mod swap;
@@ -189,7 +190,7 @@ impl Earlier {
                 if let Err(error) = discard(&beside(&self.dir, PIN_GOING)) {
                     tracing::error!(%error, "what an earlier version has pinned stays until the next start");
                 }
-                // So are the settings, which are written anew by whoever opened this.
+                // Whoever opened this writes all settings anew in a moment: this one is not to wait.
                 if let Err(error) = limit_ours(own, flows) {
                     tracing::warn!(%error, "no conversation begins for a moment");
                 }

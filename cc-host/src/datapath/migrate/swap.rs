@@ -26,47 +26,55 @@ pub fn all(
     linked: &Path,
     pin_in: Option<&Path>,
 ) -> Result<usize, DatapathError> {
-    let mut hooks = 0;
+    let (mut hooks, mut failed) = (0, Ok(()));
+    // What one hook refuses keeps no other one back: whoever puts programs back has to get as far as he can.
+    let mut count = |done: Result<usize, DatapathError>| match done {
+        Ok(replaced) => hooks += replaced,
+        Err(error) if failed.is_ok() => failed = Err(error),
+        Err(error) => tracing::warn!(%error, "another hook keeps its program"),
+    };
     for dir in [PIN_LINKS_DIR, PIN_GUARD_DIR] {
-        hooks += replace_links(programs, &linked.join(dir), pin_in.map(|to| to.join(dir)).as_deref())?;
+        let (linked, pin_in) = (linked.join(dir), pin_in.map(|to| to.join(dir)));
+        for name in names_in(&linked)? {
+            count(replace_link(programs, &linked, &name, pin_in.as_deref()));
+        }
     }
     for ifindex in interfaces(known)? {
         // One that is gone, or whose filters are, is for whoever adopts it to end.
         match links::replace_on_interface(programs, ifindex) {
-            Ok(()) => hooks += 2,
+            Ok(()) => count(Ok(2)),
             Err(error) => tracing::warn!(ifindex, %error, "an interface keeps its programs for now"),
         }
     }
     if let Some(peer) = host_peer(known)? {
-        links::attach_host_peer(programs, peer)?;
-        hooks += 1;
+        count(links::attach_host_peer(programs, peer).map(|()| 1));
     }
-    Ok(hooks)
+    failed.map(|()| hooks)
 }
 
-/// Of one directory of pins.
-fn replace_links(programs: &Programs, linked: &Path, pin_in: Option<&Path>) -> Result<usize, DatapathError> {
-    let listed = |source| DatapathError::ListLinks { path: linked.to_owned(), source };
-    let mut hooks = 0;
-    for file in std::fs::read_dir(linked).map_err(listed)? {
-        let file = file.map_err(listed)?;
-        let (name, pin) = (file.file_name().to_string_lossy().into_owned(), file.path());
-        let Some(program) = program_of(&name) else { continue };
-        let failed = |source| DatapathError::Replace { program, on: format!("link {}", pin.display()), source };
-        match replace::program_of_link(&pin, fd(programs, program).map_err(failed)?) {
-            Ok(()) => hooks += 1,
-            // What it was on is gone.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => continue,
-            Err(error) => return Err(failed(ProgramError::IOError(error))),
-        }
-        if let Some(to) = pin_in.map(|dir| dir.join(&name))
-            && !to.exists()
-        {
-            let pinned = replace::open(&pin).and_then(|link| xdp_link::pin(link.as_fd(), &to));
-            pinned.map_err(|error| failed(ProgramError::IOError(error)))?;
-        }
+fn names_in(dir: &Path) -> Result<Vec<String>, DatapathError> {
+    let listed = |source| DatapathError::ListLinks { path: dir.to_owned(), source };
+    let files = std::fs::read_dir(dir).map_err(listed)?;
+    files.map(|file| Ok(file.map_err(listed)?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Returns how many were: none if what the link was on is gone.
+fn replace_link(programs: &Programs, linked: &Path, name: &str, pin_in: Option<&Path>) -> Result<usize, DatapathError> {
+    let Some(program) = program_of(name) else { return Ok(0) };
+    let pin = linked.join(name);
+    let failed = |source| DatapathError::Replace { program, on: format!("link {}", pin.display()), source };
+    match replace::program_of_link(&pin, fd(programs, program).map_err(failed)?) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => return Ok(0),
+        Err(error) => return Err(failed(ProgramError::IOError(error))),
     }
-    Ok(hooks)
+    if let Some(to) = pin_in.map(|dir| dir.join(name))
+        && !to.exists()
+    {
+        let pinned = replace::open(&pin).and_then(|link| xdp_link::pin(link.as_fd(), &to));
+        pinned.map_err(|error| failed(ProgramError::IOError(error)))?;
+    }
+    Ok(1)
 }
 
 /// The program that runs by the link of that name.
