@@ -151,6 +151,10 @@ pub const FLAG_SHARED: u8 = 16;
 pub struct Flow {
     /// Generations of the rule sets by which each side was judged; 0 where it is no endpoint of ours.
     pub rules: [u64; 2],
+    /// Only in the layout that tests upgrade to: the struct is longer, and all that follows is somewhere else. The first field is not: the
+    /// programs' stacks would not hold one more address.
+    #[cfg(feature = "next-abi")]
+    pub moved: [u64; 2],
     /// Generations of the endpoints; 0 likewise. A slot's next endpoint has another.
     pub generations: [u64; 2],
     /// The endpoints, or one of `BEYOND_…`.
@@ -181,7 +185,7 @@ pub struct Flow {
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
 }
-const _: () = assert!(size_of::<Flow>() == 176 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 176 + cfg!(feature = "next-abi") as usize * 16 && align_of::<Flow>() == 8);
 
 /// Whether a number names something else than an endpoint of this host.
 #[inline(always)]
@@ -193,6 +197,25 @@ impl Flow {
     #[inline(always)]
     pub fn initiator(&self) -> Side {
         Side::from_index(self.initiator)
+    }
+
+    /// Takes in what another account of this flow knows, of which both began as one. False, and nothing changes, if it is of another
+    /// conversation between the same ends.
+    pub fn join(&mut self, other: &Flow) -> bool {
+        if self.created_ns != other.created_ns {
+            return false;
+        }
+        self.tracked.join(&other.tracked);
+        self.last_seen_ns = self.last_seen_ns.max(other.last_seen_ns);
+        for side in [Side::A, Side::B].map(Side::index) {
+            self.packets[side] = self.packets[side].max(other.packets[side]);
+            self.bytes[side] = self.bytes[side].max(other.bytes[side]);
+        }
+        // Whoever took the bit away has done the books.
+        if other.life & LIFE_HALF_OPEN == 0 {
+            self.life &= !LIFE_HALF_OPEN;
+        }
+        true
     }
 
     /// The ends of a packet as they are behind us, when `side` has sent it within the network of the key.
@@ -305,6 +328,21 @@ mod tests {
                 prop_assert_eq!(there.addresses[side.index()], source);
                 prop_assert_eq!(there.ports[other.index()], packet.destination_port);
             }
+        }
+
+        #[test]
+        fn an_account_that_is_joined_goes_never_back(packets: [u64; 2], others: [u64; 2], seen: u64, later: u64, bits in 0u64..8) {
+            let one = Flow { created_ns: 1, packets, last_seen_ns: seen, life: LIFE_LIVE | LIFE_HALF_OPEN, ..Flow::default() };
+            let other = Flow { packets: others, last_seen_ns: later, life: bits, ..one };
+            let mut joined = one;
+            prop_assert!(joined.join(&other));
+            prop_assert!((0..2).all(|n| joined.packets[n] >= packets[n] && joined.packets[n] >= others[n]));
+            prop_assert!(joined.last_seen_ns >= seen && joined.last_seen_ns >= later);
+            prop_assert_eq!(joined.life, LIFE_LIVE | (bits & LIFE_HALF_OPEN));
+            let mut kept = one;
+            let stranger = Flow { created_ns: 2, ..other };
+            prop_assert!(!kept.join(&stranger));
+            prop_assert_eq!(kept, one);
         }
 
         #[test]

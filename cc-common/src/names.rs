@@ -3,8 +3,9 @@
 
 use crate::limits::NAME_LEN_MAX;
 
-/// Version of the pinned maps' layout. Changed whenever a shared struct or a map's meaning changes: pins go to `v<ABI>`.
-pub const ABI: u32 = 3;
+/// Version of the pinned maps' layout. Changed whenever a shared struct or a map's meaning changes: pins go to `v<ABI>`, and what the
+/// daemon finds in an earlier one is carried over (`cc-host/src/datapath/migrate`). Tests build the next one, too.
+pub const ABI: u32 = 3 + cfg!(feature = "next-abi") as u32;
 
 pub const MAP_PORTS: &str = "CC_PORTS";
 pub const MAP_ROUTES: &str = "CC_ROUTES";
@@ -112,6 +113,9 @@ pub const PIN_LINKS_DIR: &str = "links";
 /// The guard's links, each by the number of its interface.
 pub const PIN_GUARD_DIR: &str = "guard";
 pub const PIN_PROGRAMS_DIR: &str = "programs";
+/// Behind `v<ABI>`: pins that are being made, and pins that are being removed. Nobody works with either.
+pub const PIN_COMING: &str = "-coming";
+pub const PIN_GOING: &str = "-going";
 
 /// Suffixes of an endpoint's pinned links.
 pub const LINK_CGROUP_INGRESS: &str = "cgin";

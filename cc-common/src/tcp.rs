@@ -141,6 +141,24 @@ impl Tracked {
         true
     }
 
+    /// Takes in what another account of the same connection knows: each saw some of its packets, and neither all.
+    pub fn join(&mut self, other: &Tracked) {
+        for side in [Side::A, Side::B] {
+            let own = side.index();
+            // The scale is said by the SYN, once.
+            if self.seen & of(SYN, side) == 0 && other.seen & of(SYN, side) != 0 {
+                self.scale[own] = other.scale[own];
+            }
+            let said = |one: &Tracked| one.acknowledged[own] != 0 || one.window[own] != 0;
+            let ahead = other.acknowledged[own].wrapping_sub(self.acknowledged[own]).cast_signed();
+            if said(other) && (!said(self) || ahead > 0) {
+                self.acknowledged[own] = other.acknowledged[own];
+                self.window[own] = other.window[own];
+            }
+        }
+        self.seen |= other.seen;
+    }
+
     /// RFC 5961 wants exactly the next byte; a middlebox sees acknowledgements late, so the receiver's window is the bound.
     #[inline(always)]
     fn is_believable_reset(&self, side: Side, tcp: &Tcp) -> bool {
@@ -273,6 +291,35 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        /// Whoever sees which packets: two accounts that began as one, joined, are what one would have that saw all.
+        #[test]
+        fn two_accounts_joined_are_one(seen_by in proptest::collection::vec(any::<bool>(), 8)) {
+            let said = [
+                (Side::B, segment(TCP_SYN | TCP_ACK, 50, 11), Some(0)),
+                (Side::A, segment(TCP_ACK, 11, 51), None),
+                (Side::A, segment(TCP_ACK, 11, 51), None),
+                (Side::B, segment(TCP_ACK, 51, 400), None),
+                (Side::A, segment(TCP_ACK, 400, 90), None),
+                (Side::B, segment(TCP_ACK, 90, 0x7000_0100), None),
+                (Side::A, segment(TCP_FIN | TCP_ACK, 0x7000_0100, 90), None),
+                (Side::B, segment(TCP_FIN | TCP_ACK, 90, 0x7000_0101), None),
+            ];
+            let mut all = begun(Side::A, &segment(TCP_SYN, 10, 0), Some(2));
+            let mut parts = [all; 2];
+            for ((side, tcp, scale), first) in said.iter().zip(&seen_by) {
+                all.segment(*side, tcp, *scale);
+                parts[usize::from(!first)].segment(*side, tcp, *scale);
+            }
+            let [mut joined, other] = parts;
+            joined.join(&other);
+            // That an end has acknowledged a SYN is known to who saw both.
+            let but_acked = |tracked: &Tracked| Tracked { seen: tracked.seen & !both(ACKED), ..*tracked };
+            prop_assert_eq!(but_acked(&joined), but_acked(&all));
+            let mut twice = joined;
+            twice.join(&other);
+            prop_assert_eq!(twice, joined);
+        }
+
         /// Against the plainest model of what has been said: which flags each side has ever sent.
         #[test]
         fn phases_follow_what_was_said(segments in proptest::collection::vec((any::<bool>(), 0u8..32), 1..12)) {

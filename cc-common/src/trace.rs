@@ -45,7 +45,7 @@ pub struct Trace {
     pub peer: Ip,
     pub pad: u32,
 }
-const _: () = assert!(size_of::<Trace>() == 584 && align_of::<Trace>() == 8);
+const _: () = assert!(size_of::<Trace>() == 232 + 2 * size_of::<Flow>() && align_of::<Trace>() == 8);
 
 /// One question to the rules, with its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -23,6 +23,41 @@ pub fn bin_dir() -> PathBuf {
     std::fs::canonicalize(&dir).unwrap_or(dir)
 }
 
+/// Which daemon is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// This source's.
+    Own,
+    /// The same with its programs' log on, by which they are other programs.
+    Logging,
+    /// That of the next layout of pinned maps, which `cargo xtask test` builds from this source.
+    Next,
+}
+
+/// Of this source's pins; the next build's are one more.
+const VERSION: u32 = 3;
+
+impl Build {
+    fn program(self) -> &'static str {
+        match self {
+            Build::Own | Build::Logging => "cc-host",
+            Build::Next => "cc-host-next",
+        }
+    }
+
+    fn log(self) -> &'static str {
+        match self {
+            Build::Own | Build::Next => "info",
+            Build::Logging => "info,cc_ebpf=debug",
+        }
+    }
+
+    /// The directory of its pins, below the one for all.
+    pub fn pins(self) -> String {
+        format!("v{}", VERSION + u32::from(self == Build::Next))
+    }
+}
+
 /// How a daemon goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
@@ -42,19 +77,19 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub fn start(config: &Path, netns: &Netns, socket: &Path, log: &Path) -> Result<Self> {
-        let daemon = Daemon::spawn(config, netns, log)?;
+    pub fn start(build: Build, config: &Path, netns: &Netns, socket: &Path, log: &Path) -> Result<Self> {
+        let daemon = Daemon::spawn(build, config, netns, log)?;
         Ok(daemon.ready(socket))
     }
 
     /// Without waiting for it to answer.
-    pub fn spawn(config: &Path, netns: &Netns, log: &Path) -> Result<Self> {
+    pub fn spawn(build: Build, config: &Path, netns: &Netns, log: &Path) -> Result<Self> {
         let out = File::options().create(true).append(true).open(log).context("cannot open the daemon's log")?;
-        let mut command = Command::new(bin_dir().join("cc-host"));
+        let mut command = Command::new(bin_dir().join(build.program()));
         command.arg("serve").arg("--config").arg(config);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
+        if std::env::var_os("RUST_LOG").is_none() || build == Build::Logging {
+            command.env("RUST_LOG", build.log());
         }
         netns.enter(&mut command);
         let child = command.spawn().context("cannot start cc-host; run `cargo xtask build`")?;
@@ -70,6 +105,11 @@ impl Daemon {
             std::os::unix::net::UnixStream::connect(socket).ok()
         });
         self
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child can be asked")
     }
 
     pub fn pid(&self) -> i32 {

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
 pub mod beyond;
+pub mod conversations;
 pub mod daemon;
 pub mod dns;
 pub mod dual_stack;
@@ -16,6 +17,6 @@ pub mod skip;
 pub mod watch;
 pub mod world;
 
-pub use daemon::Leave;
+pub use daemon::{Build, Leave};
 pub use eventually::eventually;
 pub use world::{Ran, World};

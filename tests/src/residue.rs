@@ -25,10 +25,14 @@ impl World {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers", "bpf/v3/links"] {
+        for dir in ["state/containers", "run/containers"]
+            .map(|dir| self.path(dir))
+            .into_iter()
+            .chain([self.pins().join("links")])
+        {
             let is_hosts = |name: &str| name.starts_with("uplink-") || name.starts_with("sockets-");
             let of_host = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_hosts);
-            let found = below(&self.path(dir)).into_iter().filter(|path| !of_host(path));
+            let found = below(&dir).into_iter().filter(|path| !of_host(path));
             left.extend(found.map(|p| format!("{}", p.display())));
         }
         for root in below(Path::new("/sys/fs/cgroup")).into_iter().chain(["/sys/fs/cgroup".into()]) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Leave, bin_dir};
+use crate::daemon::{Build, Daemon, Leave, bin_dir};
 use crate::eventually::{eventually, within};
 use crate::images;
 use crate::netns::Netns;
@@ -21,6 +21,8 @@ pub struct World {
     pub(crate) dir: tempfile::TempDir,
     pub netns: Netns,
     pub(crate) daemon: Option<Daemon>,
+    /// The one that was started last.
+    build: Build,
     pub(crate) cgroup: String,
     /// Set when a test stops being about a clean end: then the clean-up does not assert.
     loaded: std::cell::RefCell<Vec<String>>,
@@ -86,7 +88,7 @@ impl World {
             path("bpf"),
         );
         std::fs::write(dir.path().join("config.toml"), config).expect("the configuration can be written");
-        let mut world = World { dir, netns, daemon: None, cgroup: tag, loaded: Default::default() };
+        let mut world = World { dir, netns, daemon: None, build: Build::Own, cgroup: tag, loaded: Default::default() };
         world.start();
         world
     }
@@ -99,9 +101,9 @@ impl World {
         self.path("config.toml")
     }
 
-    /// Where this version's maps, programs and links are pinned.
+    /// Where the daemon's version of maps, programs and links is pinned.
     pub fn pins(&self) -> PathBuf {
-        self.path("bpf/v3")
+        self.path("bpf").join(self.build.pins())
     }
 
     pub fn endpoint(&self) -> String {
@@ -113,8 +115,18 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        let daemon = Daemon::start(&self.config(), &self.netns, &self.socket(), &self.path("daemon.log"));
+        self.start_build(Build::Own);
+    }
+
+    pub fn start_build(&mut self, build: Build) {
+        let daemon = Daemon::start(build, &self.config(), &self.netns, &self.socket(), &self.path("daemon.log"));
         self.daemon = Some(daemon.expect("cc-host starts"));
+        self.build = build;
+    }
+
+    /// Without waiting for it, and none of the world's: whoever asked for it ends it.
+    pub fn spawn_build(&self, build: Build) -> Daemon {
+        Daemon::spawn(build, &self.config(), &self.netns, &self.path("daemon.log")).expect("cc-host can be run")
     }
 
     /// The daemon, for killing or stopping it.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::build_ebpf;
+use crate::build_ebpf::{self, Layout};
 use crate::process::{cargo, output, run as run_command};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,21 +37,30 @@ impl Profile {
 }
 
 pub fn run(root: &Path, profile: Profile) -> Result<()> {
-    build_ebpf::run(root)?;
-    programs(root, profile, &["cc-host", "cli"], &["cc-host", "cc"])?;
+    build_ebpf::run(root, Layout::Own)?;
+    programs(root, profile, Layout::Own, &["cc-host", "cli"], &["cc-host", "cc"])?;
     shim(root, profile)
 }
 
 /// As `run`, and the maker of test images with it: one call to cargo, so that nothing shared is compiled twice.
 pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
-    build_ebpf::run(root)?;
-    programs(root, profile, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
+    build_ebpf::run(root, Layout::Own)?;
+    programs(root, profile, Layout::Own, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
     shim(root, profile)
+}
+
+/// A daemon of the next layout beside ours, which tests upgrade to: cc-host-next. Only what knows of the layout is compiled again. Before
+/// `run_with_images`, whose cc-host takes the name that cargo gives both.
+pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
+    build_ebpf::run(root, Layout::Next)?;
+    // The same packages as there, so that what they share is the same.
+    programs(root, profile, Layout::Next, &["cc-host", "cli", "tests"], &["cc-host"])?;
+    place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
 }
 
 /// The images alone, for benchmarks of others.
 pub fn images_only(root: &Path) -> Result<()> {
-    programs(root, Profile::Release, &["tests"], &["make-image"])
+    programs(root, Profile::Release, Layout::Own, &["tests"], &["make-image"])
 }
 
 /// The compiler of protobuf is a dependency of one test alone, so that no build waits for it.
@@ -68,9 +77,9 @@ pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
 }
 
 /// The binaries by name: cc-host's package also has cc-shim, which must not be made dynamic in the same place.
-fn programs(root: &Path, profile: Profile, packages: &[&str], binaries: &[&str]) -> Result<()> {
+fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Result<()> {
     let mut command = cargo(root);
-    command.arg("build").args(profile.flag());
+    command.arg("build").args(profile.flag()).args(layout.features("cc-host"));
     command.args(packages.iter().flat_map(|name| ["-p", name]));
     command.args(binaries.iter().flat_map(|name| ["--bin", name]));
     run_command(&mut command)
@@ -85,9 +94,12 @@ fn shim(root: &Path, profile: Profile) -> Result<()> {
     run_command(&mut command)?;
 
     let made = root.join("target/shim").join(SHIM_TARGET).join(profile.dir()).join("cc-shim");
-    let place = profile.bin_dir(root).join("cc-shim");
-    // By rename: a shim that is running keeps its own file.
+    place(&made, &profile.bin_dir(root).join("cc-shim"))
+}
+
+/// By rename: a program that is running keeps its own file.
+fn place(made: &Path, place: &Path) -> Result<()> {
     let fresh = place.with_extension("new");
-    std::fs::copy(&made, &fresh).with_context(|| format!("cannot copy {} to {}", made.display(), fresh.display()))?;
-    std::fs::rename(&fresh, &place).with_context(|| format!("cannot rename {} to {}", fresh.display(), place.display()))
+    std::fs::copy(made, &fresh).with_context(|| format!("cannot copy {} to {}", made.display(), fresh.display()))?;
+    std::fs::rename(&fresh, place).with_context(|| format!("cannot rename {} to {}", fresh.display(), place.display()))
 }

@@ -1,4 +1,4 @@
-//! Builds the kernel programs into `target/ebpf/cc-ebpf.o`, with whichever of the two ways this machine has: Debian's
+//! Builds the kernel programs into `target/ebpf/cc-ebpf.o`, and for tests those of the next layout into `cc-ebpf-next.o`, with whichever of the two ways this machine has: Debian's
 //! compiler with its prebuilt core library for BPF, or a nightly toolchain that builds core from source. Refuses to install
 //! anything: `cargo xtask setup` does.
 
@@ -18,9 +18,32 @@ pub enum Toolchain {
     Nightly,
 }
 
+/// Which layout of the pinned maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// That of this source.
+    Own,
+    /// The one after it, as tests have it: another number, and another layout of flows.
+    Next,
+}
+
+impl Layout {
+    fn object(self) -> &'static str {
+        match self {
+            Layout::Own => "cc-ebpf.o",
+            Layout::Next => "cc-ebpf-next.o",
+        }
+    }
+
+    /// A package's features, for cargo.
+    pub fn features(self, package: &str) -> Option<String> {
+        (self == Layout::Next).then(|| format!("--features={package}/next-abi"))
+    }
+}
+
 /// Builds if the object is missing or older than a source of it, or than how it is built.
-pub fn run(workspace_root: &Path) -> Result<()> {
-    let object = workspace_root.join("target/ebpf/cc-ebpf.o");
+pub fn run(workspace_root: &Path, layout: Layout) -> Result<()> {
+    let object = workspace_root.join("target/ebpf").join(layout.object());
     let sources = [
         "cc-ebpf/src",
         "cc-ebpf/Cargo.toml",
@@ -39,7 +62,7 @@ pub fn run(workspace_root: &Path) -> Result<()> {
         "no compiler for BPF was found: run `cargo xtask setup`, or `apt-get install rustc-web libstd-rust-web-dev-bpf`, \
          or `rustup toolchain install nightly --component rust-src`",
     )?;
-    build(workspace_root, toolchain, &linker)?;
+    build(workspace_root, toolchain, &linker, layout)?;
     let built = workspace_root.join("target/ebpf/build").join(TARGET).join("release/cc-ebpf");
     // By rename, so that a build that is interrupted leaves no half of an object behind.
     let partial = object.with_extension("o.part");
@@ -47,7 +70,7 @@ pub fn run(workspace_root: &Path) -> Result<()> {
     std::fs::rename(&partial, &object).with_context(|| format!("cannot write {}", object.display()))
 }
 
-fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path) -> Result<()> {
+fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Layout) -> Result<()> {
     // Functions that are verified by themselves find the same per-CPU row again: no reference to it is the only one. Small copies and
     // fillings are a few words each, not calls of loops over bytes, which is what expanding in order would leave of all but memcpy.
     let flags = "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order -Z mutable-noalias=no";
@@ -70,7 +93,8 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path) -> Result<(
         .env("RUSTFLAGS", flags)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("CARGO_TARGET_DIR", workspace_root.join("target/ebpf/build"))
-        .args(["--quiet", "--release", "--locked", "--target", TARGET]);
+        .args(["--quiet", "--release", "--locked", "--target", TARGET])
+        .args(layout.features("cc-ebpf"));
     let status = cargo.status().with_context(|| format!("cannot run {:?}", cargo.get_program()))?;
     if !status.success() {
         bail!("the eBPF programs did not build ({toolchain:?} toolchain)");

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     let root = root();
     let done = match Cli::parse().task {
         Task::Setup { tests } => setup::run(&root, if tests { setup::For::Tests } else { setup::For::Demo }),
-        Task::BuildEbpf => build_ebpf::run(&root),
+        Task::BuildEbpf => build_ebpf::run(&root, build_ebpf::Layout::Own),
         Task::Build { debug } => build::run(&root, if debug { build::Profile::Debug } else { build::Profile::Release }),
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),

@@ -8,12 +8,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 
 use crate::build::{self, Profile};
+use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
 use crate::{build_ebpf, fuzz, residue, setup, tidy, tools};
 
 /// Of each target: what a branch costs in CI. The soak has ten minutes.
 const FUZZ_SECONDS: u64 = 20;
+
+/// The file of tests that need another daemon.
+const UPGRADES: &str = "upgrades_lose_no_flow";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -60,7 +64,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     match (&options.e2e, options.unit) {
         (None, true) => {
             setup::run(root, setup::For::Demo)?;
-            build_ebpf::run(root)?;
+            build_ebpf::run(root, Layout::Own)?;
             unit(root, seed, &mut report);
         }
         (Some(name), _) => {
@@ -69,7 +73,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         (None, false) => {
             setup::run(root, setup::For::Tests)?;
-            build_ebpf::run(root)?;
+            build_ebpf::run(root, Layout::Own)?;
             lints(root, &mut report);
             unit(root, seed, &mut report);
             end_to_end(root, seed, "", &mut report)?;
@@ -177,6 +181,9 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             "no test file is named {name}; there are {}",
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
+    }
+    if name.is_empty() || name == UPGRADES {
+        build::next_daemon(root, Profile::Release)?;
     }
     build::run_with_images(root, Profile::Release)?;
     run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;

@@ -13,6 +13,7 @@ use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::api::v1::why_service_server::WhyServiceServer;
+use cc_common::names::ABI;
 use cc_common::settings::Settings;
 use tokio::runtime::Handle;
 use tonic::Code;
@@ -25,7 +26,7 @@ use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi, 
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
-use crate::datapath::{Datapath, DatapathConfig, forward_log, other_pin_dirs};
+use crate::datapath::{Datapath, DatapathConfig, OtherPins, Upgraded, forward_log, other_pins, remove_pins};
 use crate::error_chain;
 use crate::explain::Explain;
 use crate::firewall::Firewall;
@@ -72,6 +73,7 @@ impl House {
         let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
         let cgroups_level = cgroups.v2_level();
         let datapath = open_datapath(config, cgroups_level).await?;
+        tell_of_versions(&datapath, config, cgroups_level, &events).await;
         let locks = [RunLock::of_directory(&cgroups.v2_dir())?, RunLock::of_directory(&datapath.pin_dir())?];
         let unpacker = std::env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
         let images = Images::open(config.images_dir(), Arc::clone(&store), unpacker)?;
@@ -203,21 +205,39 @@ async fn open_datapath(config: &Config, cgroup_level: u32) -> Result<Arc<Datapat
     Ok(datapath)
 }
 
+/// Before anything is ended by it: what was taken over, and what cannot be.
+async fn tell_of_versions(datapath: &Datapath, config: &Config, cgroup_level: u32, events: &Events) {
+    if let Some(Upgraded { from, rows, hooks }) = datapath.upgraded() {
+        let text =
+            format!("went on from version {from} of the pins to {ABI}, with {rows} conversations on {hooks} hooks");
+        events.add("datapath.upgraded", "host", &text).await;
+    }
+    for OtherPins { version, path, .. } in other_pins(&datapath_config(config, cgroup_level)) {
+        let which = if version > ABI { "a newer" } else { "another" };
+        let text = format!(
+            "{} is of {which} cc-host, and this one (version {ABI}) cannot go on from it: what that alone attached ends",
+            path.display()
+        );
+        events.add("datapath.foreign_pins", "host", &text).await;
+    }
+}
+
 /// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its
 /// daemon runs.
 fn remove_other_versions(config: &Config, cgroup_level: u32) {
-    for dir in other_pin_dirs(&datapath_config(config, cgroup_level)) {
-        let removed = match RunLock::of_directory(&dir) {
-            Ok(_lock) => std::fs::remove_dir_all(&dir),
+    for OtherPins { path, .. } in other_pins(&datapath_config(config, cgroup_level)) {
+        let removed = match RunLock::of_directory(&path) {
+            Ok(_lock) => remove_pins(&path),
             Err(error) => {
-                tracing::warn!(dir = %dir.display(), error = error_chain(&error), "another version's daemon runs");
+                tracing::warn!(dir = %path.display(), error = error_chain(&error), "another version's daemon runs");
                 continue;
             }
         };
         match removed {
-            Ok(()) => tracing::info!(dir = %dir.display(), "removed what an earlier version has pinned"),
+            Ok(()) => tracing::info!(dir = %path.display(), "removed what another version has pinned"),
             Err(error) => {
-                tracing::error!(dir = %dir.display(), %error, "cannot remove what an earlier version has pinned")
+                let error = error_chain(&error);
+                tracing::error!(dir = %path.display(), error, "cannot remove what another version has pinned");
             }
         }
     }

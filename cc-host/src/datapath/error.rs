@@ -23,6 +23,10 @@ pub enum DatapathError {
     Pin { path: PathBuf, source: aya::pin::PinError },
     #[error("cannot replace pin {path}")]
     ReplacePin { path: PathBuf, source: std::io::Error },
+    #[error("cannot {operation} the directory of pins {path}")]
+    PinDirectory { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot take over what version {from} of the datapath has pinned, whose programs go on")]
+    Upgrade { from: u32, source: Box<DatapathError> },
     #[error("cannot open pinned map {path}")]
     OpenMap { path: PathBuf, source: aya::maps::MapError },
     #[error("pinned map {path} has {found}, not {expected}")]
@@ -90,6 +94,12 @@ impl From<DatapathError> for Fault {
                 Code::FailedPrecondition,
                 "datapath.pins",
                 format!("stop every cc-host that uses {0}, then remove the directory of {0}", path.display()),
+            ),
+            E::Upgrade { .. } => (
+                Code::FailedPrecondition,
+                "datapath.upgrade",
+                "start the earlier cc-host again: everything is as it was; or stop its containers, and start this one"
+                    .to_owned(),
             ),
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())

@@ -12,6 +12,7 @@ mod guard;
 mod inspect;
 mod links;
 mod log;
+mod migrate;
 mod object;
 mod outside;
 mod reconcile;
@@ -45,7 +46,8 @@ pub use flows::flow_clock_ns;
 pub use guard::{Guarded, GuardedInterface};
 pub use inspect::{Inspection, LinkSeen, ProgramSeen};
 pub use log::forward_log;
-pub use object::{Logger, other_pin_dirs};
+pub use migrate::{OtherPins, Upgraded, other_pins, remove_pins};
+pub use object::Logger;
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
 pub use reconcile::Reconciled;
 pub use repair::Repaired;
@@ -78,6 +80,7 @@ pub struct Datapath {
     books: Books,
     /// Has a lock of its own: nobody waits for whoever asks why.
     twin: twin::Lazy,
+    upgraded: Option<Upgraded>,
 }
 
 struct Inner {
@@ -93,10 +96,10 @@ struct Inner {
 }
 
 impl Datapath {
-    /// Mounts, loads and pins what is missing, and opens what is there. What an earlier daemon attached stays attached until
-    /// `reconcile` is told what is alive.
+    /// Mounts, loads and pins what is missing, and opens what is there; what an earlier version has pinned is taken over. What an
+    /// earlier daemon attached stays attached until `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
-        let object::Object { programs, mut ebpf, logger } = object::open(config)?;
+        let (object::Object { programs, mut ebpf, logger }, upgraded) = migrate::open(config)?;
         let flows = FlowTable::take(&mut ebpf)?;
         let drop_watch = DropWatch::take(&mut ebpf)?;
         let books = Books::take(&mut ebpf)?;
@@ -114,7 +117,12 @@ impl Datapath {
         let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
         inner.resume_settings(config.settings)?;
         let twin = twin::Lazy::new(config.clone());
-        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, twin })
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, twin, upgraded })
+    }
+
+    /// What was taken over from an earlier version's pins, if anything was.
+    pub fn upgraded(&self) -> Option<Upgraded> {
+        self.upgraded
     }
 
     /// Where maps, programs and links are pinned.

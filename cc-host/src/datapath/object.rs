@@ -30,7 +30,7 @@ use cc_common::settings::Settings;
 
 use super::DatapathConfig;
 use super::error::DatapathError;
-use super::guard;
+use super::{guard, replace};
 use crate::kernel::bpffs;
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
@@ -65,7 +65,43 @@ pub struct Programs {
     pub guard: OwnedFd,
 }
 
+/// The hooks of `names::SOCKET_PROGRAMS`.
+const SOCKET_HOOKS: [CgroupSockAddrAttachType; names::SOCKET_PROGRAMS.len()] = [
+    CgroupSockAddrAttachType::Connect4,
+    CgroupSockAddrAttachType::Connect6,
+    CgroupSockAddrAttachType::UDPSendMsg4,
+    CgroupSockAddrAttachType::UDPSendMsg6,
+    CgroupSockAddrAttachType::UDPRecvMsg4,
+    CgroupSockAddrAttachType::UDPRecvMsg6,
+    CgroupSockAddrAttachType::GetPeerName4,
+    CgroupSockAddrAttachType::GetPeerName6,
+];
+
 impl Programs {
+    /// Those that another daemon has pinned.
+    pub fn pinned(dir: &Path) -> Result<Self, DatapathError> {
+        use aya::programs::CgroupSkbAttachType::{Egress, Ingress};
+        let failed = |name| move |source| DatapathError::Program { name, source };
+        let classifier = |name| SchedClassifier::from_pin(dir.join(name)).map_err(failed(name));
+        let cgroup = |name, hook| CgroupSkb::from_pin(dir.join(name), hook).map_err(failed(name));
+        let socket = |(name, hook)| {
+            let program = CgroupSockAddr::from_pin(dir.join(name), hook).map_err(failed(name))?;
+            Ok((name, program))
+        };
+        let path = dir.join(names::PROGRAM_GUARD);
+        Ok(Programs {
+            from_endpoint: classifier(names::PROGRAM_FROM_ENDPOINT)?,
+            to_endpoint: classifier(names::PROGRAM_TO_ENDPOINT)?,
+            cgroup_ingress: cgroup(names::PROGRAM_CGROUP_INGRESS, Ingress)?,
+            cgroup_egress: cgroup(names::PROGRAM_CGROUP_EGRESS, Egress)?,
+            from_uplink: classifier(names::PROGRAM_FROM_UPLINK)?,
+            from_host: classifier(names::PROGRAM_FROM_HOST)?,
+            sockets: names::SOCKET_PROGRAMS.into_iter().zip(SOCKET_HOOKS).map(socket).collect::<Result<_, _>>()?,
+            sweep: classifier(names::PROGRAM_SWEEP)?,
+            guard: replace::open(&path).map_err(|source| DatapathError::ReplacePin { path, source })?,
+        })
+    }
+
     /// Pins those whose pin is gone; returns their names.
     pub fn pin_missing(&mut self, dir: &Path) -> Result<Vec<&'static str>, DatapathError> {
         let classifiers = [
@@ -153,9 +189,8 @@ pub fn pin_dir(config: &DatapathConfig) -> PathBuf {
     config.bpffs_dir.join(format!("v{}", names::ABI))
 }
 
-/// Takes the maps that are pinned for this version, after a look at them, and pins those that are not. Without logs.
-pub(super) fn loader(config: &DatapathConfig) -> Result<EbpfLoader<'_>, DatapathError> {
-    let dir = pin_dir(config);
+/// Takes the maps that are pinned in `dir`, after a look at them, and pins those that are not. Without logs.
+pub(super) fn loader<'a>(config: &'a DatapathConfig, dir: &Path) -> Result<EbpfLoader<'a>, DatapathError> {
     let mut loader = EbpfLoader::new();
     for (name, expected) in shapes() {
         let path = dir.join(name);
@@ -167,18 +202,23 @@ pub(super) fn loader(config: &DatapathConfig) -> Result<EbpfLoader<'_>, Datapath
     Ok(loader)
 }
 
-pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
-    let dir = pin_dir(config);
+/// The directories for pins, below a file system of their kind.
+pub fn make_dirs(config: &DatapathConfig, dir: &Path) -> Result<(), DatapathError> {
     let bpffs = |source| DatapathError::Bpffs { source };
     bpffs::ensure(&config.bpffs_dir).map_err(bpffs)?;
-    bpffs::make_dir(&dir.join(PIN_LINKS_DIR)).map_err(bpffs)?;
-    bpffs::make_dir(&dir.join(PIN_GUARD_DIR)).map_err(bpffs)?;
-    bpffs::make_dir(&dir.join(PIN_PROGRAMS_DIR)).map_err(bpffs)?;
+    for name in [PIN_LINKS_DIR, PIN_GUARD_DIR, PIN_PROGRAMS_DIR] {
+        bpffs::make_dir(&dir.join(name)).map_err(bpffs)?;
+    }
+    Ok(())
+}
 
+/// Over the maps that are pinned in `dir`; what is missing there is made and pinned.
+pub fn open(config: &DatapathConfig, dir: &Path) -> Result<Object, DatapathError> {
+    make_dirs(config, dir)?;
     // Constant once loaded, so that the verifier removes what is switched off: logs cost nothing unless somebody listens.
     let logging = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
     let log_level: u8 = if logging { aya_log::Level::Debug as u8 } else { LOG_NOTHING };
-    let mut loader = loader(config)?;
+    let mut loader = loader(config, dir)?;
     loader.override_global(aya_log::LEVEL, &log_level, true);
     let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Load { source })?;
 
@@ -189,7 +229,7 @@ pub fn open(config: &DatapathConfig) -> Result<Object, DatapathError> {
 }
 
 /// aya would take whatever is pinned there for ours, and then read and write past its values.
-fn check_pinned(path: &Path, expected: [u32; 3]) -> Result<(), DatapathError> {
+pub(super) fn check_pinned(path: &Path, expected: [u32; 3]) -> Result<(), DatapathError> {
     if !path.exists() {
         return Ok(());
     }
@@ -246,17 +286,6 @@ fn cgroup(
 }
 
 fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, CgroupSockAddr)>, DatapathError> {
-    use CgroupSockAddrAttachType as Hook;
-    let hooks = [
-        Hook::Connect4,
-        Hook::Connect6,
-        Hook::UDPSendMsg4,
-        Hook::UDPSendMsg6,
-        Hook::UDPRecvMsg4,
-        Hook::UDPRecvMsg6,
-        Hook::GetPeerName4,
-        Hook::GetPeerName6,
-    ];
     let load = |(name, hook)| {
         let failed = |source| DatapathError::Program { name, source };
         let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
@@ -266,16 +295,7 @@ fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, Cgr
         program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
         Ok((name, CgroupSockAddr::from_pin(&path, hook).map_err(failed)?))
     };
-    names::SOCKET_PROGRAMS.into_iter().zip(hooks).map(load).collect()
-}
-
-/// Directories of other versions' pins.
-pub fn other_pin_dirs(config: &DatapathConfig) -> Vec<PathBuf> {
-    let own = pin_dir(config);
-    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|digits| digits.parse::<u32>().is_ok());
-    let entries = std::fs::read_dir(&config.bpffs_dir).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_version));
-    named.map(|entry| entry.path()).filter(|path| *path != own).collect()
+    names::SOCKET_PROGRAMS.into_iter().zip(SOCKET_HOOKS).map(load).collect()
 }
 
 /// The path for a program's pin, freed of the one that an earlier daemon left: links hold their programs themselves.

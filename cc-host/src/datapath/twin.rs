@@ -120,7 +120,7 @@ impl Twin {
             return Err(DatapathError::NotPinned { path });
         }
         let dry_run = 1u32;
-        let mut loader = object::loader(config)?;
+        let mut loader = object::loader(config, &dir)?;
         loader.override_global(GLOBAL_DRY_RUN, &dry_run, true);
         let mut ebpf = loader.load(object::OBJECT).map_err(|source| DatapathError::Load { source })?;
         for (name, expected) in PROGRAMS.into_iter().zip(expected) {

@@ -25,6 +25,11 @@ pub fn is_host_device(name: &str) -> bool {
     name.starts_with(HOST_PREFIX) || name.starts_with(PEER_PREFIX)
 }
 
+/// The name of the other end, where the program is, of a host's end.
+pub fn peer_of(host: &str) -> Option<String> {
+    host.strip_prefix(HOST_PREFIX).map(|digits| format!("{PEER_PREFIX}{digits}"))
+}
+
 /// Both ends' names: each daemon has its own pair.
 struct Names {
     host: String,

@@ -75,6 +75,7 @@ fn forget() {
     maps::CC_WATCH.clear();
     maps::CC_GUARD.clear();
     maps::CC_GUARDED.clear();
+    maps::CC_BLOCKED.clear();
     maps::CC_WORK.clear();
     maps::CC_TRACE.clear();
 }
