@@ -150,7 +150,7 @@ pub fn set_up() {
     let table = Be32Hash(DENIED_TABLE.to_be_bytes());
     let denied = Key::new(32 + 24, Prefix4Key { table, address: DENIED });
     maps::CC_PREFIX4.insert(&denied, PrefixEntry::default(), 0).expect("there is room for prefixes");
-    maps::CC_GUARD.set(0, cc_common::guard::Guard { table: DENIED_TABLE, pad: 0 });
+    maps::CC_GUARD.set(0, cc_common::guard::Guard { table: DENIED_TABLE, has_picture: 0 });
 }
 
 fn routes() {
