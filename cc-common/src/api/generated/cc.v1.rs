@@ -30,6 +30,34 @@ pub struct HostInfo {
     pub vpcs: u32,
     #[prost(string, tag = "7")]
     pub host_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub flows: ::core::option::Option<FlowLimits>,
+}
+/// As the daemon's configuration has them: seconds without a packet, and how many a container may have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowLimits {
+    #[prost(uint64, tag = "1")]
+    pub tcp_syn_s: u64,
+    #[prost(uint64, tag = "2")]
+    pub tcp_established_s: u64,
+    #[prost(uint64, tag = "3")]
+    pub tcp_fin_s: u64,
+    #[prost(uint64, tag = "4")]
+    pub tcp_time_wait_s: u64,
+    #[prost(uint64, tag = "5")]
+    pub udp_s: u64,
+    #[prost(uint64, tag = "6")]
+    pub udp_stream_s: u64,
+    #[prost(uint64, tag = "7")]
+    pub icmp_s: u64,
+    #[prost(uint64, tag = "8")]
+    pub other_s: u64,
+    #[prost(uint64, tag = "9")]
+    pub other_stream_s: u64,
+    #[prost(uint64, tag = "10")]
+    pub per_container_max: u64,
+    #[prost(uint64, tag = "11")]
+    pub half_open_per_container_max: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {
