@@ -1,10 +1,10 @@
-//! A record of one dropped packet, and how many of them an endpoint may cause. Refuses to keep what a packet carries: addresses and
-//! ports tell which one it was.
+//! A record of one dropped packet, one of a decision by a rule that is to be told, and how many of either an endpoint may cause. Refuses
+//! to keep what a packet carries: addresses and ports tell which one it was.
 
 use crate::limits::ENDPOINTS_MAX;
 use crate::net::{Be16, Be32, Ip, PROTOCOL_TCP, PROTOCOL_UDP};
 
-/// An element of the ring `CC_EVENTS`.
+/// An element of the ring `CC_EVENTS`. Its length tells it from the other kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct DropRecord {
@@ -33,7 +33,37 @@ pub struct DropRecord {
 }
 const _: () = assert!(size_of::<DropRecord>() == 80 && align_of::<DropRecord>() == 8);
 
-/// Value of `CC_TOLD`: of one endpoint, and in the row after the last of all drops that are no endpoint's. All atomic.
+/// The other kind of element: what a rule has decided that its group wants to be told of. All as the endpoint whose rule it is knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct RuleRecord {
+    /// Of the kernel's monotonic clock.
+    pub at_ns: u64,
+    /// The number of the container whose rule it is.
+    pub container: u64,
+    pub endpoint: u32,
+    pub rule: u32,
+    pub source: Ip,
+    pub destination: Ip,
+    /// Of TCP and UDP.
+    pub source_port: Be16,
+    pub destination_port: Be16,
+    pub protocol: u8,
+    /// One of `ACTION_…`.
+    pub action: u8,
+    /// A `Direction`.
+    pub direction: u8,
+    pub pad: u8,
+    /// Type and code, of ICMP and ICMPv6.
+    pub icmp: [u8; 2],
+    pub pad2: [u8; 6],
+}
+const _: () = assert!(size_of::<RuleRecord>() == 72 && align_of::<RuleRecord>() == 8);
+// A reader that knows drops alone takes what is shorter for none.
+const _: () = assert!(size_of::<RuleRecord>() < size_of::<DropRecord>());
+
+/// Value of `CC_TOLD`, of drops, and of `CC_LOGGED`, of decisions: of one endpoint, and of drops in the row after the last of all that are no
+/// endpoint's. All atomic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Told {

@@ -1,6 +1,7 @@
 //! Flows: what is remembered of a conversation. One entry serves both directions: its key orders the two ends, and everything
 //! that belongs to an end is an array indexed by its side. Refuses to decide whether a flow may exist.
 
+use crate::life::LIFE_HALF_OPEN;
 use crate::net::{Be16, Ip};
 use crate::packet::Packet;
 use crate::tcp::Tracked;
@@ -120,15 +121,6 @@ impl FlowKey {
     }
 }
 
-/// A flow's life, changed only by compare-exchange, so that a packet and the sweep never disagree: live → dying by the sweep,
-/// dying → live by a packet, dying → dead by the sweep. A dead one is deleted, and is nobody's.
-pub const LIFE_LIVE: u64 = 1;
-pub const LIFE_DYING: u64 = 2;
-pub const LIFE_DEAD: u64 = 3;
-pub const LIFE_MASK: u64 = 3;
-/// Beside it in the same word: counted among its owner's flows that are not established.
-pub const LIFE_HALF_OPEN: u64 = 4;
-
 /// No endpoint of this host: behind the uplink.
 pub const BEYOND_UPLINK: u32 = u32::MAX;
 /// No endpoint: the host itself, behind the `cc` device.
@@ -175,7 +167,7 @@ pub struct Flow {
     pub outer_ports: [Be16; 2],
     /// Of the settings' `beyond_version`, where no end is beyond and the flow lives by a published port all the same: its last 32 bits.
     pub beyond_version: u32,
-    /// One of `LIFE_…`, and `LIFE_HALF_OPEN`. Atomic; the kernel's compiler has atomics of this size only.
+    /// One of `LIFE_…`, and `LIFE_HALF_OPEN` (`life`). Atomic; the kernel's compiler has atomics of this size only.
     pub life: u64,
     pub created_ns: u64,
     pub last_seen_ns: u64,
@@ -299,6 +291,7 @@ const _: () = assert!(size_of::<NatEntry>() == 48);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::life::LIFE_LIVE;
     use crate::net::{Be32, PROTOCOL_TCP};
     use crate::packet::tests::packet;
     use proptest::prelude::*;

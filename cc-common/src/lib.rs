@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod guard;
 pub mod ipv4;
 pub mod ipv6;
+pub mod life;
 pub mod limits;
 pub mod names;
 pub mod nat;

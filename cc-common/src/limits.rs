@@ -86,9 +86,9 @@ pub const FRAGMENTS_MAX: u32 = 1 << 13;
 /// is refused.
 pub const GUARD_LINES_MAX: usize = 1024;
 
-/// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900. Full: the record is counted as lost.
+/// Bytes of the ring of records; a power of two and of pages. At 80 + 8 bytes each it holds 11,900 drops. Full: the record is counted as lost.
 pub const EVENTS_BYTES: u32 = 1 << 20;
-/// Records that one endpoint may cause in a second; the rest is counted as lost.
+/// Records of drops that one endpoint may cause in a second, and as many of what its rules decide; the rest is counted as lost.
 pub const EVENTS_PER_SECOND: u32 = 50;
 
 /// Longest name the kernel keeps of a map or a program, without the terminating zero.

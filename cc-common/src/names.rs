@@ -28,12 +28,13 @@ pub const MAP_UPLINKS: &str = "CC_UPLINKS";
 pub const MAP_RATES: &str = "CC_RATES";
 pub const MAP_EVENTS: &str = "CC_EVENTS";
 pub const MAP_TOLD: &str = "CC_TOLD";
+pub const MAP_LOGGED: &str = "CC_LOGGED";
 pub const MAP_WATCH: &str = "CC_WATCH";
 pub const MAP_GUARD: &str = "CC_GUARD";
 pub const MAP_GUARDED: &str = "CC_GUARDED";
 pub const MAP_BLOCKED: &str = "CC_BLOCKED";
 pub const MAP_MEANT: &str = "CC_MEANT";
-pub const MAPS: [&str; 26] = [
+pub const MAPS: [&str; 27] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -55,6 +56,7 @@ pub const MAPS: [&str; 26] = [
     MAP_RATES,
     MAP_EVENTS,
     MAP_TOLD,
+    MAP_LOGGED,
     MAP_WATCH,
     MAP_GUARD,
     MAP_GUARDED,

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "Pod is an unsafe trait: it says that a struct's bytes are the struct")]
 
 use crate::counters::{Counters, DropCount, DropKey, SocketKey};
-use crate::event::{DropRecord, Told, Watch};
+use crate::event::{DropRecord, RuleRecord, Told, Watch};
 use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
@@ -28,5 +28,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord Told Watch Guard Trace
+    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord RuleRecord Told Watch Guard Trace
 }

@@ -18,7 +18,7 @@ pub struct Settings {
     /// Flows that one endpoint may have, and of these how many that are not established.
     pub flows_per_endpoint: u32,
     pub half_open_per_endpoint: u32,
-    /// Records of flows and drops that one endpoint may cause in a second.
+    /// Records of drops that one endpoint may cause in a second, and as many of what its rules decide.
     pub events_per_second: u32,
     /// The interface by which the host itself is reached, and whose routes are asked; 0 if there is none.
     pub host_ifindex: u32,

@@ -7,7 +7,8 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
-use cc_common::flow::{Flow, LIFE_HALF_OPEN, LIFE_LIVE, Side};
+use cc_common::flow::{Flow, Side};
+use cc_common::life::{LIFE_HALF_OPEN, LIFE_LIVE};
 use cc_common::net::{Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use cc_common::packet::{Packet, TCP_SYN};
 use cc_common::route::{self, ENDPOINT_RESOLVER, HOST_PREFIX_BITS, Hop, NO_ENDPOINT, Route, RouteKey};

@@ -3,9 +3,9 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
-use cc_common::flow::{
-    FLAG_LEASED, FLAG_OUTSIDE, Flow, FlowKey, LIFE_DEAD, LIFE_DYING, LIFE_HALF_OPEN, LIFE_LIVE, LIFE_MASK, Side,
-};
+use cc_common::flow::{FLAG_LEASED, FLAG_OUTSIDE, Flow, FlowKey, Side};
+pub use cc_common::life::By;
+use cc_common::life::{self, LIFE_HALF_OPEN};
 use cc_common::limits::ENDPOINTS_MAX;
 use cc_common::net::PROTOCOL_TCP;
 use cc_common::quota;
@@ -113,15 +113,15 @@ impl Books {
 /// microsecond, and the sender tries again.
 #[inline(always)]
 pub fn keep(flow: *mut Flow) -> Result<(), DropReason> {
-    let life = Life::of(flow);
-    let now = life.get();
-    if now & LIFE_MASK == LIFE_LIVE {
+    let word = Life::of(flow);
+    let now = word.get();
+    if life::is_live(now) {
         return Ok(());
     }
-    if now & LIFE_MASK == LIFE_DYING {
-        let _ = life.change(now, now & !LIFE_MASK | LIFE_LIVE);
+    if life::is_dying(now) {
+        let _ = word.change(now, life::revived(now));
         // Whoever was first, it lives now, or it is dead.
-        if life.get() & LIFE_MASK != LIFE_DEAD {
+        if !life::is_dead(word.get()) {
             return Ok(());
         }
     }
@@ -228,20 +228,13 @@ fn close_books(flow: *mut Flow) {
     }
 }
 
-/// Who forgets: a packet's program may run while the sweep does, on the same CPU.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-pub enum By {
-    Packet = 0,
-    Sweep = 1,
-}
-
 /// Makes a flow dead and deletes it, if nobody else does.
 #[inline(always)]
 pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
-    let life = Life::of(flow);
-    let now = life.get();
-    if now & LIFE_MASK == LIFE_DEAD || !life.change(now, now | LIFE_DEAD) {
+    let word = Life::of(flow);
+    let now = word.get();
+    let Some(dead) = life::forgotten(by, now) else { return false };
+    if !word.change(now, dead) {
         return false;
     }
     if dry_run() {
@@ -277,18 +270,18 @@ fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
 /// The sweep's first step: live → dying.
 #[inline(always)]
 pub fn doom(flow: *mut Flow) {
-    let life = Life::of(flow);
-    let now = life.get();
-    if now & LIFE_MASK == LIFE_LIVE {
+    let word = Life::of(flow);
+    let now = word.get();
+    if let Some(dying) = life::doomed(now) {
         // A packet that came first keeps it alive.
-        let _ = life.change(now, now & !LIFE_MASK | LIFE_DYING);
+        let _ = word.change(now, dying);
     }
 }
 
 /// Whether the sweep has already marked it, and nobody has used it since.
 #[inline(always)]
 pub fn is_doomed(flow: *mut Flow) -> bool {
-    Life::of(flow).get() & LIFE_MASK == LIFE_DYING
+    life::is_dying(Life::of(flow).get())
 }
 
 /// An endpoint has gone: what it held of the pool goes back, and its books are empty for the slot's next one. Its flows are

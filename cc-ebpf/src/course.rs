@@ -13,7 +13,7 @@ use cc_common::verdict::DropReason;
 use crate::conntrack::By;
 use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_SETTINGS};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, again, beyond, conntrack, firewall, hairpin, icmp, parse, trace};
+use crate::{admit, again, beyond, conntrack, decisions, firewall, hairpin, icmp, parse, trace};
 
 /// Where the packet goes: `work.to`, and how it is translated; false if it was turned into its own answer.
 #[inline(always)]
@@ -71,7 +71,7 @@ pub fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
         // Of an endpoint that is gone, or over: whoever goes on begins anew.
         conntrack::forget(By::Packet, &work.key, flow);
     }
-    begin(ctx)
+    begin(ctx, work)
 }
 
 /// Whether a flow that stands is still allowed, by the rules and the world as they are now.
@@ -115,7 +115,8 @@ unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
 
 /// A conversation that no flow stands for. What it may come to is decided by one function after the other, each verified by itself.
 #[inline(always)]
-fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
+fn begin(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
+    work.decided.begin(false);
     // SAFETY: the context is this program's.
     let mut outcome = Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) });
     // SAFETY: as above.
@@ -127,6 +128,7 @@ fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
             }
         }
         if outcome == Outcome::PUBLISHED {
+            work.decided.begin(true);
             outcome = Outcome::from_bits(hairpin::cc_hairpin());
             if outcome == Outcome::GO {
                 outcome = Outcome::from_bits(hairpin::cc_hairpin_there(ctx.skb.skb));
@@ -136,6 +138,7 @@ fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
             }
         }
     }
+    decisions::tell(work, outcome);
     match outcome {
         Outcome::GO => Ok(true),
         Outcome::ANSWER => Ok(false),

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_ringbuf_output, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
-use cc_common::event::{self, DropRecord, IPV4_BYTES, IPV6_BYTES};
+use cc_common::event::{self, DropRecord, IPV4_BYTES, IPV6_BYTES, Told};
 use cc_common::net::{Be16, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use cc_common::port::PortKey;
 use cc_common::verdict::Direction;
@@ -33,15 +33,10 @@ pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: u16
 #[inline(never)]
 unsafe extern "C" fn cc_tell_drop(skb: *mut __sk_buff, endpoint: u32, direction: u32, reason: u32) -> u64 {
     let (Some(work), Some(told)) = (Work::mine(), CC_TOLD.get_ptr_mut(event::told_row(endpoint))) else { return 0 };
-    // SAFETY: only addresses are computed; an array's element is always there.
-    let (until, written, lost) = unsafe {
-        let (until, written, lost) = (&raw mut (*told).until_ns, &raw mut (*told).written, &raw mut (*told).lost);
-        (Counter::at(until), Counter::at(written), Counter::at(lost))
-    };
+    let tally = Tally::of(told);
     // SAFETY: reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    if !is_in_time(until, now) {
-        lost.add();
+    if !tally.admit(now) {
         return 0;
     }
     let record = &mut work.record;
@@ -56,17 +51,55 @@ unsafe extern "C" fn cc_tell_drop(skb: *mut __sk_buff, endpoint: u32, direction:
     let sender = unsafe { CC_PORTS.get(PortKey { ifindex: record.ifindex }) };
     record.sender = sender.map_or(0, |port| container_of(port.endpoint));
     describe(skb, record, &mut work.quote);
-    let data: *mut DropRecord = record;
-    // SAFETY: the record lies in this CPU's row, whole.
-    let result = unsafe {
-        bpf_ringbuf_output((&raw const CC_EVENTS).cast_mut().cast(), data.cast(), size_of::<DropRecord>() as u64, 0)
-    };
-    if result == 0 {
-        written.add()
-    } else {
-        lost.add()
-    };
+    tally.write(record);
     0
+}
+
+/// How many records an endpoint has caused, and may.
+pub struct Tally {
+    until: Counter,
+    written: Counter,
+    lost: Counter,
+}
+
+impl Tally {
+    /// `told` is an element of `CC_TOLD` or `CC_LOGGED`.
+    #[inline(always)]
+    pub fn of(told: *mut Told) -> Tally {
+        // SAFETY: only addresses are computed; an array's element is always there.
+        unsafe {
+            Tally {
+                until: Counter::at(&raw mut (*told).until_ns),
+                written: Counter::at(&raw mut (*told).written),
+                lost: Counter::at(&raw mut (*told).lost),
+            }
+        }
+    }
+
+    /// Whether one more may be written; one that may not is lost.
+    #[inline(always)]
+    pub fn admit(&self, now: u64) -> bool {
+        let admitted = is_in_time(self.until, now);
+        if !admitted {
+            self.lost.add();
+        }
+        admitted
+    }
+
+    /// Writes a record to the ring: one that lies in this CPU's row, whole.
+    #[inline(always)]
+    pub fn write<T>(&self, record: &mut T) {
+        let data: *mut T = record;
+        // SAFETY: as many bytes as the record has, and it outlives the call.
+        let result = unsafe {
+            bpf_ringbuf_output((&raw const CC_EVENTS).cast_mut().cast(), data.cast(), size_of::<T>() as u64, 0)
+        };
+        if result == 0 {
+            self.written.add()
+        } else {
+            self.lost.add()
+        };
+    }
 }
 
 #[inline(always)]

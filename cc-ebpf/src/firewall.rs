@@ -129,5 +129,8 @@ extern "C" fn cc_judge() -> u64 {
         | bit(decision.closed, CLOSED)
         | bit(decision.log, LOG);
     trace::judged(work, direction, bits);
+    if decision.log {
+        work.decided.note(direction, decision.rule);
+    }
     bits
 }

@@ -16,7 +16,7 @@ use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{again, conntrack, firewall, icmp, parse, trace};
+use crate::{again, conntrack, decisions, firewall, icmp, parse, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -116,7 +116,10 @@ fn carried(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcCont
         return Err(Outcome::refused(ENDPOINT_UNKNOWN, Direction::Ingress, DropReason::NoRoute));
     }
     work.key = work.other_key;
-    match Outcome::from_bits(enter(ctx)) {
+    work.decided.begin(true);
+    let outcome = Outcome::from_bits(enter(ctx));
+    decisions::tell(work, outcome);
+    match outcome {
         Outcome::GO => Ok(true),
         refused => Err(refused),
     }

@@ -11,6 +11,7 @@ mod beyond;
 mod conntrack;
 mod counters;
 mod course;
+mod decisions;
 mod events;
 mod firewall;
 mod hairpin;

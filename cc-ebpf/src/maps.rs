@@ -94,13 +94,17 @@ pub static CC_OUTER: PerCpuArray<FlowKey, 2> = PerCpuArray::new();
 #[btf_map]
 pub static CC_RATES: Array<Rate, { ENDPOINTS_MAX as usize }> = Array::new();
 
-/// Records of drops, while somebody watches.
+/// Records of drops, while somebody watches, and of what rules decide that are to be told.
 #[btf_map]
 pub static CC_EVENTS: RingBuf<DropRecord, { EVENTS_BYTES as usize }> = RingBuf::new();
 
 /// One row per endpoint, and after the last the one of whatever is none.
 #[btf_map]
 pub static CC_TOLD: Array<Told, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
+
+/// Likewise of what rules decide, for endpoints only.
+#[btf_map]
+pub static CC_LOGGED: Array<Told, { ENDPOINTS_MAX as usize }> = Array::new();
 
 #[btf_map]
 pub static CC_WATCH: Array<Watch, 1> = Array::new();

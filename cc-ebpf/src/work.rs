@@ -10,6 +10,7 @@ use cc_common::port::Port;
 use cc_common::trace::Judged;
 use cc_common::verdict::{Direction, DropReason};
 
+use crate::decisions::Decided;
 use crate::firewall::Question;
 use crate::hairpin::Hairpin;
 use crate::maps::{CC_FLOWS, CC_NAT, CC_WORK};
@@ -44,6 +45,7 @@ pub struct Work {
     pub forward: ForwardKey,
     pub hairpin: Hairpin,
     pub question: Question,
+    pub decided: Decided,
     /// In a dry run, by direction: what the rules were asked, and have said.
     pub judged: [Judged; 2],
     pub fib: bpf_fib_lookup,

@@ -9,6 +9,10 @@ use serde::Deserialize;
 
 use crate::resolver::NameServer;
 
+mod flows;
+
+pub use flows::Flows;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read configuration file {path}")]
@@ -125,6 +129,8 @@ pub struct Config {
     pub shim: Option<PathBuf>,
     /// Refused calls that one source may make in a minute before it is turned away unread.
     pub refusals_per_minute: u32,
+    /// How long conversations are remembered, and how many of a container.
+    pub flows: Flows,
 }
 
 impl Default for Config {
@@ -153,6 +159,7 @@ impl Default for Config {
             stop_containers: false,
             shim: None,
             refusals_per_minute: 60,
+            flows: Flows::default(),
         }
     }
 }

@@ -64,7 +64,8 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     });
     let registry = Arc::new(house.registry(events.clone(), auth.tally()));
     let bearers = BearerGate::new(store.clone(), config.refusals_per_minute, auth.tally());
-    let host = HostApi { events: events.clone(), host_id, abi: ABI, objects: house.counter() };
+    let (objects, flows) = (house.counter(), config.flows);
+    let host = HostApi { events: events.clone(), host_id, abi: ABI, objects, flows };
     let routes = house.add_services(Routes::new(HostServiceServer::new(host)));
 
     if let Some(url) = &doors.endpoint_url {

@@ -98,7 +98,7 @@ fn nothing_changes_whatever_is_asked() {
     let scene = Scene::new();
     let open = |of| {
         let mut rules = default_rules(of);
-        let entry = RuleEntry { rule: 100 + of, priority: 10, action: ACTION_ALLOW, log: 0 };
+        let entry = RuleEntry { rule: 100 + of, priority: 10, action: ACTION_ALLOW, log: 1 };
         let row = |protocol| RuleRow {
             class: CLASS_ANY_V4,
             direction: Direction::Ingress,
@@ -126,7 +126,7 @@ fn nothing_changes_whatever_is_asked() {
         scene.real(packet.from, &packet.frame(&scene));
     }
     let before = scene.state();
-    for (map, rows) in [("flows", 5), ("nat", 2), ("blocks", 1), ("drops", 1), ("fragments", 1)] {
+    for (map, rows) in [("flows", 5), ("nat", 2), ("blocks", 1), ("drops", 1), ("fragments", 1), ("logged", 2)] {
         let found = before.keys().filter(|key| key.starts_with(map)).count();
         assert!(found >= rows, "{map} has {found} rows: {before:#?}");
     }

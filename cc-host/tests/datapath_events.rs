@@ -3,25 +3,21 @@
 
 mod datapath_support;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use cc_common::event::{DropRecord, Told};
 use cc_common::limits::{ENDPOINT_UNKNOWN, EVENTS_PER_SECOND};
 use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_TO_ENDPOINT};
 use cc_common::verdict::{Direction, DropReason};
-use datapath_support::World;
+use cc_host::datapath::Record;
 use datapath_support::packets::{OWN, STRANGER, TC_SHOT, run, tcp, udp, with_source_mac};
+use datapath_support::{World, drain};
 
-/// All records that are in the ring.
-fn drain(world: &World, ring: cc_host::datapath::DropRing) -> Vec<DropRecord> {
-    let records = Arc::new(Mutex::new(Vec::new()));
-    let into = Arc::clone(&records);
-    world.block_on(async move {
-        let reading = ring.read(move |batch| into.lock().unwrap().extend_from_slice(batch));
-        assert!(tokio::time::timeout(Duration::from_millis(200), reading).await.is_err(), "it goes on");
+/// The drops that are in the ring.
+fn drops(world: &World) -> Vec<DropRecord> {
+    let only_drops = drain(world).into_iter().map(|record| match record {
+        Record::Dropped(record) => record,
+        Record::Decided(record) => panic!("no rule is to be told of: {record:?}"),
     });
-    records.lock().unwrap().clone()
+    only_drops.collect()
 }
 
 #[test]
@@ -30,26 +26,26 @@ fn a_drop_is_recorded_with_what_its_packet_says() {
     world.network(1);
     let own = world.container(0, 1, 2);
     let ifindex = own.endpoint.ifindex;
-    let drops = |program: &str, packet: &[u8]| {
+    let drop_it = |program: &str, packet: &[u8]| {
         assert_eq!(run(&world, program, ifindex, 0, packet).unwrap().action, TC_SHOT);
     };
     let datapath = world.datapath();
-    drops(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
+    drop_it(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
     assert_eq!(datapath.told(0).unwrap(), Told::default(), "nobody watches");
     datapath.watch_drops(true).unwrap();
-    drops(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
-    drops(PROGRAM_FROM_ENDPOINT, &with_source_mac([2, 9, 9, 9, 9, 9], udp(OWN, STRANGER)));
-    drops(PROGRAM_TO_ENDPOINT, &udp(STRANGER, OWN));
+    drop_it(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
+    drop_it(PROGRAM_FROM_ENDPOINT, &with_source_mac([2, 9, 9, 9, 9, 9], udp(OWN, STRANGER)));
+    drop_it(PROGRAM_TO_ENDPOINT, &udp(STRANGER, OWN));
     // A later fragment has no ports.
     let mut fragment = udp([10, 0, 0, 77], STRANGER);
     fragment[20..22].copy_from_slice(&7u16.to_be_bytes());
-    drops(PROGRAM_FROM_ENDPOINT, &fragment);
+    drop_it(PROGRAM_FROM_ENDPOINT, &fragment);
     let unknown = run(&world, PROGRAM_FROM_ENDPOINT, 1, 0, &udp(OWN, STRANGER)).unwrap();
     assert_eq!(unknown.reason, DropReason::UnknownPort as u32);
     datapath.watch_drops(false).unwrap();
-    drops(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
+    drop_it(PROGRAM_FROM_ENDPOINT, &tcp((OWN, 4000), (STRANGER, 80), 2, 1, 0));
 
-    let records = drain(&world, datapath.take_drop_ring().unwrap());
+    let records = drops(&world);
     let told: Vec<_> = records
         .iter()
         .map(|r| {
@@ -94,7 +90,7 @@ fn a_flood_is_held_to_its_rate_and_hides_nobody_elses() {
     let second = u64::from(EVENTS_PER_SECOND);
     assert!((second..second * 5).contains(&told.written), "{told:?}");
     assert_eq!(datapath.told(1).unwrap().written, 1);
-    let records = drain(&world, datapath.take_drop_ring().unwrap());
+    let records = drops(&world);
     assert_eq!(records.len() as u64, told.written + 1);
     // The next endpoint of the slot begins anew.
     world.delete_link(&flooding);

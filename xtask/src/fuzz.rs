@@ -61,7 +61,7 @@ impl fmt::Display for Ran {
 
 pub fn setup_and_run(root: &Path, options: &Options) -> Result<()> {
     setup::run(root, setup::For::Tests)?;
-    build_ebpf::run(root)?;
+    build_ebpf::run(root, build_ebpf::Layout::Own)?;
     run(root, options)
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::host_service_server::HostService;
-use cc_common::api::v1::{Event, EventsRequest, EventsResponse, HostInfo, InfoRequest};
+use cc_common::api::v1::{Event, EventsRequest, EventsResponse, FlowLimits, HostInfo, InfoRequest};
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, Role};
+use crate::config::Flows;
 use crate::daemon::events::Events;
 use crate::ids::Project;
 
@@ -40,6 +41,7 @@ pub struct HostApi {
     pub host_id: String,
     pub abi: u32,
     pub objects: Arc<dyn CountObjects>,
+    pub flows: Flows,
 }
 
 #[async_trait]
@@ -56,6 +58,7 @@ impl HostService for HostApi {
             containers_total: counts.containers_total,
             vpcs: counts.vpcs,
             host_id: self.host_id.clone(),
+            flows: Some(flow_limits(&self.flows)),
         }))
     }
 
@@ -74,5 +77,34 @@ impl HostService for HostApi {
             text: event.text,
         });
         Ok(Response::new(EventsResponse { events: events.collect() }))
+    }
+}
+
+fn flow_limits(flows: &Flows) -> FlowLimits {
+    let Flows {
+        tcp_syn_s,
+        tcp_established_s,
+        tcp_fin_s,
+        tcp_time_wait_s,
+        udp_s,
+        udp_stream_s,
+        icmp_s,
+        other_s,
+        other_stream_s,
+        per_container_max,
+        half_open_per_container_max,
+    } = *flows;
+    FlowLimits {
+        tcp_syn_s,
+        tcp_established_s,
+        tcp_fin_s,
+        tcp_time_wait_s,
+        udp_s,
+        udp_stream_s,
+        icmp_s,
+        other_s,
+        other_stream_s,
+        per_container_max,
+        half_open_per_container_max,
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1;
-use cc_common::api::v1::drop_news::News;
 use cc_common::api::v1::net_service_server::NetService;
+use cc_common::api::v1::{drop_news, log_news};
 use cc_common::net::{ETHERTYPE_ARP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use futures::{Stream, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +19,8 @@ use crate::config::Config;
 use crate::container::Containers;
 use crate::datapath::Drops;
 use crate::explain::{
-    DropNews, DropView, End, EndKind, Explain, FLOWS_DEFAULT, Finding, FlowChange, FlowChanged, FlowView,
+    DecisionView, DropView, End, EndKind, Explain, FLOWS_DEFAULT, Finding, FlowChange, FlowChanged, FlowView, Logged,
+    News,
 };
 
 /// Flows of one message of a listing: some 150 KiB.
@@ -44,6 +45,7 @@ impl NetService for NetApi {
     type FlowsStream = BoxStream<v1::FlowsPart>;
     type WatchFlowsStream = BoxStream<v1::FlowChange>;
     type WatchDropsStream = BoxStream<v1::DropNews>;
+    type WatchLogStream = BoxStream<v1::LogNews>;
 
     async fn flows(&self, request: Request<v1::FlowsRequest>) -> Result<Response<Self::FlowsStream>, Status> {
         let caller = viewer(&request)?;
@@ -115,10 +117,31 @@ impl NetService for NetApi {
         let news = self.explain.watch_drops(&caller.project, only, host).await.map_err(Fault::from)?;
         let news = ReceiverStream::new(news).map(|news| {
             let news = match news {
-                DropNews::Dropped(view) => News::Dropped(packet_view(view)),
-                DropNews::Lost { unwritten, missed } => News::Lost(v1::LostRecords { unwritten, missed }),
+                News::Told(view) => drop_news::News::Dropped(packet_view(view)),
+                News::Lost { unwritten, missed } => drop_news::News::Lost(v1::LostRecords { unwritten, missed }),
             };
             Ok(v1::DropNews { news: Some(news) })
+        });
+        Ok(Response::new(Box::pin(until_left(&self.containers, news))))
+    }
+
+    async fn log(&self, request: Request<v1::LogRequest>) -> Result<Response<v1::LogResponse>, Status> {
+        let caller = viewer(&request)?;
+        let logged = self.explain.log(&caller.project, &request.get_ref().container).await;
+        let Logged { decisions, lost } = logged.map_err(Fault::from)?;
+        let decisions = decisions.into_iter().map(decision_view).collect();
+        Ok(Response::new(v1::LogResponse { decisions, lost }))
+    }
+
+    async fn watch_log(&self, request: Request<v1::LogRequest>) -> Result<Response<Self::WatchLogStream>, Status> {
+        let caller = viewer(&request)?;
+        let news = self.explain.watch_log(&caller.project, &request.get_ref().container).await;
+        let news = ReceiverStream::new(news.map_err(Fault::from)?).map(|news| {
+            let news = match news {
+                News::Told(view) => log_news::News::Decided(decision_view(view)),
+                News::Lost { unwritten, missed } => log_news::News::Lost(v1::LostRecords { unwritten, missed }),
+            };
+            Ok(v1::LogNews { news: Some(news) })
         });
         Ok(Response::new(Box::pin(until_left(&self.containers, news))))
     }
@@ -151,6 +174,26 @@ fn packet_view(view: DropView) -> v1::DroppedPacket {
         destination_port: destination_port.into(),
         ifindex: view.ifindex,
         bytes: view.bytes,
+    }
+}
+
+fn decision_view(view: DecisionView) -> v1::RuleDecision {
+    let (id, name) = view.container;
+    let (source_port, destination_port) = view.ports.unwrap_or_default();
+    v1::RuleDecision {
+        at_ms: view.at_ms,
+        id,
+        name,
+        allowed: view.allowed,
+        direction: view.direction.to_owned(),
+        protocol: protocol_name(view.protocol),
+        source: view.source.to_string(),
+        source_port: source_port.into(),
+        destination: view.destination.to_string(),
+        destination_port: destination_port.into(),
+        icmp_type: view.icmp.map(|(kind, _)| kind.into()),
+        icmp_code: view.icmp.map(|(_, code)| code.into()),
+        rule: view.rule,
     }
 }
 

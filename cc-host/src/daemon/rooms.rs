@@ -14,7 +14,6 @@ use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::api::v1::why_service_server::WhyServiceServer;
 use cc_common::names::ABI;
-use cc_common::settings::Settings;
 use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
@@ -244,7 +243,7 @@ fn remove_other_versions(config: &Config, cgroup_level: u32) {
 }
 
 fn datapath_config(config: &Config, cgroup_level: u32) -> DatapathConfig {
-    DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: Settings::DEFAULT }
+    DatapathConfig { bpffs_dir: config.bpffs_dir.clone(), cgroup_level, settings: config.flows.settings() }
 }
 
 /// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.

@@ -1,11 +1,12 @@
-//! The ring of records of drops: switched on and off, read, and asked what was lost. Refuses to know who reads the records.
+//! The ring of records, of drops and of what rules decide: drops switched on and off, read, and asked what was lost. Refuses to know who
+//! reads the records.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
-use cc_common::event::{DropRecord, Told, Watch, told_row};
+use cc_common::event::{DropRecord, RuleRecord, Told, Watch, told_row};
 use cc_common::names::{MAP_EVENTS, MAP_WATCH};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,17 +18,24 @@ use super::object::take_map;
 /// Records that are taken in one turn.
 const BATCH_MAX: usize = 1_024;
 
-/// The reader's end. There is one.
-pub struct DropRing(RingBuf<MapData>);
+/// What a program has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    Dropped(DropRecord),
+    Decided(RuleRecord),
+}
 
-impl DropRing {
+/// The reader's end. There is one.
+pub struct EventRing(RingBuf<MapData>);
+
+impl EventRing {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         let failed = |source| DatapathError::Map { operation: "open", name: MAP_EVENTS, source };
-        Ok(DropRing(RingBuf::try_from(take_map(ebpf, MAP_EVENTS)?).map_err(failed)?))
+        Ok(EventRing(RingBuf::try_from(take_map(ebpf, MAP_EVENTS)?).map_err(failed)?))
     }
 
     /// Hands over what comes, in batches, until the task is dropped.
-    pub async fn read(self, mut hand_over: impl FnMut(&[DropRecord])) -> io::Result<()> {
+    pub async fn read(self, mut hand_over: impl FnMut(&[Record])) -> io::Result<()> {
         // SAFETY: the ring owns its map's descriptor, always names the same one, and moves into the registration, which outlives
         // every use of it here.
         let mut ring = unsafe { AsyncFd::register_with_interest(self.0, Interest::READABLE) }?;
@@ -69,17 +77,24 @@ impl DropWatch {
     }
 }
 
-/// What a newer program wrote may be longer; what is shorter is none.
-fn parse(bytes: &[u8]) -> Option<DropRecord> {
-    let bytes = bytes.get(..size_of::<DropRecord>())?;
+/// Their lengths tell the kinds apart. What a newer program wrote may be longer than a drop; another length is none of ours.
+fn parse(bytes: &[u8]) -> Option<Record> {
+    if bytes.len() == size_of::<RuleRecord>() {
+        return read(bytes).map(Record::Decided);
+    }
+    read(bytes).map(Record::Dropped)
+}
+
+fn read<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
     // SAFETY: as many bytes as the struct has, and any bytes are one: it is plain old data (`cc_common::pod`).
-    Some(unsafe { bytes.as_ptr().cast::<DropRecord>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 impl Datapath {
     /// The ring, once.
-    pub fn take_drop_ring(&self) -> Option<DropRing> {
-        self.inner().drop_ring.take()
+    pub fn take_event_ring(&self) -> Option<EventRing> {
+        self.inner().event_ring.take()
     }
 
     /// From here on, drops are recorded, or cost nothing again. Waits for nothing.
@@ -91,5 +106,10 @@ impl Datapath {
     /// together.
     pub fn told(&self, endpoint: u32) -> Result<Told, DatapathError> {
         self.inner().tables.told(told_row(endpoint))
+    }
+
+    /// Likewise, of what an endpoint's rules have decided that was to be told.
+    pub fn logged(&self, endpoint: u32) -> Result<Told, DatapathError> {
+        self.inner().tables.logged(endpoint)
     }
 }

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::Map;
-use cc_common::flow::{Flow, FlowKey, LIFE_DEAD, LIFE_MASK};
+use cc_common::flow::{Flow, FlowKey};
+use cc_common::life;
 use cc_common::names::MAP_FLOWS;
 use cc_common::route::EndpointEntry;
 
@@ -33,7 +34,7 @@ impl Datapath {
     /// is moved by a packet of its own may be missed or seen twice.
     pub fn each_flow(&self, mut look: impl FnMut(&FlowKey, &Flow) -> ControlFlow<()>) -> Result<(), DatapathError> {
         let living = |key: &FlowKey, flow: &Flow| {
-            if flow.life & LIFE_MASK == LIFE_DEAD { ControlFlow::Continue(()) } else { look(key, flow) }
+            if life::is_dead(flow.life) { ControlFlow::Continue(()) } else { look(key, flow) }
         };
         batch::each(self.flows.fd.as_fd(), living).map_err(|source| DatapathError::Rows {
             operation: "read",

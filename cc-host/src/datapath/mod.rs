@@ -41,7 +41,7 @@ use cc_common::settings::Settings;
 pub use counters::{Drops, EndpointCounters, Traffic};
 pub use endpoint::{Endpoint, Network, Range, ip};
 pub use error::DatapathError;
-pub use events::DropRing;
+pub use events::{EventRing, Record};
 pub use flows::flow_clock_ns;
 pub use guard::{Guarded, GuardedInterface};
 pub use inspect::{Inspection, LinkSeen, ProgramSeen};
@@ -91,7 +91,7 @@ struct Inner {
     pin_dir: PathBuf,
     last_generation: u64,
     logger: Option<Logger>,
-    drop_ring: Option<DropRing>,
+    event_ring: Option<EventRing>,
     guard: GuardMaps,
 }
 
@@ -103,7 +103,7 @@ impl Datapath {
         let flows = FlowTable::take(&mut ebpf)?;
         let drop_watch = DropWatch::take(&mut ebpf)?;
         let books = Books::take(&mut ebpf)?;
-        let drop_ring = Some(DropRing::take(&mut ebpf)?);
+        let event_ring = Some(EventRing::take(&mut ebpf)?);
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let maps = repair::Maps::of(&pin_dir)?;
@@ -114,7 +114,7 @@ impl Datapath {
             last_generation = tables.endpoint(id)?.generation.max(last_generation);
         }
         last_generation = tables.settings()?.beyond_version.max(last_generation);
-        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, drop_ring, guard };
+        let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, event_ring, guard };
         inner.resume_settings(config.settings)?;
         let twin = twin::Lazy::new(config.clone());
         Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, twin, upgraded })

@@ -176,6 +176,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         // A ring has neither keys nor values, and its rows are bytes.
         (names::MAP_EVENTS, [0, 0, EVENTS_BYTES]),
         (names::MAP_TOLD, shape::<u32, Told>(ENDPOINTS_MAX + 1)),
+        (names::MAP_LOGGED, shape::<u32, Told>(ENDPOINTS_MAX)),
         (names::MAP_WATCH, shape::<u32, Watch>(1)),
         (names::MAP_GUARD, shape::<u32, Guard>(1)),
         (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),

@@ -33,6 +33,7 @@ pub struct Tables {
     rates: Array<MapData, Rate>,
     settings: Array<MapData, Settings>,
     told: Array<MapData, Told>,
+    logged: Array<MapData, Told>,
     uplinks: HashMap<MapData, PortKey, Uplink>,
     forwards: HashMap<MapData, ForwardKey, Forward>,
     cpus: usize,
@@ -86,6 +87,7 @@ impl Tables {
             rates: typed!(Array, names::MAP_RATES),
             settings: typed!(Array, names::MAP_SETTINGS),
             told: typed!(Array, names::MAP_TOLD),
+            logged: typed!(Array, names::MAP_LOGGED),
             uplinks: typed!(HashMap, names::MAP_UPLINKS),
             forwards: typed!(HashMap, names::MAP_FORWARDS),
             cpus,
@@ -208,6 +210,11 @@ impl Tables {
         self.told.get(&row, 0).map_err(failed("read", names::MAP_TOLD))
     }
 
+    /// Of an endpoint, what its rules have decided that was to be told.
+    pub fn logged(&self, id: u32) -> Result<Told, DatapathError> {
+        self.logged.get(&id, 0).map_err(failed("read", names::MAP_LOGGED))
+    }
+
     pub fn settings(&self) -> Result<Settings, DatapathError> {
         self.settings.get(&0, 0).map_err(failed("read", names::MAP_SETTINGS))
     }
@@ -239,6 +246,7 @@ impl Tables {
 
     pub fn zero_counters(&mut self, id: u32) -> Result<(), DatapathError> {
         self.told.set(id, Told::default(), 0).map_err(failed("write", names::MAP_TOLD))?;
+        self.logged.set(id, Told::default(), 0).map_err(failed("write", names::MAP_LOGGED))?;
         let zeros = zeros(self.cpus);
         self.counters.set(id, zeros, 0).map_err(failed("write", names::MAP_COUNTERS))
     }

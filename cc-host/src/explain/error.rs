@@ -17,7 +17,7 @@ pub enum ExplainError {
     Link(#[from] LinkError),
     #[error("cannot watch flows: {max} others read the table already")]
     TooManyReaders { max: usize },
-    #[error("cannot watch drops: {max} others do already")]
+    #[error("cannot watch drops or decisions: {max} others do already")]
     TooManyWatchers { max: usize },
     #[error("cannot watch flows: there are more than {max}")]
     TooManyFlows { max: usize },

@@ -1,27 +1,20 @@
-//! One watch of drops: records as they come, and once a second what did not come. Refuses to name what is another project's.
+//! Drops in words, as they come. Refuses to name what is another project's.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cc_common::event::DropRecord;
-use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use cc_common::verdict::{Direction, DropReason};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 
 use super::Explain;
 use super::error::ExplainError;
 use super::flows::address;
-use super::watchers::{DropSeen, Wanted, Watching};
+use super::watch::News;
+use super::watchers::{DropSeen, Seen, Wanted, What};
 use crate::datapath::flow_clock_ns;
 use crate::ids::{Project, now_ms};
-
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Messages on their way to a client; the watcher's queue before it is where a slow one loses records.
-const MESSAGES_MAX: usize = 64;
 
 /// A drop, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,16 +35,6 @@ pub struct DropView {
     pub bytes: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DropNews {
-    Dropped(DropView),
-    /// Since this was said last: records that were not written, and records that this watcher did not take in time.
-    Lost {
-        unwritten: u64,
-        missed: u64,
-    },
-}
-
 impl Explain {
     /// Until the receiver is dropped; `host` adds what is nobody's.
     pub async fn watch_drops(
@@ -59,74 +42,16 @@ impl Explain {
         project: &Project,
         only: &str,
         host: bool,
-    ) -> Result<mpsc::Receiver<DropNews>, ExplainError> {
-        let only = if only.is_empty() { None } else { Some(self.containers.find(project, only)?) };
-        let wanted =
-            Wanted { project: project.clone(), host: host && only.is_none(), only: only.map(|record| record.id) };
-        let watching = self.watchers.join(wanted.clone())?;
-        let lost = self.lost(&wanted).await?;
-        let (news, receiver) = mpsc::channel(MESSAGES_MAX);
-        tokio::spawn(follow(Arc::clone(self), wanted, watching, lost, news));
-        Ok(receiver)
-    }
-
-    /// Records that were not written, by endpoint and its generation.
-    async fn lost(self: &Arc<Self>, wanted: &Wanted) -> Result<HashMap<(u32, u64), u64>, ExplainError> {
-        let (explain, wanted) = (Arc::clone(self), wanted.clone());
-        let reading = tokio::task::spawn_blocking(move || explain.read_lost(&wanted));
-        reading.await.expect("reading counters does not panic")
-    }
-
-    fn read_lost(&self, wanted: &Wanted) -> Result<HashMap<(u32, u64), u64>, ExplainError> {
-        let own = self.own(&wanted.project)?;
-        let meant = own.containers.iter().filter(|(_, own)| wanted.only.as_ref().is_none_or(|only| own.id == *only));
-        let mut lost = HashMap::new();
-        for (&endpoint, own) in meant {
-            lost.insert((endpoint, own.generation), self.datapath.told(endpoint)?.lost);
-        }
-        if wanted.host {
-            lost.insert((ENDPOINT_UNKNOWN, 0), self.datapath.told(ENDPOINT_UNKNOWN)?.lost);
-        }
-        Ok(lost)
-    }
-}
-
-async fn follow(
-    explain: Arc<Explain>,
-    wanted: Wanted,
-    mut watching: Watching,
-    mut lost: HashMap<(u32, u64), u64>,
-    news: mpsc::Sender<DropNews>,
-) {
-    let mut tick = tokio::time::interval(INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let next = tokio::select! {
-            Some(seen) = watching.queue.recv() => Some(DropNews::Dropped(view(&seen))),
-            _ = tick.tick() => {
-                let missed = watching.take_missed();
-                let unwritten = match explain.lost(&wanted).await {
-                    Ok(now) => grown(&std::mem::replace(&mut lost, now), &lost),
-                    Err(error) => {
-                        tracing::warn!(error = crate::error_chain(&error), "cannot tell what was not recorded");
-                        0
-                    }
-                };
-                (missed + unwritten > 0).then_some(DropNews::Lost { unwritten, missed })
-            }
-            () = news.closed() => return,
+    ) -> Result<mpsc::Receiver<News<DropView>>, ExplainError> {
+        let only = if only.is_empty() { None } else { Some(self.containers.find(project, only)?.id) };
+        let host = host && only.is_none();
+        let wanted = Wanted { what: What::Drops, project: project.clone(), host, only };
+        let view = |seen| match seen {
+            Seen::Dropped(seen) => Some(view(&seen)),
+            Seen::Decided(_) => None,
         };
-        if let Some(next) = next
-            && news.send(next).await.is_err()
-        {
-            return;
-        }
+        self.watch(wanted, view).await
     }
-}
-
-/// An endpoint that was not there before has counted from zero.
-fn grown(before: &HashMap<(u32, u64), u64>, after: &HashMap<(u32, u64), u64>) -> u64 {
-    after.iter().map(|(endpoint, lost)| lost.saturating_sub(before.get(endpoint).copied().unwrap_or(0))).sum()
 }
 
 fn view(seen: &DropSeen) -> DropView {
@@ -178,13 +103,5 @@ mod tests {
         let stranger = seen(false);
         assert_eq!((stranger.source, stranger.ports, stranger.ifindex), (None, Some((0, 80)), 0));
         assert_eq!(stranger.destination, known.destination);
-    }
-
-    #[test]
-    fn losses_are_told_once() {
-        let (before, after) = (HashMap::from([((1, 5), 10)]), HashMap::from([((1, 5), 12), ((2, 6), 3)]));
-        assert_eq!(grown(&before, &after), 5);
-        assert_eq!(grown(&after, &after), 0);
-        assert_eq!(grown(&after, &before), 0, "a container that is gone");
     }
 }

@@ -96,7 +96,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         rule,
         priority,
         action: if allows { ACTION_ALLOW } else { ACTION_DENY },
-        log: 0,
+        log: 1,
     });
     let direction = prop::sample::select(Direction::ALL.to_vec());
     let protocol = prop_oneof![0..ANY, Just(ANY)];
@@ -119,7 +119,7 @@ fn flags() -> impl Strategy<Value = u8> {
 /// Of both groups; half of the time with one at the end that allows everything.
 pub fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let open = |of, class, direction| {
-        let entry = RuleEntry { rule: 100 + of, priority: 9, action: ACTION_ALLOW, log: 0 };
+        let entry = RuleEntry { rule: 100 + of, priority: 9, action: ACTION_ALLOW, log: 1 };
         Rule { of, class, direction, protocol: ANY, port: None, some: false, entry }
     };
     (prop::collection::vec(rule(), 0..8), any::<bool>()).prop_map(move |(mut rules, is_open)| {

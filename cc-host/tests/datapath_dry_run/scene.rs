@@ -8,6 +8,7 @@ use std::process::Command;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use cc_common::counters::{Counters, DropCount, DropKey};
+use cc_common::event::Told;
 use cc_common::firewall::PROTOCOL_CLASS_SOME;
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
@@ -152,6 +153,12 @@ impl Scene {
         for id in 0..8 {
             put("counters", id.to_string(), format!("{:?}", counters.get(&id, 0).unwrap().to_vec()));
             put("rates", id.to_string(), format!("{:?}", rates.get(&id, 0).unwrap()));
+        }
+        for id in 0..4 {
+            let logged = self.world.datapath().logged(id).unwrap();
+            if logged != Told::default() {
+                put("logged", id.to_string(), format!("{logged:?}"));
+            }
         }
         let blocks: Array<_, Block> = Map::Array(self.map("CC_BLOCKS")).try_into().unwrap();
         for (number, block) in blocks.iter().map(Result::unwrap).enumerate().filter(|(_, b)| *b != Block::default()) {

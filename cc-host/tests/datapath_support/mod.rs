@@ -8,13 +8,17 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cc_common::firewall::{
     ACTION_ALLOW, CLASS_ANY_V4, CLASS_ANY_V6, PROTOCOL_CLASS_SOME, PROTOCOL_CLASSES, RuleEntry, class_of_groups,
 };
 use cc_common::settings::{Settings, Timeouts};
 use cc_common::verdict::Direction;
-use cc_host::datapath::{CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, RuleRow};
+use cc_host::datapath::{
+    CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, Record, RuleRow,
+};
 use cc_host::kernel::carrier;
 use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
 use cc_host::kernel::netns;
@@ -215,6 +219,17 @@ impl Container {
     pub fn pings(&self, address: Ipv4Addr) -> bool {
         self.run(&format!("busybox ping -c 1 -W 1 {address}"))
     }
+}
+
+/// All records that are in the ring; once.
+pub fn drain(world: &World) -> Vec<Record> {
+    let (ring, records) = (world.datapath().take_event_ring().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let into = Arc::clone(&records);
+    world.block_on(async move {
+        let reading = ring.read(move |batch| into.lock().unwrap().extend_from_slice(batch));
+        assert!(tokio::time::timeout(Duration::from_millis(200), reading).await.is_err(), "it goes on");
+    });
+    records.lock().unwrap().clone()
 }
 
 pub fn new_netns() -> OwnedFd {

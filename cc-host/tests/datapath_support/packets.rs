@@ -40,24 +40,35 @@ pub struct Outcome {
 
 /// `None` when the kernel itself refuses to run the packet: it takes no frame shorter than its own header.
 pub fn run(world: &World, program: &str, ifindex: u32, mark: u32, packet: &[u8]) -> Option<Outcome> {
-    let path = world.datapath().pin_dir().join("programs").join(program);
-    let program = SchedClassifier::from_pin(path).unwrap();
-    let mut ctx = [0u8; CTX_BYTES];
-    ctx[CTX_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
-    ctx[CTX_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
-    let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len() + 256]);
-    let result = program
-        .test_run(TestRunOptions {
+    Runner::open(world, program).run(ifindex, mark, packet)
+}
+
+/// A program that is run many times.
+pub struct Runner(SchedClassifier);
+
+impl Runner {
+    pub fn open(world: &World, program: &str) -> Runner {
+        let path = world.datapath().pin_dir().join("programs").join(program);
+        Runner(SchedClassifier::from_pin(path).unwrap())
+    }
+
+    pub fn run(&self, ifindex: u32, mark: u32, packet: &[u8]) -> Option<Outcome> {
+        let mut ctx = [0u8; CTX_BYTES];
+        ctx[CTX_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
+        ctx[CTX_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
+        let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len() + 256]);
+        let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut data),
             ctx_in: Some(&ctx),
             ctx_out: Some(&mut ctx_out),
             ..TestRunOptions::new()
-        })
-        .ok()?;
-    data.truncate(result.data_size_out as usize);
-    let word = |i: usize| u32::from_ne_bytes(ctx_out[CTX_CB + 4 * i..][..4].try_into().unwrap());
-    Some(Outcome { action: result.return_value, verdict: word(0), target: word(1), reason: word(2), data })
+        };
+        let result = self.0.test_run(options).ok()?;
+        data.truncate(result.data_size_out as usize);
+        let word = |i: usize| u32::from_ne_bytes(ctx_out[CTX_CB + 4 * i..][..4].try_into().unwrap());
+        Some(Outcome { action: result.return_value, verdict: word(0), target: word(1), reason: word(2), data })
+    }
 }
 
 pub fn ethernet(destination: [u8; 6], source: [u8; 6], ethertype: u16) -> Vec<u8> {

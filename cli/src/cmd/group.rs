@@ -110,7 +110,7 @@ struct RuleArgs {
     /// The least decides, 0 to 65535
     #[arg(long, default_value_t = 1000)]
     priority: u16,
-    /// Tell of conversations that it decides
+    /// Tell of conversations that it decides: see cc net log
     #[arg(long)]
     log: bool,
 }

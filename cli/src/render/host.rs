@@ -16,29 +16,90 @@ pub struct HostView {
     pub containers_running: u32,
     pub containers_total: u32,
     pub vpcs: u32,
+    /// None of a daemon that does not tell.
+    pub flows: Option<FlowsView>,
+}
+
+/// Keys as in the daemon's configuration.
+#[derive(Debug, Serialize)]
+pub struct FlowsView {
+    pub tcp_syn_s: u64,
+    pub tcp_established_s: u64,
+    pub tcp_fin_s: u64,
+    pub tcp_time_wait_s: u64,
+    pub udp_s: u64,
+    pub udp_stream_s: u64,
+    pub icmp_s: u64,
+    pub other_s: u64,
+    pub other_stream_s: u64,
+    pub per_container_max: u64,
+    pub half_open_per_container_max: u64,
+}
+
+impl From<v1::FlowLimits> for FlowsView {
+    fn from(limits: v1::FlowLimits) -> Self {
+        FlowsView {
+            tcp_syn_s: limits.tcp_syn_s,
+            tcp_established_s: limits.tcp_established_s,
+            tcp_fin_s: limits.tcp_fin_s,
+            tcp_time_wait_s: limits.tcp_time_wait_s,
+            udp_s: limits.udp_s,
+            udp_stream_s: limits.udp_stream_s,
+            icmp_s: limits.icmp_s,
+            other_s: limits.other_s,
+            other_stream_s: limits.other_stream_s,
+            per_container_max: limits.per_container_max,
+            half_open_per_container_max: limits.half_open_per_container_max,
+        }
+    }
+}
+
+impl FlowsView {
+    fn rows(&self) -> [(&'static str, String); 3] {
+        [
+            (
+                "TCP flows live",
+                format!(
+                    "{} s opening, {} s established, {} s closing, {} s closed",
+                    self.tcp_syn_s, self.tcp_established_s, self.tcp_fin_s, self.tcp_time_wait_s
+                ),
+            ),
+            (
+                "Other flows live",
+                format!(
+                    "udp {} s, answered {} s; icmp {} s; others {} s, answered {} s",
+                    self.udp_s, self.udp_stream_s, self.icmp_s, self.other_s, self.other_stream_s
+                ),
+            ),
+            (
+                "Flows of a container",
+                format!("at most {}, of these {} opening", self.per_container_max, self.half_open_per_container_max),
+            ),
+        ]
+    }
 }
 
 impl From<v1::HostInfo> for HostView {
     fn from(info: v1::HostInfo) -> Self {
-        let v1::HostInfo { version, abi, kernel, containers_running, containers_total, vpcs, host_id } = info;
-        HostView { host_id, version, abi, kernel, containers_running, containers_total, vpcs }
+        let v1::HostInfo { version, abi, kernel, containers_running, containers_total, vpcs, host_id, flows } = info;
+        let flows = flows.map(FlowsView::from);
+        HostView { host_id, version, abi, kernel, containers_running, containers_total, vpcs, flows }
     }
 }
 
 impl View for HostView {
     fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
         let containers = format!("{} running, {} in all", self.containers_running, self.containers_total);
-        table::print_pairs_into(
-            out,
-            &[
-                ("Host", self.host_id.clone()),
-                ("Version", self.version.clone()),
-                ("Datapath ABI", self.abi.to_string()),
-                ("Kernel", self.kernel.clone()),
-                ("Containers", containers),
-                ("VPCs", self.vpcs.to_string()),
-            ],
-        )
+        let mut rows = vec![
+            ("Host", self.host_id.clone()),
+            ("Version", self.version.clone()),
+            ("Datapath ABI", self.abi.to_string()),
+            ("Kernel", self.kernel.clone()),
+            ("Containers", containers),
+            ("VPCs", self.vpcs.to_string()),
+        ];
+        rows.extend(self.flows.iter().flat_map(FlowsView::rows));
+        table::print_pairs_into(out, &rows)
     }
 
     fn ids(&self) -> Vec<&str> {
@@ -60,6 +121,19 @@ mod tests {
             containers_total: 2,
             vpcs: 2,
             host_id: "h-1".into(),
+            flows: Some(v1::FlowLimits {
+                tcp_syn_s: 20,
+                tcp_established_s: 8_000,
+                tcp_fin_s: 300,
+                tcp_time_wait_s: 2,
+                udp_s: 30,
+                udp_stream_s: 120,
+                icmp_s: 30,
+                other_s: 60,
+                other_stream_s: 600,
+                per_container_max: 131_072,
+                half_open_per_container_max: 4_096,
+            }),
         };
         let mut out = Vec::new();
         HostView::from(info).print_into(&mut out).unwrap();

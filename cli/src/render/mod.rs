@@ -11,6 +11,7 @@ pub mod guard;
 pub mod host;
 pub mod image;
 pub mod inspection;
+pub mod log;
 pub mod metrics;
 pub mod prefixes;
 pub mod table;

@@ -37,6 +37,8 @@ mod beyond;
 mod conntrack;
 #[path = "../../../cc-ebpf/src/counters.rs"]
 mod counters;
+#[path = "../../../cc-ebpf/src/decisions.rs"]
+mod decisions;
 #[path = "../../../cc-ebpf/src/course.rs"]
 mod course;
 #[path = "../../../cc-ebpf/src/events.rs"]

@@ -30,6 +30,34 @@ pub struct HostInfo {
     pub vpcs: u32,
     #[prost(string, tag = "7")]
     pub host_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub flows: ::core::option::Option<FlowLimits>,
+}
+/// As the daemon's configuration has them: seconds without a packet, and how many a container may have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowLimits {
+    #[prost(uint64, tag = "1")]
+    pub tcp_syn_s: u64,
+    #[prost(uint64, tag = "2")]
+    pub tcp_established_s: u64,
+    #[prost(uint64, tag = "3")]
+    pub tcp_fin_s: u64,
+    #[prost(uint64, tag = "4")]
+    pub tcp_time_wait_s: u64,
+    #[prost(uint64, tag = "5")]
+    pub udp_s: u64,
+    #[prost(uint64, tag = "6")]
+    pub udp_stream_s: u64,
+    #[prost(uint64, tag = "7")]
+    pub icmp_s: u64,
+    #[prost(uint64, tag = "8")]
+    pub other_s: u64,
+    #[prost(uint64, tag = "9")]
+    pub other_stream_s: u64,
+    #[prost(uint64, tag = "10")]
+    pub per_container_max: u64,
+    #[prost(uint64, tag = "11")]
+    pub half_open_per_container_max: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {
@@ -968,6 +996,68 @@ pub struct LostRecords {
     /// that this client did not take in time
     #[prost(uint64, tag = "2")]
     pub missed: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogRequest {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogResponse {
+    /// the oldest first
+    #[prost(message, repeated, tag = "1")]
+    pub decisions: ::prost::alloc::vec::Vec<RuleDecision>,
+    /// by the running containers among those asked for, since they were attached
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogNews {
+    #[prost(oneof = "log_news::News", tags = "1, 2")]
+    pub news: ::core::option::Option<log_news::News>,
+}
+/// Nested message and enum types in `LogNews`.
+pub mod log_news {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum News {
+        #[prost(message, tag = "1")]
+        Decided(super::RuleDecision),
+        #[prost(message, tag = "2")]
+        Lost(super::LostRecords),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RuleDecision {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// of the container whose rule it is
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub allowed: bool,
+    #[prost(string, tag = "5")]
+    pub direction: ::prost::alloc::string::String,
+    /// tcp, udp, icmp, icmpv6, or a number
+    #[prost(string, tag = "6")]
+    pub protocol: ::prost::alloc::string::String,
+    /// all as the container sees it
+    #[prost(string, tag = "7")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub source_port: u32,
+    #[prost(string, tag = "9")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub destination_port: u32,
+    #[prost(uint32, optional, tag = "11")]
+    pub icmp_type: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub icmp_code: ::core::option::Option<u32>,
+    /// GROUP#NUMBER; #NUMBER of a rule that is gone
+    #[prost(string, tag = "13")]
+    pub rule: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoctorRequest {
@@ -5436,6 +5526,49 @@ pub mod net_service_client {
                 .insert(GrpcMethod::new("cc.v1.NetService", "WatchDrops"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What rules with `log` have decided lately: the newest 1,000, of each container 128 at most.
+        pub async fn log(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LogRequest>,
+        ) -> std::result::Result<tonic::Response<super::LogResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.NetService/Log");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "Log"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same, as it is decided.
+        pub async fn watch_log(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LogNews>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.NetService/WatchLog",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.NetService", "WatchLog"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Everything that is attached, pinned and mapped for a running container.
         pub async fn inspect(
             &mut self,
@@ -5527,6 +5660,22 @@ pub mod net_service_server {
             &self,
             request: tonic::Request<super::DropsRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchDropsStream>, tonic::Status>;
+        /// What rules with `log` have decided lately: the newest 1,000, of each container 128 at most.
+        async fn log(
+            &self,
+            request: tonic::Request<super::LogRequest>,
+        ) -> std::result::Result<tonic::Response<super::LogResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchLog method.
+        type WatchLogStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LogNews, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same, as it is decided.
+        async fn watch_log(
+            &self,
+            request: tonic::Request<super::LogRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchLogStream>, tonic::Status>;
         /// Everything that is attached, pinned and mapped for a running container.
         async fn inspect(
             &self,
@@ -5781,6 +5930,95 @@ pub mod net_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchDropsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/Log" => {
+                    #[allow(non_camel_case_types)]
+                    struct LogSvc<T: NetService>(pub Arc<T>);
+                    impl<T: NetService> tonic::server::UnaryService<super::LogRequest>
+                    for LogSvc<T> {
+                        type Response = super::LogResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.NetService/WatchLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchLogSvc<T: NetService>(pub Arc<T>);
+                    impl<
+                        T: NetService,
+                    > tonic::server::ServerStreamingService<super::LogRequest>
+                    for WatchLogSvc<T> {
+                        type Response = super::LogNews;
+                        type ResponseStream = T::WatchLogStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetService>::watch_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchLogSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

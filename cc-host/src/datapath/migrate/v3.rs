@@ -5,7 +5,8 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::{Array, Map, MapData};
-use cc_common::flow::{self, FlowKey, LIFE_DEAD, LIFE_MASK};
+use cc_common::flow::{self, FlowKey};
+use cc_common::life::{LIFE_DEAD, LIFE_MASK};
 use cc_common::names as n;
 use cc_common::net::{Be16, Ip};
 use cc_common::tcp::Tracked;
@@ -40,6 +41,7 @@ pub(super) const MIGRATION: Migration = Migration {
         (n::MAP_EVENTS, Same),
         (n::MAP_TOLD, Same),
         (n::MAP_WATCH, Same),
+        (n::MAP_LOGGED, Same),
         (n::MAP_GUARD, Same),
         (n::MAP_GUARDED, Same),
         (n::MAP_BLOCKED, Same),
@@ -134,7 +136,7 @@ fn limit(dir: &Path, flows: u32) -> Result<(), DatapathError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cc_common::flow::{LIFE_HALF_OPEN, LIFE_LIVE};
+    use cc_common::life::{LIFE_HALF_OPEN, LIFE_LIVE};
     use cc_common::net::Be32;
 
     fn old() -> Flow {

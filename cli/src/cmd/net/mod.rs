@@ -5,6 +5,7 @@ mod doctor;
 mod drops;
 mod flows;
 mod inspect;
+mod log;
 pub mod why;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,8 @@ enum NetCommand {
     Flows(flows::FlowsArgs),
     /// Show what was dropped and why: counted, or packet by packet
     Drops(drops::DropsArgs),
+    /// Show what rules with --log have decided
+    Log(log::LogArgs),
     /// Show everything that is attached, pinned and mapped for a container
     Inspect(inspect::InspectArgs),
     /// Look for what is not as it should be on the host; for admins
@@ -37,6 +40,7 @@ pub async fn run(context: &Context, args: NetArgs) -> Result<i32, Failure> {
     match args.command {
         NetCommand::Flows(args) => flows::run(context, args).await,
         NetCommand::Drops(args) => drops::run(context, args).await,
+        NetCommand::Log(args) => log::run(context, args).await,
         NetCommand::Inspect(args) => inspect::run(context, args).await,
         NetCommand::Doctor(args) => doctor::run(context, args).await,
         NetCommand::Why(args) => why::run(context, args).await,
