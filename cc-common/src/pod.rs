@@ -7,7 +7,8 @@ use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, R
 use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
 use crate::guard::Guard;
-use crate::nat::{Block, Forward, ForwardKey, Uplink};
+use crate::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
+use crate::net::Ip;
 use crate::port::{Port, PortKey};
 use crate::quota::Quota;
 use crate::rate::Rate;
@@ -28,5 +29,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord Told Watch Guard Trace
+    Quota Rate Settings Block ForwardKey Forward Uplink MeantKey Ip DropRecord Told Watch Guard Trace
 }

@@ -20,7 +20,7 @@ use crate::trace::{self, dry_run};
 
 const OUT_OF_MEMORY: i32 = -12;
 const TOO_BIG: i32 = -7;
-const EXISTS: i32 = -17;
+pub const EXISTS: i32 = -17;
 
 #[inline(always)]
 pub fn now_ns() -> u64 {

@@ -2,6 +2,7 @@
 //! the test's thread ends. Refuses to run without root.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it, and fails by panicking")]
 
+pub mod outside;
 pub mod packets;
 
 use std::fs;
