@@ -290,7 +290,8 @@ fn an_interface_too_many_does_not_lead_out_and_the_others_do() {
     let scene = Scene::new();
     sh("for n in $(seq 0 2 64); do ip link add many$n type veth peer name many$((n + 1)); done");
     let ifindex = |n: u32| nix::net::if_::if_nametoindex(format!("many{n}").as_str()).unwrap();
-    let all: Vec<u32> = (0..=UPLINKS_MAX).map(ifindex).collect();
+    let mut all: Vec<u32> = (0..=UPLINKS_MAX).map(ifindex).collect();
+    all.sort_unstable();
     let (first, last) = all.split_at(UPLINKS_MAX as usize);
     let datapath = scene.world.datapath();
     let refused = datapath.set_uplinks(&all).unwrap_err();
