@@ -31,7 +31,8 @@ pub const MAP_WATCH: &str = "CC_WATCH";
 pub const MAP_GUARD: &str = "CC_GUARD";
 pub const MAP_GUARDED: &str = "CC_GUARDED";
 pub const MAP_MEANT: &str = "CC_MEANT";
-pub const MAPS: [&str; 25] = [
+pub const MAP_BEGUN: &str = "CC_BEGUN";
+pub const MAPS: [&str; 26] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -57,6 +58,7 @@ pub const MAPS: [&str; 25] = [
     MAP_GUARD,
     MAP_GUARDED,
     MAP_MEANT,
+    MAP_BEGUN,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

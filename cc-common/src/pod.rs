@@ -10,7 +10,7 @@ use crate::guard::Guard;
 use crate::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use crate::net::Ip;
 use crate::port::{Port, PortKey};
-use crate::quota::Quota;
+use crate::quota::{BegunKey, Quota};
 use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
@@ -29,5 +29,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Rate Settings Block ForwardKey Forward Uplink MeantKey Ip DropRecord Told Watch Guard Trace
+    Quota BegunKey Rate Settings Block ForwardKey Forward Uplink MeantKey Ip DropRecord Told Watch Guard Trace
 }

@@ -15,7 +15,7 @@ use crate::firewall::version;
 use crate::maps::{CC_ENDPOINTS, CC_FORWARDS, CC_NAT, CC_SETTINGS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, conntrack, parse, trace};
+use crate::{admit, conntrack, parse, recycle, trace};
 
 /// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
@@ -340,6 +340,7 @@ fn admitted(
         remove_nat(work);
         return Err(shut(reason));
     }
+    recycle::remember(settings, work, endpoint);
     work.to = endpoint;
     work.translate = TRANSLATE_PACKET;
     work.out = work.key.inward(sender);

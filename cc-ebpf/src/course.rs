@@ -13,7 +13,7 @@ use cc_common::verdict::DropReason;
 use crate::conntrack::By;
 use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_SETTINGS};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, again, beyond, conntrack, firewall, hairpin, icmp, parse, trace};
+use crate::{admit, again, beyond, conntrack, firewall, hairpin, icmp, parse, recycle, trace};
 
 /// Where the packet goes: `work.to`, and how it is translated; false if it was turned into its own answer.
 #[inline(always)]
@@ -116,6 +116,23 @@ unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
 /// A conversation that no flow stands for. What it may come to is decided by one function after the other, each verified by itself.
 #[inline(always)]
 fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
+    let mut outcome = begin_once(ctx);
+    // By a published port it is two flows.
+    for _ in 0..2 {
+        if !recycle::makes_room(outcome) {
+            break;
+        }
+        outcome = begin_once(ctx);
+    }
+    match outcome {
+        Outcome::GO => Ok(true),
+        Outcome::ANSWER => Ok(false),
+        refused => Err(refused),
+    }
+}
+
+#[inline(always)]
+fn begin_once(ctx: &TcContext) -> Outcome {
     // SAFETY: the context is this program's.
     let mut outcome = Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) });
     // SAFETY: as above.
@@ -136,11 +153,7 @@ fn begin(ctx: &TcContext) -> Result<bool, Outcome> {
             }
         }
     }
-    match outcome {
-        Outcome::GO => Ok(true),
-        Outcome::ANSWER => Ok(false),
-        refused => Err(refused),
-    }
+    outcome
 }
 
 /// A first fragment is remembered for those that follow, which get its ports.

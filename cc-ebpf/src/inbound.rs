@@ -15,8 +15,8 @@ use crate::course::{cc_fragment, proceed};
 use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
-use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{again, conntrack, firewall, icmp, parse, trace};
+use crate::work::{NO_PLACE, Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
+use crate::{again, conntrack, firewall, icmp, parse, recycle, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -116,7 +116,13 @@ fn carried(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcCont
         return Err(Outcome::refused(ENDPOINT_UNKNOWN, Direction::Ingress, DropReason::NoRoute));
     }
     work.key = work.other_key;
-    match Outcome::from_bits(enter(ctx)) {
+    work.left = NO_PLACE;
+    let mut outcome = Outcome::from_bits(enter(ctx));
+    if recycle::makes_room(outcome) {
+        work.key = work.other_key;
+        outcome = Outcome::from_bits(enter(ctx));
+    }
+    match outcome {
         Outcome::GO => Ok(true),
         refused => Err(refused),
     }

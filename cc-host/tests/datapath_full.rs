@@ -18,94 +18,25 @@ use cc_common::limits::{
     DROPS_MAX, ENDPOINT_UNKNOWN, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_GUARANTEED, FLOWS_MAX, FLOWS_POOL, FRAGMENTS_MAX,
     MEANT_MAX, NAT_BLOCK_PORTS, NAT_BLOCKS_MAX, NAT_MAX, NAT_SHARED_PER_ENDPOINT, NAT_TRIES_MAX, VNI_MAX,
 };
-use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_UPLINK};
+use cc_common::names::PROGRAM_FROM_ENDPOINT;
 use cc_common::nat::{Block, MeantKey};
 use cc_common::net::{Be16, Be32, Ip};
 use cc_common::quota::Quota;
 use cc_common::rate::Rate;
 use cc_common::settings::Settings;
-use cc_common::verdict::{DropReason, Verdict};
-use cc_host::datapath::{Datapath, DatapathConfig, Door, Endpoint, NatPorts, PortProtocol, Published};
-use datapath_support::outside::{HOST, Outside, network, sh};
-use datapath_support::packets::{OWN, PEER, STRANGER, run, tcp, udp, udp_ports, with_source_mac};
-use datapath_support::{Container, World};
+use cc_common::verdict::DropReason;
+use cc_host::datapath::{Endpoint, PortProtocol, Published};
+use datapath_support::outside::{HOST, sh};
+use datapath_support::packets::{OWN, PEER, STRANGER, tcp, udp, udp_ports, with_source_mac};
+use datapath_support::scene::{SERVICE, Scene};
 
 const SYN: u8 = 2;
 const CLIENT: ([u8; 4], u16) = (OWN, 40_000);
 const SERVER: ([u8; 4], u16) = (PEER, 80);
 const FAR: [u8; 4] = [203, 0, 113, 5];
-const SERVICE: u16 = 8080;
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// OWN and PEER in one group of a network, and a way out with ports of so many blocks.
-struct Scene {
-    world: World,
-    own: Container,
-    peer: Container,
-    outside: Outside,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        Scene::with(|settings| settings, 71)
-    }
-
-    fn with(change: impl FnOnce(Settings) -> Settings, blocks: u32) -> Scene {
-        let mut world = World::new();
-        let config = world.config();
-        let settings = change(config.settings);
-        world.datapath = Some(Datapath::open(&DatapathConfig { settings, ..config }).unwrap());
-        network(&world, 1, true);
-        let (own, peer) = (world.container(0, 1, 2), world.container(1, 1, 3));
-        let first = 65_536 - blocks * NAT_BLOCK_PORTS;
-        let outside = Outside::of(&world, NatPorts::within(first as u16, 65_535).unwrap());
-        let scene = Scene { world, own, peer, outside };
-        scene.world.datapath().set_published(&[HOST.into()], &[scene.published()]).unwrap();
-        scene
-    }
-
-    fn published(&self) -> Published {
-        let (address, port, protocol, door) = (HOST.into(), SERVICE, PortProtocol::Tcp, Door::Everybody);
-        Published { address, port, protocol, endpoint: self.peer.endpoint.id, to_port: 80, door }
-    }
-
-    /// What becomes of a packet of OWN's or of PEER's.
-    fn from(&self, packet: &[u8]) -> Result<(), DropReason> {
-        let ifindex = if packet[26..30] == OWN { self.own.endpoint.ifindex } else { self.peer.endpoint.ifindex };
-        self.run(PROGRAM_FROM_ENDPOINT, ifindex, packet)
-    }
-
-    /// What becomes of a packet that comes in by the uplink.
-    fn from_outside(&self, packet: &[u8]) -> Result<(), DropReason> {
-        self.run(PROGRAM_FROM_UPLINK, self.outside.uplink, packet)
-    }
-
-    fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> Result<(), DropReason> {
-        let outcome = run(&self.world, program, ifindex, 0, packet).unwrap();
-        match DropReason::from_number(outcome.reason as u16) {
-            Some(reason) if outcome.verdict == Verdict::DROP_CODE => Err(reason),
-            _ => Ok(assert!(matches!(outcome.verdict, 2 | 6), "verdict {}", outcome.verdict)),
-        }
-    }
-
-    fn drops(&self, endpoint: u32, direction: &str, reason: DropReason) -> u64 {
-        let drops = match endpoint {
-            ENDPOINT_UNKNOWN => self.world.datapath().unknown_drops().unwrap(),
-            _ => self.world.datapath().counters(endpoint).unwrap().drops,
-        };
-        let of_it = drops.iter().filter(|drop| (drop.direction, drop.reason) == (direction, reason.name()));
-        of_it.map(|drop| drop.packets).sum()
-    }
-
-    fn map(&self, name: &str) -> MapData {
-        MapData::from_pin(self.world.datapath().pin_dir().join(name)).unwrap()
-    }
-
-    fn quota(&self, row: u32) -> Quota {
-        let quotas: Array<_, Quota> = Map::Array(self.map("CC_QUOTAS")).try_into().unwrap();
-        quotas.get(&row, 0).unwrap()
-    }
-
     fn set_pool(&self, flows: u32) {
         let mut quotas: Array<_, Quota> = Map::Array(self.map("CC_QUOTAS")).try_into().unwrap();
         quotas.set(ENDPOINTS_MAX, Quota { flows: flows.into(), ..Quota::default() }, 0).unwrap();

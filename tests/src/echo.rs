@@ -8,8 +8,17 @@ use crate::world::World;
 
 /// Listens on `port`, and echoes what each connection says until it ends.
 pub fn echo_server(world: &World, id: &str, port: u16) {
+    echo_server_at(world, id, "0.0.0.0", port);
+}
+
+/// The same for both families.
+pub fn dual_stack_echo_server(world: &World, id: &str, port: u16) {
+    echo_server_at(world, id, "::", port);
+}
+
+fn echo_server_at(world: &World, id: &str, address: &'static str, port: u16) {
     world.in_container(id, move || {
-        let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
+        let listener = TcpListener::bind((address, port)).expect("the port is free");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };

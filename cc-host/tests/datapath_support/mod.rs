@@ -4,6 +4,7 @@
 
 pub mod outside;
 pub mod packets;
+pub mod scene;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
