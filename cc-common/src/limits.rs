@@ -51,8 +51,12 @@ pub const FLOWS_MAX: u32 = ENDPOINTS_MAX * FLOWS_GUARANTEED + FLOWS_POOL;
 /// An endpoint that has so many is refused the next one, counted (`flow_quota`). A quarter of the pool: 30,000 connections a
 /// second, remembered for 3 s after their end, fit.
 pub const FLOWS_PER_ENDPOINT: u32 = 1 << 17;
-/// Of these, not established: a flood of SYNs is its sender's alone (`half_open_quota`).
+/// Of these, not established: a flood of SYNs is its sender's alone (`half_open_quota`). One that came in from outside gives way to the
+/// next (`half_open_recycled`): any of them, so that at 5,000 a second a client has 0.8 s on average to answer.
 pub const HALF_OPEN_PER_ENDPOINT: u32 = 1 << 12;
+/// Beginnings from outside that are remembered so that they can give way: those of 16 endpoints under a flood at the same time.
+/// 2^16 × (8 + 44 + 64) bytes: 7.3 MiB. Full: what was remembered longest ago is not, and stays for as long as nobody answers.
+pub const BEGUN_MAX: u32 = 16 * HALF_OPEN_PER_ENDPOINT;
 
 /// Translated conversations as the outside sees them: one for each flow at most, so flows end first, and with them each endpoint's
 /// share. 2^20 × (44 + 48 + 48) bytes: 147 MiB when full, allocated as used but for 16 MiB of places.

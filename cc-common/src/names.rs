@@ -34,7 +34,8 @@ pub const MAP_GUARD: &str = "CC_GUARD";
 pub const MAP_GUARDED: &str = "CC_GUARDED";
 pub const MAP_BLOCKED: &str = "CC_BLOCKED";
 pub const MAP_MEANT: &str = "CC_MEANT";
-pub const MAPS: [&str; 27] = [
+pub const MAP_BEGUN: &str = "CC_BEGUN";
+pub const MAPS: [&str; 28] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -62,6 +63,7 @@ pub const MAPS: [&str; 27] = [
     MAP_GUARDED,
     MAP_BLOCKED,
     MAP_MEANT,
+    MAP_BEGUN,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

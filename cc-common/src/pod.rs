@@ -7,9 +7,10 @@ use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, R
 use crate::flow::{Flow, FlowKey, NatEntry};
 use crate::fragment::{FragmentEntry, FragmentKey};
 use crate::guard::Guard;
-use crate::nat::{Block, Forward, ForwardKey, Uplink};
+use crate::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
+use crate::net::Ip;
 use crate::port::{Port, PortKey};
-use crate::quota::Quota;
+use crate::quota::{BegunKey, Quota};
 use crate::rate::Rate;
 use crate::route::{EndpointEntry, Route, RouteKey};
 use crate::settings::Settings;
@@ -28,5 +29,5 @@ macro_rules! pod {
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
     RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
-    Quota Rate Settings Block ForwardKey Forward Uplink DropRecord RuleRecord Told Watch Guard Trace
+    Quota BegunKey Rate Settings Block ForwardKey Forward Uplink MeantKey Ip DropRecord RuleRecord Told Watch Guard Trace
 }

@@ -19,6 +19,24 @@ pub struct Quota {
 }
 const _: () = assert!(size_of::<Quota>() == 32);
 
+/// Key of `CC_BEGUN`: one of an endpoint's places for flows that came in from outside and may give way. The value is a flow's key, which
+/// says nothing of whether there is such a flow still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[repr(C)]
+pub struct BegunKey {
+    pub endpoint: u32,
+    pub place: u32,
+}
+const _: () = assert!(size_of::<BegunKey>() == 8);
+
+impl BegunKey {
+    /// As many places as there may be half-open flows: a flow that takes any of them takes, at the quota, that of one that gives way.
+    #[inline(always)]
+    pub fn any(settings: &Settings, endpoint: u32, random: u32) -> Self {
+        BegunKey { endpoint, place: random.checked_rem(settings.half_open_per_endpoint).unwrap_or(0) }
+    }
+}
+
 /// Given how many flows the endpoint had before this one: whether it may have it, and whether the pool must give it.
 #[inline(always)]
 pub fn flow(settings: &Settings, had: u64) -> Result<bool, DropReason> {

@@ -184,6 +184,8 @@ drop_reasons! {
     GuardMalformed = 48, "guard_malformed";
     /// Beyond its limit of what it may send, past the queue that holds it to that.
     EgressRate = 49, "egress_rate";
+    /// Not a packet's: a conversation from outside that nobody has followed up on, forgotten for a newer one at its endpoint's quota.
+    HalfOpenRecycled = 50, "half_open_recycled";
     /// Not a reason by itself: drops that `CC_DROPS` had no room for, whatever their reason.
     Uncounted = 23, "uncounted";
 }

@@ -15,7 +15,7 @@ use crate::firewall::version;
 use crate::maps::{CC_ENDPOINTS, CC_FORWARDS, CC_NAT, CC_SETTINGS};
 use crate::nat::{self, Way};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, conntrack, parse, trace};
+use crate::{admit, conntrack, parse, recycle, trace};
 
 /// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
@@ -144,7 +144,7 @@ fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
         work.flow.outer_ports[us] = port;
         // A query has one number for both ends.
         work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
-        Ok(register(work))
+        register(work)
     });
     work.flow.flags |= work.hairpin.shared;
     leased.map(drop).map_err(|reason| work.refuse(reason))
@@ -163,12 +163,16 @@ fn stand_in(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
     work.flow.outer_addresses[them] = packet.destination;
     work.flow.outer_ports[us] = packet.source_port;
     work.flow.outer_ports[them] = packet.destination_port;
-    if register(work) { Ok(()) } else { Err(work.refuse(DropReason::FlowClosing)) }
+    match register(work) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(work.refuse(DropReason::FlowClosing)),
+        Err(reason) => Err(work.refuse(reason)),
+    }
 }
 
 /// Makes the flow known to the outside, unless another one is known there so.
 #[inline(always)]
-fn register(work: &mut Work) -> bool {
+fn register(work: &mut Work) -> Result<bool, DropReason> {
     work.other_key.set_outer(&work.flow, work.key.protocol);
     work.nat.flow = work.key;
     work.nat.beyond = work.side().other() as u8;
@@ -176,13 +180,18 @@ fn register(work: &mut Work) -> bool {
     insert_nat(work)
 }
 
+/// Whether it is the only one that is known so, or that no row is left for anybody.
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied onto the stack")]
-fn insert_nat(work: &Work) -> bool {
+fn insert_nat(work: &Work) -> Result<bool, DropReason> {
     if trace::dry_run() {
-        return CC_NAT.get_ptr(&work.other_key).is_none() || trace::has_forgotten();
+        return Ok(CC_NAT.get_ptr(&work.other_key).is_none() || trace::has_forgotten());
     }
-    CC_NAT.insert(&work.other_key, &work.nat, BPF_NOEXIST.into()).is_ok()
+    match CC_NAT.insert(&work.other_key, &work.nat, BPF_NOEXIST.into()) {
+        Ok(()) => Ok(true),
+        Err(conntrack::EXISTS) => Ok(false),
+        Err(_) => Err(DropReason::NatExhausted),
+    }
 }
 
 #[inline(always)]
@@ -322,13 +331,16 @@ fn admitted(
     work.nat.flow = work.key;
     work.nat.beyond = client as u8;
     work.nat.pad = [0; 3];
-    if !insert_nat(work) {
-        return Err(shut(DropReason::FlowClosing));
+    match insert_nat(work) {
+        Ok(true) => {}
+        Ok(false) => return Err(shut(DropReason::FlowClosing)),
+        Err(reason) => return Err(shut(reason)),
     }
     if let Err(reason) = conntrack::open(settings, &work.key, &work.flow, endpoint) {
         remove_nat(work);
         return Err(shut(reason));
     }
+    recycle::remember(settings, work, endpoint);
     work.to = endpoint;
     work.translate = TRANSLATE_PACKET;
     work.out = work.key.inward(sender);

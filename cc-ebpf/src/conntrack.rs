@@ -20,7 +20,7 @@ use crate::trace::{self, dry_run};
 
 const OUT_OF_MEMORY: i32 = -12;
 const TOO_BIG: i32 = -7;
-const EXISTS: i32 = -17;
+pub const EXISTS: i32 = -17;
 
 #[inline(always)]
 pub fn now_ns() -> u64 {
@@ -183,7 +183,8 @@ pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Resu
         books.flows.sub(1);
         return Err(reason);
     }
-    let refused = match quota::half_open(settings, books.half_open.add() + before) {
+    let had = books.half_open.add() + before;
+    let refused = match quota::half_open(settings, had.wrapping_sub(trace::given_way())) {
         Err(reason) => Some(reason),
         Ok(()) => match insert(key, flow) {
             Ok(()) => None,
@@ -231,10 +232,29 @@ fn close_books(flow: *mut Flow) {
 /// Makes a flow dead and deletes it, if nobody else does.
 #[inline(always)]
 pub fn forget(by: By, key: &FlowKey, flow: *mut Flow) -> bool {
+    forget_if(0, by, key, flow)
+}
+
+/// The same, unless it is half open no more, or another's than this endpoint's.
+#[inline(always)]
+pub fn forget_half_open(endpoint: u32, by: By, key: &FlowKey, flow: *mut Flow) -> bool {
+    // SAFETY: the element stays mapped; these words are written only before the flow is in the table.
+    let (owner, generation) = unsafe {
+        let side = Side::from_index((*flow).owner).index();
+        ((*flow).endpoints[side], (*flow).generations[side])
+    };
+    owner == endpoint
+        && CC_ENDPOINTS.get(endpoint).is_some_and(|entry| entry.generation == generation)
+        && forget_if(LIFE_HALF_OPEN, by, key, flow)
+}
+
+/// If its life has all these bits, at the moment in which it ends.
+#[inline(always)]
+fn forget_if(bits: u64, by: By, key: &FlowKey, flow: *mut Flow) -> bool {
     let word = Life::of(flow);
     let now = word.get();
     let Some(dead) = life::forgotten(by, now) else { return false };
-    if !word.change(now, dead) {
+    if now & bits != bits || !word.change(now, dead) {
         return false;
     }
     if dry_run() {

@@ -43,8 +43,19 @@ pub fn dropped(ctx: &TcContext, endpoint: u32, direction: Direction, reason: u16
     // The level is constant once loaded: with logs off, the verifier removes this.
     debug!(ctx, "dropped: endpoint {} direction {} reason {}", endpoint, direction as u16, reason);
     events::dropped(ctx, endpoint, direction, reason);
-    let packets = parse::packets(ctx);
-    let bytes = u64::from(ctx.len());
+    count(endpoint, direction, reason, parse::packets(ctx), u64::from(ctx.len()));
+}
+
+/// A conversation from outside that had to give way, in which no packet is dropped.
+#[inline(always)]
+pub fn recycled(endpoint: u32) {
+    if !dry_run() {
+        count(endpoint, Direction::Ingress, DropReason::HalfOpenRecycled as u16, 1, 0);
+    }
+}
+
+#[inline(always)]
+fn count(endpoint: u32, direction: Direction, reason: u16, packets: u64, bytes: u64) {
     let key = DropKey { endpoint, direction: direction as u16, reason };
     if add(&key, packets, bytes) {
         return;

@@ -13,7 +13,7 @@ use cc_common::verdict::DropReason;
 use crate::conntrack::By;
 use crate::maps::{CC_ENDPOINTS, CC_FRAGMENTS, CC_SETTINGS};
 use crate::work::{Outcome, TRANSLATE_PACKET, Work};
-use crate::{admit, again, beyond, conntrack, decisions, firewall, hairpin, icmp, parse, trace};
+use crate::{admit, again, beyond, conntrack, decisions, firewall, hairpin, icmp, parse, recycle, trace};
 
 /// Where the packet goes: `work.to`, and how it is translated; false if it was turned into its own answer.
 #[inline(always)]
@@ -117,6 +117,25 @@ unsafe extern "C" fn cc_partner(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn begin(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     work.decided.begin(false);
+    let mut outcome = begin_once(ctx, work);
+    // By a published port it is two flows.
+    for _ in 0..2 {
+        if !recycle::makes_room(outcome) {
+            break;
+        }
+        work.decided.begin(false);
+        outcome = begin_once(ctx, work);
+    }
+    decisions::tell(work, outcome);
+    match outcome {
+        Outcome::GO => Ok(true),
+        Outcome::ANSWER => Ok(false),
+        refused => Err(refused),
+    }
+}
+
+#[inline(always)]
+fn begin_once(ctx: &TcContext, work: &mut Work) -> Outcome {
     // SAFETY: the context is this program's.
     let mut outcome = Outcome::from_bits(unsafe { admit::cc_admit(ctx.skb.skb) });
     // SAFETY: as above.
@@ -138,12 +157,7 @@ fn begin(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
             }
         }
     }
-    decisions::tell(work, outcome);
-    match outcome {
-        Outcome::GO => Ok(true),
-        Outcome::ANSWER => Ok(false),
-        refused => Err(refused),
-    }
+    outcome
 }
 
 /// A first fragment is remembered for those that follow, which get its ports.

@@ -15,8 +15,8 @@ use crate::course::{cc_fragment, proceed};
 use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
-use crate::work::{Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{again, conntrack, decisions, firewall, icmp, parse, trace};
+use crate::work::{NO_PLACE, Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
+use crate::{again, conntrack, decisions, firewall, icmp, parse, recycle, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -117,7 +117,13 @@ fn carried(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcCont
     }
     work.key = work.other_key;
     work.decided.begin(true);
-    let outcome = Outcome::from_bits(enter(ctx));
+    work.left = NO_PLACE;
+    let mut outcome = Outcome::from_bits(enter(ctx));
+    if recycle::makes_room(outcome) {
+        work.key = work.other_key;
+        work.decided.begin(true);
+        outcome = Outcome::from_bits(enter(ctx));
+    }
     decisions::tell(work, outcome);
     match outcome {
         Outcome::GO => Ok(true),

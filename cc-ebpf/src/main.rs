@@ -22,6 +22,7 @@ mod maps;
 mod nat;
 mod parse;
 mod rate;
+mod recycle;
 mod rewrite;
 mod send;
 mod tell;

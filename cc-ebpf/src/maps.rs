@@ -13,13 +13,13 @@ use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
-    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
+    NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
-use cc_common::quota::Quota;
+use cc_common::quota::{BegunKey, Quota};
 use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
@@ -83,6 +83,10 @@ pub static CC_FORWARDS: HashMap<ForwardKey, Forward, { FORWARDS_MAX as usize }, 
 
 #[btf_map]
 pub static CC_MEANT: LruHashMap<MeantKey, Ip, { MEANT_MAX as usize }> = LruHashMap::new();
+
+/// Flows that came in from outside, for as long as nobody else takes their place.
+#[btf_map]
+pub static CC_BEGUN: LruHashMap<BegunKey, FlowKey, { BEGUN_MAX as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static CC_UPLINKS: HashMap<PortKey, Uplink, { UPLINKS_MAX as usize }> = HashMap::new();

@@ -116,6 +116,12 @@ pub fn has_forgotten() -> bool {
     notes().is_some_and(|trace| unsafe { (*trace).seen } & SEEN_FORGOTTEN != 0)
 }
 
+/// How many flows have given way to this one, which the books of a dry run do not know.
+#[inline(always)]
+pub fn given_way() -> u64 {
+    u64::from(has_forgotten())
+}
+
 #[inline(always)]
 pub fn route(route: Option<&Route>) {
     if let (Some(trace), Some(route)) = (notes(), route) {

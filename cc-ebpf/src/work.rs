@@ -42,6 +42,9 @@ pub struct Work {
     /// The other key of a flow: in `CC_NAT`, or in another network.
     pub other_key: FlowKey,
     pub nat: NatEntry,
+    /// Of a flow that may have to give way, and the place that one has left for this packet's, or `NO_PLACE`.
+    pub begun: FlowKey,
+    pub left: u32,
     pub forward: ForwardKey,
     pub hairpin: Hairpin,
     pub question: Question,
@@ -54,6 +57,9 @@ pub struct Work {
     /// Bytes of the packet that an error of ours quotes.
     pub quote: [u8; QUOTE_BYTES],
 }
+
+/// Nobody has given way.
+pub const NO_PLACE: u32 = u32::MAX;
 
 /// The packet keeps its addresses.
 pub const TRANSLATE_NOT: u32 = 0;

@@ -20,10 +20,11 @@ use cc_common::trace::{
 use cc_common::verdict::{Direction, DropReason};
 use cc_host::datapath::{DatapathError, Entrance, Fate, PrefixTable, RuleRow};
 use datapath_support::default_rules;
+use datapath_support::outside::HOST;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use random::{FAR, Packet, Step, packet, rules, step, tcp};
-use scene::{HOST, Scene};
+use scene::Scene;
 
 const CASES: u32 = 1200;
 /// So many packets after each other are asked about before every word of the maps is compared.
@@ -161,7 +162,7 @@ fn steps_are_told() {
     assert_eq!((ingress.rule_set, ingress.groups, ingress.rule, ingress.bits), (7, 8, 0, JUDGED_ASKED));
     assert_eq!((denied.trace.refused_at, denied.trace.refused_direction), (0, Direction::Ingress as u32));
     let out = ask(tcp(OWN, FAR, (40_000, 443), 2));
-    assert_eq!((out.fate, out.trace.to_ifindex), (Fate::Out, scene.uplink));
+    assert_eq!((out.fate, out.trace.to_ifindex), (Fate::Out, scene.outside.uplink));
     assert_eq!(out.trace.seen & (SEEN_OPENED | SEEN_TRANSLATED | SEEN_FLOW), SEEN_OPENED | SEEN_TRANSLATED);
     assert_eq!(out.trace.out.source.octets, HOST.to_ipv6_mapped().octets());
     // Now it is there.

@@ -13,6 +13,12 @@ pub fn echo_server(world: &World, id: &str, port: u16) {
     tcp(&netns, ([0, 0, 0, 0], port).into());
 }
 
+/// The same for both families.
+pub fn dual_stack_echo_server(world: &World, id: &str, port: u16) {
+    let netns = Netns::of_pid(world.pid(id)).expect("the container runs");
+    tcp(&netns, (std::net::Ipv6Addr::UNSPECIFIED, port).into());
+}
+
 /// As `echo_server`, at any address. At `::`, over IPv4 too.
 pub fn tcp(netns: &Netns, at: SocketAddr) {
     let listener = netns.run(move || TcpListener::bind(at).expect("the port is free")).expect("the code inside ends");

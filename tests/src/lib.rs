@@ -13,6 +13,7 @@ pub mod netns;
 pub mod packet;
 pub mod promql;
 mod residue;
+pub mod scapy;
 pub mod skip;
 pub mod watch;
 pub mod world;

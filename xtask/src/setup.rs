@@ -63,6 +63,7 @@ const TESTS: &[Package] = &[
     program("tcpdump", "tcpdump"),
     program("curl", "curl"),
     program("openssl", "openssl"),
+    file("python3-scapy", "/usr/lib/python3/dist-packages/scapy/__init__.py"),
 ];
 
 /// One of the two ways to an eBPF compiler; the other is a nightly with the standard library's sources.

@@ -58,13 +58,13 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
             carry(ctx, work)
         }
         // SAFETY: the context is this program's.
-        Payload::Arp => answered(unsafe { cc_arp(ctx.skb.skb) }),
+        Payload::Arp => answered(ctx, work, unsafe { cc_arp(ctx.skb.skb) }),
         Payload::Ipv6 => {
             // SAFETY: as above.
             match Outcome::from_bits(unsafe { cc_ipv6(ctx.skb.skb) }) {
                 Outcome::GO => carry(ctx, work),
                 // SAFETY: as above.
-                Outcome::NEIGHBOR => answered(unsafe { cc_nd(ctx.skb.skb) }),
+                Outcome::NEIGHBOR => answered(ctx, work, unsafe { cc_nd(ctx.skb.skb) }),
                 refused => Err(refused),
             }
         }
@@ -72,11 +72,20 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
 }
 
 #[inline(always)]
-fn answered(bits: u64) -> Result<Verdict, Outcome> {
+fn answered(ctx: &TcContext, work: &Work, bits: u64) -> Result<Verdict, Outcome> {
     match Outcome::from_bits(bits) {
-        Outcome::ANSWER => Ok(Verdict::Answer),
+        Outcome::ANSWER => Ok(answer(ctx, work)),
         refused => Err(refused),
     }
+}
+
+/// The frame was rewritten into its own answer: the endpoint has sent one, and receives one.
+#[inline(always)]
+fn answer(ctx: &TcContext, work: &Work) -> Verdict {
+    let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));
+    counters::sent(work.port.endpoint, packets, bytes);
+    counters::received(work.port.endpoint, packets, bytes);
+    Verdict::Answer
 }
 
 /// Answers ARP. Verified by itself, as `admit`'s.
@@ -155,10 +164,7 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
     }
     work.translate = TRANSLATE_NOT;
     if !course::destination(ctx, work)? {
-        let (packets, bytes) = (parse::packets(ctx), u64::from(ctx.len()));
-        counters::sent(work.port.endpoint, packets, bytes);
-        counters::received(work.port.endpoint, packets, bytes);
-        return Ok(Verdict::Answer);
+        return Ok(answer(ctx, work));
     }
     if work.translate != TRANSLATE_NOT {
         if work.parsed.ttl <= 1 {

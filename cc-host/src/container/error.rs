@@ -164,6 +164,7 @@ impl From<ContainerError> for Fault {
                 source.to_string(),
                 "check that the program listens on that port: cc logs ID",
             ),
+            E::Datapath { source, .. } => Fault { what, ..Fault::from(source) },
             other => Fault::new(Code::Internal, "container.internal", what, crate::error_chain(&other))
                 .next("see the daemon's log; cc-host check names what is missing"),
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cc_common::api::fault::Fault;
-use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, RULE_SETS_MAX};
+use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, RULE_SETS_MAX, UPLINKS_MAX};
 use tonic::Code;
 
 use crate::kernel::bpffs::BpffsError;
@@ -33,6 +33,8 @@ pub enum DatapathError {
     MapShape { path: PathBuf, found: String, expected: String },
     #[error("cannot {operation} map {name}")]
     Map { operation: &'static str, name: &'static str, source: aya::maps::MapError },
+    #[error("map {name} is full")]
+    Full { name: &'static str, source: aya::maps::MapError },
     #[error("cannot {operation} rows of map {name}")]
     Rows { operation: &'static str, name: &'static str, source: std::io::Error },
     #[error("cannot run program {name}")]
@@ -53,6 +55,8 @@ pub enum DatapathError {
     EndpointOutOfRange { id: u32 },
     #[error("endpoint {id} is in use")]
     EndpointInUse { id: u32 },
+    #[error("interface {ifindex} is not used: {UPLINKS_MAX} lead out already")]
+    TooManyUplinks { ifindex: u32 },
     #[error("the range of stand-ins has to begin with an IPv4 address")]
     StandIns,
     #[error("{count} published ports, at all addresses together, are more than {FORWARDS_MAX}")]
@@ -104,6 +108,21 @@ impl From<DatapathError> for Fault {
             E::EndpointOutOfRange { .. } | E::EndpointInUse { .. } => {
                 (Code::ResourceExhausted, "datapath.endpoints", "remove containers that are not needed".to_owned())
             }
+            E::Full { .. } => (
+                Code::ResourceExhausted,
+                "datapath.full",
+                "remove containers and VPCs that are not needed: cc rm, cc vpc delete".to_owned(),
+            ),
+            E::TooManyPublished { .. } => (
+                Code::ResourceExhausted,
+                "datapath.published",
+                "publish fewer ports, or publish them at one address: cc net unpublish".to_owned(),
+            ),
+            E::TooManyUplinks { .. } => (
+                Code::ResourceExhausted,
+                "datapath.uplinks",
+                "name the interfaces that are to lead out in `uplinks`".to_owned(),
+            ),
             E::NoUplink => (
                 Code::FailedPrecondition,
                 "datapath.uplink",

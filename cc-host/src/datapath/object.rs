@@ -16,14 +16,14 @@ use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX,
-    PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
+    NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_GUARD_DIR, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use cc_common::net::Ip;
 use cc_common::port::{Port, PortKey};
-use cc_common::quota::Quota;
+use cc_common::quota::{BegunKey, Quota};
 use cc_common::rate::Rate;
 use cc_common::route::{EndpointEntry, Route, RouteKey};
 use cc_common::settings::Settings;
@@ -182,6 +182,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_GUARDED, shape::<u32, DropCount>(GUARDED_ROWS)),
         (names::MAP_BLOCKED, shape::<u32, u64>(blocks::WORDS)),
         (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
+        (names::MAP_BEGUN, shape::<BegunKey, FlowKey>(BEGUN_MAX)),
     ]
 }
 

@@ -1,11 +1,11 @@
 //! What the datapath knows of the world beyond the networks: where the host ends, by which interfaces it reaches out, which ports are
 //! leased and which are published. Every change is one row, or one version, for the next packet. Refuses to find any of it out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, NAT_BLOCK_PORTS};
+use cc_common::limits::{ENDPOINTS_MAX, FORWARDS_MAX, NAT_BLOCK_PORTS, UPLINKS_MAX};
 use cc_common::names;
 use cc_common::nat::{
     FORWARD_FROM_ALL, FORWARD_FROM_HOST, FORWARD_FROM_SOCKETS, FORWARD_IS_HOST, Forward, ForwardKey, StandIns,
@@ -113,10 +113,22 @@ impl Datapath {
         self.inner().change_settings(|_| {}).map(drop)
     }
 
-    /// What comes in by these interfaces is looked at, and what leaves may leave by them; by all others it may not any more.
+    /// What comes in by these interfaces is looked at, and what leaves may leave by them; by all others it may not any more. Of more than
+    /// there is room for, the first are used.
     pub fn set_uplinks(&self, wanted: &[u32]) -> Result<(), DatapathError> {
         let inner = &mut *self.inner();
         let mut failed = Ok(());
+        let (wanted, beyond) = wanted.split_at(wanted.len().min(UPLINKS_MAX as usize));
+        if let Some(&ifindex) = beyond.first() {
+            failed = Err(DatapathError::TooManyUplinks { ifindex });
+        }
+        // Where rows are scarce, what goes makes room for what comes.
+        let found = inner.tables.uplinks()?;
+        if found.iter().chain(wanted).collect::<HashSet<_>>().len() > UPLINKS_MAX as usize {
+            for &ifindex in found.iter().filter(|ifindex| !wanted.contains(ifindex)) {
+                inner.tables.remove_uplink(ifindex)?;
+            }
+        }
         for &ifindex in wanted {
             // What comes back first, then what goes. One that cannot be used keeps the others from nothing.
             let attached = inner.links.attach_uplink(&mut inner.programs, ifindex);

@@ -40,7 +40,16 @@ pub struct Tables {
 }
 
 fn failed(operation: &'static str, name: &'static str) -> impl Fn(MapError) -> DatapathError {
-    move |source| DatapathError::Map { operation, name, source }
+    move |source| match source {
+        source if is_full(&source) => DatapathError::Full { name, source },
+        source => DatapathError::Map { operation, name, source },
+    }
+}
+
+/// What a hash table says when no row is left, and what a trie says.
+fn is_full(error: &MapError) -> bool {
+    let MapError::SyscallError(error) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(nix::libc::E2BIG | nix::libc::ENOSPC))
 }
 
 /// What is gone already needs no removing.

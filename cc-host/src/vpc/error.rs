@@ -110,7 +110,8 @@ impl From<VpcError> for Fault {
             VpcError::Busy { .. } => {
                 Fault::new(Code::Aborted, "vpc.busy", what, "others are changing it").next("try again")
             }
-            VpcError::Store { .. } | VpcError::Decode { .. } | VpcError::Datapath { .. } => {
+            VpcError::Datapath { source, .. } => Fault { what, ..Fault::from(source) },
+            VpcError::Store { .. } | VpcError::Decode { .. } => {
                 Fault::new(Code::Internal, "vpc.internal", what, crate::error_chain(&error))
                     .next("see the daemon's log; cc-host check names what is missing")
             }

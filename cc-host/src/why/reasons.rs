@@ -13,9 +13,13 @@ pub fn place(reason: DropReason) -> StepKind {
         R::FirewallIngress => StepKind::Ingress,
         R::NoRoute | R::StaleEndpoint | R::NoInternet | R::GatewayClosed => StepKind::Route,
         R::NoWayOut | R::NatExhausted | R::NatProtocol | R::TtlExceeded | R::TooBig | R::Rewrite => StepKind::Nat,
-        R::FlowQuota | R::HalfOpenQuota | R::FlowTableFull | R::FlowClosing | R::TcpReset | R::EgressRate => {
-            StepKind::Flow
-        }
+        R::FlowQuota
+        | R::HalfOpenQuota
+        | R::FlowTableFull
+        | R::FlowClosing
+        | R::TcpReset
+        | R::EgressRate
+        | R::HalfOpenRecycled => StepKind::Flow,
         _ => StepKind::Source,
     }
 }

@@ -10,7 +10,8 @@ use cc_common::verdict::Direction;
 use proptest::prelude::*;
 
 use crate::datapath_support::address_v6;
-use crate::scene::{HOST, HOST6, Scene};
+use crate::datapath_support::outside::{HOST, HOST6};
+use crate::scene::Scene;
 
 pub const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 7);

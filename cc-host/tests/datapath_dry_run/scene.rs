@@ -2,9 +2,8 @@
 //! every word that they write. Refuses to judge either.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::process::Command;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use cc_common::counters::{Counters, DropCount, DropKey};
@@ -19,58 +18,34 @@ use cc_common::quota::Quota;
 use cc_common::rate::Rate;
 use cc_common::verdict::DropReason;
 use cc_host::datapath::{
-    CompiledRules, Door, DryRun, Endpoint, Entrance, Fate, Host, NatPorts, Network, PortProtocol, PrefixTable,
-    Published, Range, RuleRow,
+    CompiledRules, Door, DryRun, Endpoint, Entrance, Fate, NatPorts, PortProtocol, PrefixTable, Published, RuleRow,
 };
 
+use crate::datapath_support::outside::{HOST, HOST6, Outside, network};
 use crate::datapath_support::packets::run;
-use crate::datapath_support::{Container, GATEWAY, NETWORK_V6, World};
+use crate::datapath_support::{Container, World};
 use crate::random::{ANY, From, Rule};
-
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
 /// Two containers of one network and one of another, a way out, and a published port.
 pub struct Scene {
     pub world: World,
     pub containers: [Container; 3],
-    pub uplink: u32,
-    _others: Vec<OwnedFd>,
-}
-
-pub fn sh(script: &str) {
-    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    pub outside: Outside,
 }
 
 impl Scene {
     pub fn new() -> Scene {
         let mut world = World::new();
         for vni in [1, 2] {
-            let ipv4 = Range { network: Ipv4Addr::new(10, 0, 0, 0), prefix_len: 24, gateway: GATEWAY };
-            let network = Network { vni, ipv4, ipv6: Some(NETWORK_V6), internet: vni == 1, resolver: None };
-            world.datapath().add_network(&network).unwrap();
+            network(&world, vni, vni == 1);
         }
         let containers = [
             world.container_in_group(0, 1, 2, 7),
             world.container_in_group(1, 1, 3, 8),
             world.container_in_group(2, 2, 9, 9),
         ];
-        let (uplink, far) = world.veth(100, [2, 0, 0, 0, 9, 1]);
-        let (host, peer) = world.veth(101, [2, 0, 0, 0, 9, 2]);
-        sh(&format!(
-            "for one in cct100 cct101; do echo 0 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; ip link set $one up; done
-             ip addr add {HOST}/24 dev cct100
-             ip -6 addr add {HOST6}/64 dev cct100 nodad; ip addr add 100.64.0.1/16 dev cct101
-             ip route add default via 192.0.2.254; ip -6 route add default via 2001:db8:1::fe dev cct100
-             echo 1 > /proc/sys/net/ipv4/conf/cct101/forwarding; echo 1 > /proc/sys/net/ipv6/conf/cct101/forwarding"
-        ));
-        let datapath = world.datapath();
-        let stand_ins = (IpAddr::from([100, 64, 0, 0]), Some("fd64::".parse().unwrap()));
-        let nat_ports = NatPorts::within(61_056, 65_535).unwrap();
-        datapath.set_host(&Host { ifindex: host, stand_ins, nat_ports }).unwrap();
-        datapath.set_uplinks(&[uplink]).unwrap();
-        let scene = Scene { world, containers, uplink, _others: vec![far, peer] };
+        let outside = Outside::of(&world, NatPorts::within(61_056, 65_535).unwrap());
+        let scene = Scene { world, containers, outside };
         scene.publish(true);
         scene
     }
@@ -179,7 +154,7 @@ impl Scene {
     pub fn real(&self, from: From, frame: &[u8]) -> (Fate, u32) {
         let (program, ifindex) = match from {
             From::Container(n) => (PROGRAM_FROM_ENDPOINT, self.containers[n].endpoint.ifindex),
-            From::Outside => (PROGRAM_FROM_UPLINK, self.uplink),
+            From::Outside => (PROGRAM_FROM_UPLINK, self.outside.uplink),
         };
         let outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
         let reason = outcome.reason as u16;

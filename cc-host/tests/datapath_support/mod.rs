@@ -2,7 +2,9 @@
 //! the test's thread ends. Refuses to run without root.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it, and fails by panicking")]
 
+pub mod outside;
 pub mod packets;
+pub mod scene;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};

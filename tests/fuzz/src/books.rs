@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cc_common::flow::{
-    FLAG_LEASED, FLAG_OUTSIDE, FLAG_SHARED, Flow, FlowKey, Side,
-};
+use cc_common::flow::{FLAG_LEASED, FLAG_OUTSIDE, FLAG_SHARED, Flow, FlowKey, Side};
 use cc_common::life::{LIFE_DEAD, LIFE_HALF_OPEN, LIFE_MASK};
 use cc_common::limits::{ENDPOINTS_MAX, FLOWS_GUARANTEED};
 use cc_common::nat::block_of;

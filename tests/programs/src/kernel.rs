@@ -72,6 +72,7 @@ fn forget() {
     maps::CC_OUTER.clear();
     maps::CC_RATES.clear();
     maps::CC_TOLD.clear();
+    maps::CC_BEGUN.clear();
     maps::CC_LOGGED.clear();
     maps::CC_WATCH.clear();
     maps::CC_GUARD.clear();

@@ -37,10 +37,10 @@ mod beyond;
 mod conntrack;
 #[path = "../../../cc-ebpf/src/counters.rs"]
 mod counters;
-#[path = "../../../cc-ebpf/src/decisions.rs"]
-mod decisions;
 #[path = "../../../cc-ebpf/src/course.rs"]
 mod course;
+#[path = "../../../cc-ebpf/src/decisions.rs"]
+mod decisions;
 #[path = "../../../cc-ebpf/src/events.rs"]
 mod events;
 #[path = "../../../cc-ebpf/src/firewall.rs"]
@@ -61,6 +61,8 @@ mod nat;
 pub mod parse;
 #[path = "../../../cc-ebpf/src/rate.rs"]
 mod rate;
+#[path = "../../../cc-ebpf/src/recycle.rs"]
+mod recycle;
 #[path = "../../../cc-ebpf/src/rewrite.rs"]
 mod rewrite;
 #[path = "../../../cc-ebpf/src/send.rs"]

@@ -46,6 +46,7 @@ pub(super) const MIGRATION: Migration = Migration {
         (n::MAP_GUARDED, Same),
         (n::MAP_BLOCKED, Same),
         (n::MAP_MEANT, Same),
+        (n::MAP_BEGUN, Same),
     ],
     limit,
 };
