@@ -1,5 +1,6 @@
 //! What an endpoint sent, received and lost, added up over the CPUs. Refuses to interpret it.
 
+use cc_common::event::Told;
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::verdict::{Direction, DropReason};
 
@@ -32,6 +33,8 @@ pub struct EndpointCounters {
     pub socket_sent: Traffic,
     /// Only what happened at least once.
     pub drops: Vec<Drops>,
+    /// Records of what its rules have decided that was to be told.
+    pub logged: Told,
 }
 
 pub fn read(tables: &Tables, id: u32) -> Result<EndpointCounters, DatapathError> {
@@ -43,6 +46,7 @@ pub fn read(tables: &Tables, id: u32) -> Result<EndpointCounters, DatapathError>
         socket_received: Traffic { packets: sockets.received_packets, bytes: sockets.received_bytes },
         socket_sent: Traffic { packets: sockets.sent_packets, bytes: sockets.sent_bytes },
         drops: drops(tables, id)?,
+        logged: tables.logged(id)?,
     })
 }
 

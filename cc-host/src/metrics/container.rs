@@ -56,6 +56,10 @@ families! { FAMILIES:
         "Packets to (ingress) or from (egress) the container that the datapath dropped.";
     DROPPED_BYTES = Counter "cc_container_network_dropped_bytes_total" DROP_LABELS
         "Bytes of frames to (ingress) or from (egress) the container that the datapath dropped.";
+    LOGGED = Counter "cc_container_rule_log_records_total" LABELS
+        "Records of what the container's rules have decided, of rules that are to be told.";
+    LOG_LOST = Counter "cc_container_rule_log_lost_records_total" LABELS
+        "Such records that were not written, beyond the rate or for want of room.";
     QUEUE_LIMIT = Gauge "cc_container_network_bandwidth_limit_bytes" QUEUE_LABELS
         "Limit of what the container receives (ingress) or sends (egress) in a second; absent without a limit.";
     QUEUE_WAITS = Counter "cc_container_network_queue_waits_total" QUEUE_LABELS
@@ -137,6 +141,8 @@ fn add(out: &mut Encoder, record: &ContainerRecord, figures: &ContainerMetrics) 
         add(&RECEIVED_BYTES, traffic.received.bytes);
         add(&SENT_PACKETS, traffic.sent.packets);
         add(&SENT_BYTES, traffic.sent.bytes);
+        add(&LOGGED, traffic.logged.written);
+        add(&LOG_LOST, traffic.logged.lost);
     }
     add(&SOCKET_RECEIVED_PACKETS, traffic.socket_received.packets);
     add(&SOCKET_RECEIVED_BYTES, traffic.socket_received.bytes);
@@ -165,6 +171,7 @@ mod tests {
     use crate::datapath::{Drops, EndpointCounters, Traffic};
     use crate::kernel::cgroup::Stats;
     use crate::kernel::qdisc::QueueStats;
+    use cc_common::event::Told;
 
     fn record(memory: Option<u64>, vpc: bool) -> ContainerRecord {
         let mut value = serde_json::json!({
@@ -219,6 +226,7 @@ mod tests {
                 socket_received: Traffic { packets: 14, bytes: 15 },
                 socket_sent: Traffic { packets: 16, bytes: 17 },
                 drops: vec![Drops { direction: "egress", reason: "ipv6", packets: 18, bytes: 19 }],
+                logged: Told { until_ns: 0, written: 24, lost: 25 },
             },
             queues: vec![Queue {
                 direction: "ingress",
@@ -242,6 +250,8 @@ mod tests {
             ("network_receive_bytes_total", "11"),
             ("network_transmit_packets_total", "12"),
             ("network_transmit_bytes_total", "13"),
+            ("rule_log_records_total", "24"),
+            ("rule_log_lost_records_total", "25"),
             ("socket_receive_packets_total", "14"),
             ("socket_receive_bytes_total", "15"),
             ("socket_transmit_packets_total", "16"),
@@ -265,7 +275,7 @@ mod tests {
             assert!(text.contains(&line), "{line}: {text}");
         }
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(series, 17 + 2 + 4, "the arithmetic of SERIES_MAX");
+        assert_eq!(series, 19 + 2 + 4, "the arithmetic of SERIES_MAX");
     }
 
     #[test]
@@ -273,7 +283,10 @@ mod tests {
         let text = text(&record(None, false), &ContainerMetrics::default());
         let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert!(series.iter().all(|line| line.contains("vpc=\"\"")), "{text}");
-        assert!(!series.iter().any(|line| line.contains("_limit") || line.contains("_network_")), "{text}");
-        assert_eq!(series.len(), 17 - 4 - 2, "{text}");
+        assert!(
+            !series.iter().any(|line| line.contains("_limit") || line.contains("_network_") || line.contains("_rule_")),
+            "{text}"
+        );
+        assert_eq!(series.len(), 19 - 6 - 2, "{text}");
     }
 }
