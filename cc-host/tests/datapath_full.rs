@@ -86,12 +86,9 @@ fn an_empty_pool_leaves_everybody_his_own_share() {
     // The neighbour's share is his, out of his network and into it.
     for port in 0..FLOWS_GUARANTEED as u16 / 2 {
         scene.from(&udp_ports((PEER, 1000 + port), (FAR, 53))).unwrap();
-        scene.from_outside(&tcp((FAR, 1000 + port), (HOST.octets(), SERVICE), SYN, 1, 0)).unwrap();
+        scene.comes_in(&tcp((FAR, 1000 + port), (HOST.octets(), SERVICE), SYN, 1, 0)).unwrap();
     }
-    assert_eq!(
-        scene.from_outside(&tcp((FAR, 5000), (HOST.octets(), SERVICE), SYN, 1, 0)),
-        Err(DropReason::FlowTableFull)
-    );
+    assert_eq!(scene.comes_in(&tcp((FAR, 5000), (HOST.octets(), SERVICE), SYN, 1, 0)), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(1, "ingress", DropReason::FlowTableFull), 1);
     assert_eq!((scene.quota(0).flows, scene.quota(1).flows), (FLOWS_GUARANTEED.into(), FLOWS_GUARANTEED.into()));
     assert_eq!(scene.quota(ENDPOINTS_MAX).flows, u64::from(FLOWS_POOL), "who was refused holds nothing");
@@ -111,7 +108,7 @@ fn a_full_table_of_flows_refuses_the_next_and_no_other() {
     assert_eq!(scene.from(&udp_ports((OWN, 40_001), (FAR, 53))), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(0, "egress", DropReason::FlowTableFull), 2);
     let enters = tcp((FAR, 40_001), (HOST.octets(), SERVICE), SYN, 1, 0);
-    assert_eq!(scene.from_outside(&enters), Err(DropReason::FlowTableFull));
+    assert_eq!(scene.comes_in(&enters), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(1, "ingress", DropReason::FlowTableFull), 1);
     assert_eq!((scene.quota(0), scene.quota(ENDPOINTS_MAX)), before, "who was refused holds nothing, no port either");
     let nat: HashMap<_, FlowKey, NatEntry> = Map::HashMap(scene.map("CC_NAT")).try_into().unwrap();
@@ -140,21 +137,21 @@ fn a_full_table_of_what_the_outside_knows_refuses_the_next_and_no_other() {
     let scene = Scene::new();
     let (out, enters) = (udp_ports((OWN, 1), (FAR, 53)), tcp((FAR, 1), (HOST.octets(), SERVICE), SYN, 1, 0));
     scene.from(&out).unwrap();
-    scene.from_outside(&enters).unwrap();
+    scene.comes_in(&enters).unwrap();
     let (mut table, last) = scene.fill("CC_NAT", |key| NatEntry { flow: *key, beyond: 0, pad: [0; 3] });
     assert_eq!(table.keys().count(), NAT_MAX as usize);
     let before = (scene.quota(0), scene.quota(1));
     assert_eq!(scene.from(&udp_ports((OWN, 2), (FAR, 53))), Err(DropReason::NatExhausted));
     assert_eq!(scene.drops(0, "egress", DropReason::NatExhausted), 1);
     let another = tcp((FAR, 2), (HOST.octets(), SERVICE), SYN, 1, 0);
-    assert_eq!(scene.from_outside(&another), Err(DropReason::NatExhausted));
+    assert_eq!(scene.comes_in(&another), Err(DropReason::NatExhausted));
     assert_eq!(scene.drops(1, "ingress", DropReason::NatExhausted), 1);
     assert_eq!((scene.quota(0), scene.quota(1)), before);
     scene.from(&out).unwrap();
-    scene.from_outside(&enters).unwrap();
+    scene.comes_in(&enters).unwrap();
     scene.from(&udp_ports(CLIENT, SERVER)).unwrap();
     table.remove(&last).unwrap();
-    scene.from_outside(&another).unwrap();
+    scene.comes_in(&another).unwrap();
 }
 
 #[test]

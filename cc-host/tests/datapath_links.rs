@@ -56,7 +56,11 @@ fn both_ends_send_as_soon_as_they_are_settled() {
         }
         // And there is other work to do.
         for _ in 0..8 {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let _done = Done(&done);
         settles(&world);

@@ -29,7 +29,7 @@ fn stranger(n: u32) -> Vec<u8> {
 
 /// Of the flood, how many were refused.
 fn flood(scene: &Scene, strangers: std::ops::Range<u32>) -> u32 {
-    let refused = |n: &u32| match scene.from_outside(&stranger(*n)) {
+    let refused = |n: &u32| match scene.comes_in(&stranger(*n)) {
         Ok(()) => false,
         Err(DropReason::HalfOpenQuota) => true,
         Err(other) => panic!("{other:?}"),
@@ -73,7 +73,7 @@ fn a_client_who_answers_gets_in_under_a_flood() {
     let mut gets_in = |port: u16| {
         let client = (FAR, port);
         let from_client = |flags, sequence, acknowledged| {
-            scene.from_outside(&tcp(client, (HOST.octets(), SERVICE), flags, sequence, acknowledged))
+            scene.comes_in(&tcp(client, (HOST.octets(), SERVICE), flags, sequence, acknowledged))
         };
         let served = |flags, sequence, acknowledged| scene.from(&tcp(SERVED, client, flags, sequence, acknowledged));
         let began = from_client(SYN, 100, 0).and_then(|()| served(SYN | ACK, 500, 101));
@@ -90,7 +90,7 @@ fn a_client_who_answers_gets_in_under_a_flood() {
     for port in inside {
         let client = (FAR, 2_000 + port);
         scene.from(&tcp(SERVED, client, ACK, 501, 101)).unwrap();
-        scene.from_outside(&tcp(client, (HOST.octets(), SERVICE), ACK, 101, 501)).unwrap();
+        scene.comes_in(&tcp(client, (HOST.octets(), SERVICE), ACK, 101, 501)).unwrap();
     }
 }
 
