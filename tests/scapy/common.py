@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import sys
+import time
 
 from scapy.all import Ether, Raw, fuzz  # noqa: F401
 
@@ -38,6 +39,17 @@ class Wire:
         """Up to `count` frames; a draw that cannot be sent is not drawn again."""
         for _ in range(count):
             self.send(kind, make())
+
+
+    def send_for(self, seconds, per_second, frames):
+        """The same frames over and over, at a rate."""
+        frames = [(kind, bytes(frame)) for kind, frame in frames]
+        begin, sent = time.monotonic(), 0
+        while (elapsed := time.monotonic() - begin) < seconds:
+            while sent < elapsed * per_second:
+                self.send(*frames[sent % len(frames)])
+                sent += 1
+            time.sleep(0.002)
 
 
 def arguments():

@@ -73,6 +73,7 @@ wire.send_some("fuzzed arp", many, lambda: out(fuzz(ARP()), "ff:ff:ff:ff:ff:ff")
 for kind in (ICMPv6ND_NS, ICMPv6ND_NA, ICMPv6ND_RA, ICMPv6ND_Redirect):
     wire.send_some("fuzzed nd", many // 4, lambda: out(IPv6(src=own6, dst=peer6, hlim=255) / fuzz(kind())))
 wire.send_some("fuzzed ethernet", many, lambda: Ether(src=RandMAC(), dst=RandMAC(), type=random.randrange(65536)) / LOAD)
+wire.send_some("fuzzed type", many, lambda: Ether(src=mac, dst=GATEWAY_MAC, type=random.randrange(0x600, 0x800)) / LOAD)
 wire.send_some("noise", many, lambda: Raw(random.randbytes(random.randrange(14, 300))))
 whole = bytes(out(IP(src=own, dst=peer) / TCP(dport=port) / LOAD))
 wire.send_some("cut short", many, lambda: Raw(whole[: random.randrange(14, len(whole))]))
@@ -139,6 +140,7 @@ for operation in (1, 2):
         wire.send_some("arp", many // 8, lambda: out(ARP(op=operation, hwsrc=mac, psrc=told["gateway"], hwdst=peer_mac, pdst=peer), to))
         wire.send_some("arp", many // 8, lambda: out(ARP(op=operation, hwsrc=mac, psrc=client, hwdst=peer_mac, pdst=peer), to))
 wire.send_some("arp asked", many // 8, lambda: out(ARP(op=1, hwsrc=mac, psrc=own, pdst=peer), everybody))
+wire.send_some("nd in another's name", many // 4, lambda: out(IPv6(src=peer6, dst=peer6, hlim=255) / ICMPv6ND_NS(tgt=client6) / ICMPv6NDOptSrcLLAddr(lladdr=mac)))
 wire.send_some("nd asked", many // 8, lambda: out(IPv6(src=own6, dst=peer6, hlim=255) / ICMPv6ND_NS(tgt=peer6) / ICMPv6NDOptSrcLLAddr(lladdr=mac)))
 for source, to, to_mac in ((own6, "ff02::1", all_nodes), ("fe80::1", "ff02::1", all_nodes), (told["gateway6"], peer6, peer_mac), (own6, peer6, GATEWAY_MAC)):
     v6 = IPv6(src=source, dst=to, hlim=255)

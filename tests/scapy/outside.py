@@ -56,6 +56,15 @@ if told["what"] == "flood":
     finish(wire)
     raise SystemExit
 
+if told["what"] == "flood for a while":
+    frames = []
+    for _ in range(many):
+        frames.append(("flood v4", in_(IP(src=anybody(), dst=host) / begins())))
+        frames.append(("flood v6", in_(IPv6(src=anybody6(), dst=host6) / begins())))
+    wire.send_for(told["seconds"], told["per_second"], frames)
+    finish(wire)
+    raise SystemExit
+
 for source, source6 in ((anybody, anybody6), (lambda: inner, lambda: inner6), (lambda: host, lambda: host6)):
 
     def v4(**fields):

@@ -38,6 +38,13 @@ fn ip(netns: &Netns, commands: &[&str]) {
     }
 }
 
+/// The address of an interface in a namespace.
+pub fn interface_mac(netns: &Netns, name: &str) -> String {
+    let output = netns.command("ip").args(["-json", "link", "show", name]).output().expect("ip can be run");
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).expect("ip prints JSON");
+    links[0]["address"].as_str().expect("it has an address").to_owned()
+}
+
 impl Beyond {
     /// Connects `host` to a new world beyond.
     pub fn of(host: &Netns) -> Beyond {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -31,20 +32,49 @@ impl Sent {
     }
 }
 
-/// Runs `script` in a namespace; the seed is the test run's. The script is told `told`.
-pub fn send(world: &World, netns: &Netns, script: &str, mut told: Value) -> Sent {
-    told["seed"] = seed().into();
-    println!("CC_TEST_SEED={} {script} {told}", seed());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scapy").join(script);
-    let mut command = netns.command(PYTHON);
-    // What it keeps of itself goes with the world, and nothing is compiled beside the sources.
-    command.arg("-B").arg(path).arg(told.to_string()).env("HOME", world.path(""));
-    let output = command.output().expect("python3 can be run; run `cargo xtask setup`");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {errors}");
-    let said: Value = serde_json::from_slice(&output.stdout).expect("it says what was taken");
-    let taken = said["taken"].as_object().expect("frames by class");
-    Sent(taken.iter().map(|(kind, count)| (kind.clone(), count.as_u64().expect("a count"))).collect())
+/// Runs `script` in a namespace to its end. The script is told `told`.
+pub fn send(world: &World, netns: &Netns, script: &str, told: Value) -> Sent {
+    Sending::begin(world, netns, script, told).end()
+}
+
+/// A script that is sending.
+#[derive(Debug)]
+pub struct Sending(Child);
+
+impl Sending {
+    /// The seed is the test run's.
+    pub fn begin(world: &World, netns: &Netns, script: &str, mut told: Value) -> Sending {
+        told["seed"] = seed().into();
+        println!("CC_TEST_SEED={} {script} {told}", seed());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scapy").join(script);
+        let mut command = netns.command(PYTHON);
+        // What it keeps of itself goes with the world, and nothing is compiled beside the sources.
+        command.arg("-B").arg(path).arg(told.to_string()).env("HOME", world.path(""));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Sending(command.spawn().expect("python3 can be run; run `cargo xtask setup`"))
+    }
+
+    pub fn goes_on(&mut self) -> bool {
+        self.0.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Waits until it has sent everything.
+    pub fn end(mut self) -> Sent {
+        let mut said = String::new();
+        self.0.stdout.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
+        let status = self.0.wait().expect("it is our child");
+        assert!(status.success(), "it ended with {status}");
+        let said: Value = serde_json::from_str(&said).expect("it says what was taken");
+        let taken = said["taken"].as_object().expect("frames by class");
+        Sent(taken.iter().map(|(kind, count)| (kind.clone(), count.as_u64().expect("a count"))).collect())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn seed() -> u64 {
