@@ -178,7 +178,7 @@ impl Packet {
 /// Whether an ICMP or ICMPv6 type quotes a packet and tells what became of it. A redirect is none: it would change routes.
 #[inline(always)]
 pub fn is_icmp_error(protocol: u8, kind: u8) -> bool {
-    if protocol == PROTOCOL_ICMPV6 { kind < 128 } else { matches!(kind, 3 | 11 | 12) }
+    if protocol == PROTOCOL_ICMPV6 { kind < 128 } else { matches!(kind, 3 | 4 | 11 | 12) }
 }
 
 /// Whether a protocol's header is understood: of others only addresses count.
