@@ -49,13 +49,13 @@ impl Scene {
     }
 
     /// What becomes of a packet of OWN's or of PEER's.
-    pub fn from(&self, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn leaves(&self, packet: &[u8]) -> Result<(), DropReason> {
         let ifindex = if packet[26..30] == OWN { self.own.endpoint.ifindex } else { self.peer.endpoint.ifindex };
         self.run(PROGRAM_FROM_ENDPOINT, ifindex, packet)
     }
 
     /// What becomes of a packet that comes in by the uplink.
-    pub fn from_outside(&self, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn enters(&self, packet: &[u8]) -> Result<(), DropReason> {
         self.run(PROGRAM_FROM_UPLINK, self.outside.uplink, packet)
     }
 
@@ -63,7 +63,10 @@ impl Scene {
         let outcome = run(&self.world, program, ifindex, 0, packet).unwrap();
         match DropReason::from_number(outcome.reason as u16) {
             Some(reason) if outcome.verdict == Verdict::DROP_CODE => Err(reason),
-            _ => Ok(assert!(matches!(outcome.verdict, 2 | 6), "verdict {}", outcome.verdict)),
+            _ => {
+                assert!(matches!(outcome.verdict, 2 | 6), "verdict {}", outcome.verdict);
+                Ok(())
+            }
         }
     }
 
