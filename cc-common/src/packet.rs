@@ -88,6 +88,14 @@ impl Packet {
         self.protocol == PROTOCOL_TCP
     }
 
+    /// Whether it can only belong to a conversation that is there: TCP's answer to a beginning, and its reset. Of a later fragment
+    /// nothing is known.
+    #[inline(always)]
+    pub fn begins_nothing(&self) -> bool {
+        const ANSWER: u8 = TCP_SYN | TCP_ACK;
+        self.is_tcp() && (self.tcp.flags & ANSWER == ANSWER || self.tcp.flags & TCP_RST != 0)
+    }
+
     #[inline(always)]
     pub fn is_icmp(&self) -> bool {
         self.protocol == PROTOCOL_ICMP || self.protocol == PROTOCOL_ICMPV6
@@ -237,6 +245,12 @@ pub(crate) mod tests {
         assert_eq!((tcp.source_port.get(), tcp.destination_port.get()), (8080, 80));
         let said = Tcp { sequence: 9, acknowledged: 7, window: 256, flags: TCP_SYN | TCP_ACK };
         assert_eq!((tcp.tcp, tcp.service()), (said, Be16::new(80)));
+        for (flags, begins) in
+            [(TCP_SYN, true), (TCP_ACK, true), (0, true), (TCP_SYN | TCP_ACK, false), (TCP_RST, false)]
+        {
+            tcp.tcp.flags = flags;
+            assert_eq!(tcp.begins_nothing(), !begins, "{flags:#x}");
+        }
         let short = |protocol, header| {
             let mut packet = packet(protocol, 2, 0, 3, 0);
             packet.set_short(header);

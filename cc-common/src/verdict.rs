@@ -186,6 +186,8 @@ drop_reasons! {
     EgressRate = 49, "egress_rate";
     /// Not a packet's: a conversation from outside that nobody has followed up on, forgotten for a newer one at its endpoint's quota.
     HalfOpenRecycled = 50, "half_open_recycled";
+    /// TCP's answer to a beginning that there was not, or a reset of a conversation that there is not.
+    TcpUnrelated = 51, "tcp_unrelated";
     /// Not a reason by itself: drops that `CC_DROPS` had no room for, whatever their reason.
     Uncounted = 23, "uncounted";
 }

@@ -52,6 +52,9 @@ pub unsafe extern "C" fn cc_admit(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn decide(ctx: &TcContext, work: &mut Work, settings: &Settings) -> Result<Outcome, Outcome> {
+    if work.parsed.packet.begins_nothing() {
+        return Err(work.refuse(DropReason::TcpUnrelated));
+    }
     let route = lookup(work.port.vni, &work.parsed.packet.destination);
     trace::route(route);
     match route::decide(route).map_err(|reason| work.refuse(reason))? {

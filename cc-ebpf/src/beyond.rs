@@ -239,6 +239,9 @@ fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings, beyond: u32) -> 
     let v4 = work.parsed.packet.destination.is_v4();
     let (endpoint, port) = (forward.endpoint, forward.port);
     let shut = |reason| Outcome::refused(endpoint, Direction::Ingress, reason);
+    if work.parsed.packet.begins_nothing() {
+        return Err(shut(DropReason::TcpUnrelated));
+    }
     let entry = endpoint_of(forward).ok_or(shut(DropReason::StaleEndpoint))?;
     let target = address_of(entry, v4);
     if target.is_unspecified() {

@@ -76,59 +76,59 @@ fn an_empty_pool_leaves_everybody_his_own_share() {
     let scene = Scene::new();
     scene.set_pool(FLOWS_POOL);
     for port in 0..FLOWS_GUARANTEED as u16 {
-        scene.from(&udp_ports((OWN, 1000 + port), SERVER)).unwrap();
+        scene.leaves(&udp_ports((OWN, 1000 + port), SERVER)).unwrap();
     }
     for n in 1..=3 {
-        assert_eq!(scene.from(&udp_ports((OWN, 5000), SERVER)), Err(DropReason::FlowTableFull));
+        assert_eq!(scene.leaves(&udp_ports((OWN, 5000), SERVER)), Err(DropReason::FlowTableFull));
         assert_eq!(scene.drops(0, "egress", DropReason::FlowTableFull), n);
     }
-    scene.from(&udp_ports((OWN, 1000), SERVER)).unwrap();
+    scene.leaves(&udp_ports((OWN, 1000), SERVER)).unwrap();
     // The neighbour's share is his, out of his network and into it.
     for port in 0..FLOWS_GUARANTEED as u16 / 2 {
-        scene.from(&udp_ports((PEER, 1000 + port), (FAR, 53))).unwrap();
-        scene.comes_in(&tcp((FAR, 1000 + port), (HOST.octets(), SERVICE), SYN, 1, 0)).unwrap();
+        scene.leaves(&udp_ports((PEER, 1000 + port), (FAR, 53))).unwrap();
+        scene.enters(&tcp((FAR, 1000 + port), (HOST.octets(), SERVICE), SYN, 1, 0)).unwrap();
     }
-    assert_eq!(scene.comes_in(&tcp((FAR, 5000), (HOST.octets(), SERVICE), SYN, 1, 0)), Err(DropReason::FlowTableFull));
+    assert_eq!(scene.enters(&tcp((FAR, 5000), (HOST.octets(), SERVICE), SYN, 1, 0)), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(1, "ingress", DropReason::FlowTableFull), 1);
     assert_eq!((scene.quota(0).flows, scene.quota(1).flows), (FLOWS_GUARANTEED.into(), FLOWS_GUARANTEED.into()));
     assert_eq!(scene.quota(ENDPOINTS_MAX).flows, u64::from(FLOWS_POOL), "who was refused holds nothing");
     scene.set_pool(FLOWS_POOL - 1);
-    scene.from(&udp_ports((OWN, 5000), SERVER)).unwrap();
+    scene.leaves(&udp_ports((OWN, 5000), SERVER)).unwrap();
 }
 
 #[test]
 fn a_full_table_of_flows_refuses_the_next_and_no_other() {
     let scene = Scene::new();
-    scene.from(&tcp(CLIENT, SERVER, SYN, 100, 0)).unwrap();
+    scene.leaves(&tcp(CLIENT, SERVER, SYN, 100, 0)).unwrap();
     let flow = scene.any_flow();
     let (mut table, last) = scene.fill("CC_FLOWS", |_| flow);
     assert_eq!(table.keys().count(), FLOWS_MAX as usize);
     let before = (scene.quota(0), scene.quota(ENDPOINTS_MAX));
-    assert_eq!(scene.from(&tcp((OWN, 40_001), SERVER, SYN, 1, 0)), Err(DropReason::FlowTableFull));
-    assert_eq!(scene.from(&udp_ports((OWN, 40_001), (FAR, 53))), Err(DropReason::FlowTableFull));
+    assert_eq!(scene.leaves(&tcp((OWN, 40_001), SERVER, SYN, 1, 0)), Err(DropReason::FlowTableFull));
+    assert_eq!(scene.leaves(&udp_ports((OWN, 40_001), (FAR, 53))), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(0, "egress", DropReason::FlowTableFull), 2);
     let enters = tcp((FAR, 40_001), (HOST.octets(), SERVICE), SYN, 1, 0);
-    assert_eq!(scene.comes_in(&enters), Err(DropReason::FlowTableFull));
+    assert_eq!(scene.enters(&enters), Err(DropReason::FlowTableFull));
     assert_eq!(scene.drops(1, "ingress", DropReason::FlowTableFull), 1);
     assert_eq!((scene.quota(0), scene.quota(ENDPOINTS_MAX)), before, "who was refused holds nothing, no port either");
     let nat: HashMap<_, FlowKey, NatEntry> = Map::HashMap(scene.map("CC_NAT")).try_into().unwrap();
     assert_eq!(nat.keys().count(), 0, "nor is the outside told of it");
-    scene.from(&tcp(SERVER, CLIENT, SYN | 16, 500, 101)).unwrap();
-    scene.from(&tcp(CLIENT, SERVER, 16, 101, 501)).unwrap();
+    scene.leaves(&tcp(SERVER, CLIENT, SYN | 16, 500, 101)).unwrap();
+    scene.leaves(&tcp(CLIENT, SERVER, 16, 101, 501)).unwrap();
     table.remove(&last).unwrap();
-    scene.from(&tcp((OWN, 40_001), SERVER, SYN, 1, 0)).unwrap();
+    scene.leaves(&tcp((OWN, 40_001), SERVER, SYN, 1, 0)).unwrap();
 }
 
 #[test]
 fn an_endpoint_at_its_quota_is_refused_alone() {
     let scene = Scene::with(|settings| Settings { flows_per_endpoint: 100, ..settings }, 71);
     for port in 0..100 {
-        scene.from(&udp_ports((OWN, 1000 + port), SERVER)).unwrap();
+        scene.leaves(&udp_ports((OWN, 1000 + port), SERVER)).unwrap();
     }
-    assert_eq!(scene.from(&udp_ports((OWN, 5000), SERVER)), Err(DropReason::FlowQuota));
+    assert_eq!(scene.leaves(&udp_ports((OWN, 5000), SERVER)), Err(DropReason::FlowQuota));
     assert_eq!(scene.drops(0, "egress", DropReason::FlowQuota), 1);
-    scene.from(&udp_ports((OWN, 1000), SERVER)).unwrap();
-    scene.from(&udp_ports((PEER, 1000), (OWN, 80))).unwrap();
+    scene.leaves(&udp_ports((OWN, 1000), SERVER)).unwrap();
+    scene.leaves(&udp_ports((PEER, 1000), (OWN, 80))).unwrap();
     assert_eq!(scene.quota(0).flows, 100);
 }
 
@@ -136,22 +136,22 @@ fn an_endpoint_at_its_quota_is_refused_alone() {
 fn a_full_table_of_what_the_outside_knows_refuses_the_next_and_no_other() {
     let scene = Scene::new();
     let (out, enters) = (udp_ports((OWN, 1), (FAR, 53)), tcp((FAR, 1), (HOST.octets(), SERVICE), SYN, 1, 0));
-    scene.from(&out).unwrap();
-    scene.comes_in(&enters).unwrap();
+    scene.leaves(&out).unwrap();
+    scene.enters(&enters).unwrap();
     let (mut table, last) = scene.fill("CC_NAT", |key| NatEntry { flow: *key, beyond: 0, pad: [0; 3] });
     assert_eq!(table.keys().count(), NAT_MAX as usize);
     let before = (scene.quota(0), scene.quota(1));
-    assert_eq!(scene.from(&udp_ports((OWN, 2), (FAR, 53))), Err(DropReason::NatExhausted));
+    assert_eq!(scene.leaves(&udp_ports((OWN, 2), (FAR, 53))), Err(DropReason::NatExhausted));
     assert_eq!(scene.drops(0, "egress", DropReason::NatExhausted), 1);
     let another = tcp((FAR, 2), (HOST.octets(), SERVICE), SYN, 1, 0);
-    assert_eq!(scene.comes_in(&another), Err(DropReason::NatExhausted));
+    assert_eq!(scene.enters(&another), Err(DropReason::NatExhausted));
     assert_eq!(scene.drops(1, "ingress", DropReason::NatExhausted), 1);
     assert_eq!((scene.quota(0), scene.quota(1)), before);
-    scene.from(&out).unwrap();
-    scene.comes_in(&enters).unwrap();
-    scene.from(&udp_ports(CLIENT, SERVER)).unwrap();
+    scene.leaves(&out).unwrap();
+    scene.enters(&enters).unwrap();
+    scene.leaves(&udp_ports(CLIENT, SERVER)).unwrap();
     table.remove(&last).unwrap();
-    scene.comes_in(&another).unwrap();
+    scene.enters(&another).unwrap();
 }
 
 #[test]
@@ -159,13 +159,13 @@ fn ports_run_out_towards_one_far_end_and_for_nobody_else() {
     let scene = Scene::with(|settings| settings, 1);
     let tried = 3 * NAT_BLOCK_PORTS;
     let opened =
-        (0..tried).filter(|n| scene.from(&udp_ports((OWN, 1000 + *n as u16), (FAR, 53))).is_ok()).count() as u32;
+        (0..tried).filter(|n| scene.leaves(&udp_ports((OWN, 1000 + *n as u16), (FAR, 53))).is_ok()).count() as u32;
     assert!((NAT_TRIES_MAX..=NAT_BLOCK_PORTS).contains(&opened), "{opened} of the block's {NAT_BLOCK_PORTS}");
     assert_eq!(scene.drops(0, "egress", DropReason::NatExhausted), u64::from(tried - opened));
     assert_eq!((scene.quota(0).nat_blocks, scene.quota(0).flows), (1, opened.into()));
     // The same ports serve other far ends, and the neighbour finds one of somebody else's block.
-    scene.from(&udp_ports((OWN, 1), (FAR, 54))).unwrap();
-    scene.from(&udp_ports((PEER, 1), (FAR, 55))).unwrap();
+    scene.leaves(&udp_ports((OWN, 1), (FAR, 54))).unwrap();
+    scene.leaves(&udp_ports((PEER, 1), (FAR, 55))).unwrap();
     assert_eq!((scene.quota(1).nat_blocks, scene.quota(1).nat_shared), (0, 1));
 }
 
@@ -178,13 +178,13 @@ fn ports_of_others_blocks_are_so_many_for_each() {
     }
     // One far end each: only their number counts.
     for n in 0..NAT_SHARED_PER_ENDPOINT as u16 {
-        scene.from(&udp_ports((OWN, 1000), (FAR, 1000 + n))).unwrap();
+        scene.leaves(&udp_ports((OWN, 1000), (FAR, 1000 + n))).unwrap();
     }
-    assert_eq!(scene.from(&udp_ports((OWN, 1000), (FAR, 999))), Err(DropReason::NatExhausted));
+    assert_eq!(scene.leaves(&udp_ports((OWN, 1000), (FAR, 999))), Err(DropReason::NatExhausted));
     assert_eq!(scene.drops(0, "egress", DropReason::NatExhausted), 1);
     assert_eq!((scene.quota(0).nat_shared, scene.quota(0).nat_blocks), (NAT_SHARED_PER_ENDPOINT.into(), 0));
-    scene.from(&udp_ports((OWN, 1000), (FAR, 1000))).unwrap();
-    scene.from(&udp_ports((PEER, 1000), (FAR, 999))).unwrap();
+    scene.leaves(&udp_ports((OWN, 1000), (FAR, 1000))).unwrap();
+    scene.leaves(&udp_ports((PEER, 1000), (FAR, 999))).unwrap();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn the_oldest_packet_in_fragments_is_forgotten_for_a_new_one() {
     const LATER: u16 = 0x0003;
     let begun = 4 * FRAGMENTS_MAX as u16;
     for id in 0..begun {
-        scene.from(&fragment(FIRST, id)).unwrap();
+        scene.leaves(&fragment(FIRST, id)).unwrap();
     }
     let rows = {
         let table: HashMap<_, cc_common::fragment::FragmentKey, cc_common::fragment::FragmentEntry> =
@@ -209,16 +209,16 @@ fn the_oldest_packet_in_fragments_is_forgotten_for_a_new_one() {
     };
     assert!(rows <= FRAGMENTS_MAX as usize, "{rows}");
     // Out of the network nothing goes without its port.
-    assert_eq!(scene.from(&fragment(LATER, 1)), Err(DropReason::FragmentUnknown), "it is one of the oldest");
+    assert_eq!(scene.leaves(&fragment(LATER, 1)), Err(DropReason::FragmentUnknown), "it is one of the oldest");
     assert_eq!(scene.drops(0, "egress", DropReason::FragmentUnknown), 1);
-    scene.from(&fragment(LATER, begun - 1)).unwrap();
+    scene.leaves(&fragment(LATER, begun - 1)).unwrap();
     assert_eq!(scene.quota(0).flows, 1, "they were one conversation");
 }
 
 #[test]
 fn drops_that_no_row_is_left_for_are_counted_as_uncounted() {
     let scene = Scene::new();
-    assert_eq!(scene.from(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
+    assert_eq!(scene.leaves(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
     let mut drops: aya::maps::PerCpuHashMap<_, DropKey, DropCount> =
         Map::PerCpuHashMap(scene.map("CC_DROPS")).try_into().unwrap();
     let cpus = aya::util::nr_cpus().unwrap();
@@ -236,7 +236,7 @@ fn drops_that_no_row_is_left_for_are_counted_as_uncounted() {
         assert_eq!(scene.drops(ENDPOINT_UNKNOWN, "egress", DropReason::Uncounted), n);
     }
     assert_eq!(scene.drops(0, "egress", DropReason::SpoofedIpv4), 0);
-    assert_eq!(scene.from(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
+    assert_eq!(scene.leaves(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
     assert_eq!(scene.drops(0, "egress", DropReason::NoRoute), 2, "a row that was there counts on");
     drops.remove(&key(0)).unwrap();
     assert_eq!(spoofed(), Err(DropReason::SpoofedIpv4));
@@ -252,7 +252,7 @@ fn records_that_the_ring_has_no_room_for_are_counted_as_lost() {
     let room = u64::from(EVENTS_BYTES) / (size_of::<DropRecord>() as u64 + 8);
     let dropped = room + 1000;
     for _ in 0..dropped {
-        assert_eq!(scene.from(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
+        assert_eq!(scene.leaves(&udp(OWN, STRANGER)), Err(DropReason::NoRoute));
     }
     let told = datapath.told(0).unwrap();
     assert_eq!(told.written + told.lost, dropped, "none is unaccounted for");
@@ -328,6 +328,6 @@ fn a_bucket_that_is_used_up_drops_its_endpoints_packets_alone() {
     assert!(refused > 100 && sent[0].is_ok(), "{refused}");
     assert_eq!(scene.drops(2, "egress", DropReason::EgressRate), refused as u64);
     for _ in 0..200 {
-        scene.from(&udp_ports(SERVER, CLIENT)).unwrap();
+        scene.leaves(&udp_ports(SERVER, CLIENT)).unwrap();
     }
 }

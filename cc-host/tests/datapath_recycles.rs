@@ -15,6 +15,7 @@ use datapath_support::packets::{OWN, PEER, tcp, udp_ports};
 use datapath_support::scene::{SERVICE, Scene};
 
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const ACK: u8 = 16;
 const FAR: [u8; 4] = [203, 0, 113, 5];
 const SERVED: ([u8; 4], u16) = (PEER, 80);
@@ -29,7 +30,7 @@ fn stranger(n: u32) -> Vec<u8> {
 
 /// Of the flood, how many were refused.
 fn flood(scene: &Scene, strangers: std::ops::Range<u32>) -> u32 {
-    let refused = |n: &u32| match scene.comes_in(&stranger(*n)) {
+    let refused = |n: &u32| match scene.enters(&stranger(*n)) {
         Ok(()) => false,
         Err(DropReason::HalfOpenQuota) => true,
         Err(other) => panic!("{other:?}"),
@@ -60,7 +61,7 @@ fn a_flood_from_outside_displaces_itself() {
     assert_eq!((scene.quota(1).half_open, scene.quota(1).flows), (quota, quota), "the quota is exact");
     assert_eq!(flows(&scene), HALF_OPEN_PER_ENDPOINT as usize);
     // The neighbour, whose own conversations are on his own books, notices nothing.
-    scene.from(&udp_ports((OWN, 1), (FAR, 53))).unwrap();
+    scene.leaves(&udp_ports((OWN, 1), (FAR, 53))).unwrap();
     assert_eq!(scene.drops(0, "ingress", DropReason::HalfOpenRecycled), 0);
 }
 
@@ -73,9 +74,9 @@ fn a_client_who_answers_gets_in_under_a_flood() {
     let mut gets_in = |port: u16| {
         let client = (FAR, port);
         let from_client = |flags, sequence, acknowledged| {
-            scene.comes_in(&tcp(client, (HOST.octets(), SERVICE), flags, sequence, acknowledged))
+            scene.enters(&tcp(client, (HOST.octets(), SERVICE), flags, sequence, acknowledged))
         };
-        let served = |flags, sequence, acknowledged| scene.from(&tcp(SERVED, client, flags, sequence, acknowledged));
+        let served = |flags, sequence, acknowledged| scene.leaves(&tcp(SERVED, client, flags, sequence, acknowledged));
         let began = from_client(SYN, 100, 0).and_then(|()| served(SYN | ACK, 500, 101));
         next += IN_A_ROUND_TRIP;
         flood(&scene, next..next + IN_A_ROUND_TRIP);
@@ -89,9 +90,28 @@ fn a_client_who_answers_gets_in_under_a_flood() {
     flood(&scene, 1_000_000..1_000_000 + 2 * HALF_OPEN_PER_ENDPOINT);
     for port in inside {
         let client = (FAR, 2_000 + port);
-        scene.from(&tcp(SERVED, client, ACK, 501, 101)).unwrap();
-        scene.comes_in(&tcp(client, (HOST.octets(), SERVICE), ACK, 101, 501)).unwrap();
+        scene.leaves(&tcp(SERVED, client, ACK, 501, 101)).unwrap();
+        scene.enters(&tcp(client, (HOST.octets(), SERVICE), ACK, 101, 501)).unwrap();
     }
+}
+
+#[test]
+fn an_answer_to_one_that_was_displaced_begins_nothing() {
+    let scene = Scene::new();
+    // The server says it again, until it gives up: by another port of the host's it would end the client's attempt.
+    let known = flows(&scene);
+    for flags in [SYN | ACK, RST] {
+        assert_eq!(scene.leaves(&tcp(SERVED, (FAR, 9), flags, 500, 101)), Err(DropReason::TcpUnrelated));
+        assert_eq!(
+            scene.enters(&tcp((FAR, 10), (HOST.octets(), SERVICE), flags, 1, 1)),
+            Err(DropReason::TcpUnrelated),
+            "nor does what others answer to whom they took for us"
+        );
+    }
+    let drops = |direction| scene.drops(1, direction, DropReason::TcpUnrelated);
+    assert_eq!((drops("egress"), drops("ingress"), flows(&scene)), (2, 2, known));
+    scene.enters(&tcp((FAR, 9), (HOST.octets(), SERVICE), SYN, 100, 0)).unwrap();
+    scene.leaves(&tcp(SERVED, (FAR, 9), SYN | ACK, 500, 101)).unwrap();
 }
 
 #[test]
@@ -99,14 +119,14 @@ fn a_flood_from_outside_does_not_keep_the_container_from_its_own() {
     let scene = Scene::new();
     flood(&scene, 0..2 * HALF_OPEN_PER_ENDPOINT);
     let tried = 200;
-    let begun = |n: &u16| scene.from(&udp_ports((PEER, 1_000 + n), (FAR, 53))).is_ok();
+    let begun = |n: &u16| scene.leaves(&udp_ports((PEER, 1_000 + n), (FAR, 53))).is_ok();
     let begun: Vec<u16> = (0..tried).filter(begun).collect();
     assert!(begun.len() * 10 >= usize::from(tried) * 9, "{} of {tried}", begun.len());
     // What it has begun itself does not give way, answered or not.
     flood(&scene, 1_000_000..1_000_000 + 4 * HALF_OPEN_PER_ENDPOINT);
     let known = flows(&scene);
     for n in &begun {
-        scene.from(&udp_ports((PEER, 1_000 + n), (FAR, 53))).unwrap();
+        scene.leaves(&udp_ports((PEER, 1_000 + n), (FAR, 53))).unwrap();
     }
     assert_eq!(flows(&scene), known, "they were there still");
 }
@@ -115,10 +135,10 @@ fn a_flood_from_outside_does_not_keep_the_container_from_its_own() {
 fn what_a_container_floods_itself_makes_room_for_nobody() {
     let scene = Scene::new();
     for n in 0..HALF_OPEN_PER_ENDPOINT {
-        scene.from(&udp_ports((PEER, (1_000 + n % 64) as u16), (OWN, (1_000 + n / 64) as u16))).unwrap();
+        scene.leaves(&udp_ports((PEER, (1_000 + n % 64) as u16), (OWN, (1_000 + n / 64) as u16))).unwrap();
     }
     assert_eq!(flood(&scene, 0..100), 100);
-    assert_eq!(scene.from(&udp_ports((PEER, 1), (OWN, 1))), Err(DropReason::HalfOpenQuota));
+    assert_eq!(scene.leaves(&udp_ports((PEER, 1), (OWN, 1))), Err(DropReason::HalfOpenQuota));
     assert_eq!(scene.drops(1, "ingress", DropReason::HalfOpenRecycled), 0);
 }
 

@@ -19,7 +19,8 @@ pub fn place(reason: DropReason) -> StepKind {
         | R::FlowClosing
         | R::TcpReset
         | R::EgressRate
-        | R::HalfOpenRecycled => StepKind::Flow,
+        | R::HalfOpenRecycled
+        | R::TcpUnrelated => StepKind::Flow,
         _ => StepKind::Source,
     }
 }
@@ -30,6 +31,7 @@ pub fn meaning(reason: DropReason) -> &'static str {
     match reason {
         R::FlowQuota => "the sender has as many flows as it may have",
         R::HalfOpenQuota => "the sender has as many unanswered flows as it may have",
+        R::TcpUnrelated => "it answers or resets a TCP connection that there is not",
         R::FlowTableFull => "the table of flows is full",
         R::FlowClosing => "its flow is being forgotten at this moment; the next packet begins anew",
         R::EgressRate => "the sender is beyond its limit of bandwidth at this moment",

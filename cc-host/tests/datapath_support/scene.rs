@@ -49,13 +49,13 @@ impl Scene {
     }
 
     /// What becomes of a packet of OWN's or of PEER's.
-    pub fn from(&self, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn leaves(&self, packet: &[u8]) -> Result<(), DropReason> {
         let ifindex = if packet[26..30] == OWN { self.own.endpoint.ifindex } else { self.peer.endpoint.ifindex };
         self.run(PROGRAM_FROM_ENDPOINT, ifindex, packet)
     }
 
     /// What becomes of a packet that comes in by the uplink.
-    pub fn comes_in(&self, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn enters(&self, packet: &[u8]) -> Result<(), DropReason> {
         self.run(PROGRAM_FROM_UPLINK, self.outside.uplink, packet)
     }
 
