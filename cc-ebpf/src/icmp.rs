@@ -164,6 +164,18 @@ pub unsafe extern "C" fn cc_expired(skb: *mut __sk_buff) -> u64 {
     work.outcome(told.map(|()| Outcome::ANSWER))
 }
 
+/// Smaller packets fit every interface (RFC 8200).
+pub const ALWAYS_FITS_BYTES: u32 = 1280 + ETHERNET_BYTES as u32;
+
+/// What would fit the interface, if the packet does not. An interface that is gone says so when the packet is sent.
+#[inline(always)]
+pub fn too_big(ctx: &TcContext, ifindex: u32, flags: bpf_check_mtu_flags::Type) -> Option<u32> {
+    let mut mtu = 0u32;
+    // SAFETY: the context is valid, and the kernel writes one word.
+    let result = unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &mut mtu, 0, u64::from(flags)) };
+    (result > 0).then_some(mtu)
+}
+
 /// Whether the packet fits the way out; if not, and it must not be cut, the sender is told what would.
 ///
 /// # Safety
@@ -178,21 +190,9 @@ pub unsafe extern "C" fn cc_fits(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn fits_or_told(ctx: &TcContext, work: &mut Work) -> Result<Outcome, DropReason> {
-    let mut mtu = 0u32;
-    // SAFETY: the context is valid, and the kernel writes one word.
-    let result = unsafe {
-        bpf_check_mtu(
-            ctx.skb.skb.cast(),
-            work.to_ifindex,
-            &mut mtu,
-            0,
-            u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS),
-        )
-    };
-    if result <= 0 {
-        // An interface that is gone says so when the packet is sent.
+    let Some(mtu) = too_big(ctx, work.to_ifindex, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS) else {
         return Ok(Outcome::GO);
-    }
+    };
     if !may_be_told(work) {
         return Err(DropReason::TooBig);
     }

@@ -43,8 +43,8 @@ pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -
         return shut(DropReason::Rewrite);
     }
     match deliver(ctx, work.to) {
-        Some(verdict) => Fate::Go(verdict),
-        None => shut(DropReason::StaleEndpoint),
+        Ok(verdict) => Fate::Go(verdict),
+        Err(reason) => shut(reason),
     }
 }
 

@@ -6,8 +6,9 @@ use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use cc_common::names::MARK_OURS;
 use cc_common::route::{ENDPOINT_QUEUED, EndpointEntry};
-use cc_common::verdict::Verdict;
+use cc_common::verdict::{DropReason, Verdict};
 
+use crate::icmp::{self, ALWAYS_FITS_BYTES};
 use crate::maps::CC_ENDPOINTS;
 use crate::work::{Outcome, TRANSLATE_ERROR, Work};
 use crate::{counters, parse, rewrite, translate};
@@ -26,14 +27,22 @@ pub fn translated(ctx: &TcContext, work: &Work) -> Result<(), Outcome> {
     }
 }
 
-/// Into an endpoint's network namespace, counted as received. `None` if there is no such endpoint, or the frame cannot be rewritten.
+/// Into an endpoint's network namespace, counted as received. Refused if there is no such endpoint, the frame cannot be rewritten, or
+/// its queue would lose it without a word.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, endpoint: u32) -> Option<Verdict> {
-    let EndpointEntry { ifindex, mac, flags, .. } = *CC_ENDPOINTS.get(endpoint)?;
-    rewrite::deliver_to(ctx, mac).ok()?;
+pub fn deliver(ctx: &TcContext, endpoint: u32) -> Result<Verdict, DropReason> {
+    let Some(entry) = CC_ENDPOINTS.get(endpoint) else { return Err(DropReason::StaleEndpoint) };
+    let EndpointEntry { ifindex, mac, flags, .. } = *entry;
+    if flags & ENDPOINT_QUEUED != 0 && ctx.len() > ALWAYS_FITS_BYTES {
+        // A packet that stands for many is cut to fit.
+        if icmp::too_big(ctx, ifindex, 0).is_some() {
+            return Err(DropReason::TooBig);
+        }
+    }
+    rewrite::deliver_to(ctx, mac).map_err(|_| DropReason::StaleEndpoint)?;
     // Before the redirect: after it the packet is no longer ours to count.
     counters::received(endpoint, parse::packets(ctx), ctx.len().into());
-    Some(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
+    Ok(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
 }
 
 /// The kernel's integer for a verdict; `own` is the interface that the packet came in by.

@@ -11,6 +11,7 @@ mod scene;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use cc_common::counters::DropKey;
 use cc_common::firewall::{ACTION_ALLOW, CLASS_ANY_V4, RuleEntry};
 use cc_common::names::PROGRAM_FROM_ENDPOINT;
 use cc_common::rate::Rate;
@@ -19,8 +20,8 @@ use cc_common::trace::{
 };
 use cc_common::verdict::{Direction, DropReason};
 use cc_host::datapath::{DatapathError, Entrance, Fate, PrefixTable, RuleRow};
-use datapath_support::default_rules;
 use datapath_support::outside::HOST;
+use datapath_support::{MTU, default_rules};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use random::{FAR, Packet, Step, packet, rules, step, tcp};
@@ -83,9 +84,15 @@ fn what_it_says_is_what_happens() {
     let packets = packets.get();
     println!("{packets} packets: {seen:?}");
     assert!(packets > CASES, "{packets}");
-    for fate in
-        ["Delivered", "Out", "Answered", "Passed", "Dropped(Ok(FirewallEgress))", "Dropped(Ok(FirewallIngress))"]
-    {
+    for fate in [
+        "Delivered",
+        "Out",
+        "Host",
+        "Answered",
+        "Passed",
+        "Dropped(Ok(FirewallEgress))",
+        "Dropped(Ok(FirewallIngress))",
+    ] {
         assert!(seen.get(fate).is_some_and(|&times| times >= 10), "{fate} is hardly seen: {seen:?}");
     }
     for standing in [STANDING_HOLDS, STANDING_CHANGED] {
@@ -190,7 +197,7 @@ fn without_the_live_maps_nothing_is_said() {
 #[test]
 fn what_is_asked_about_takes_nothing_of_a_limit() {
     let scene = Scene::new();
-    let (limited, _netns) = scene.limited(Rate::new(1_000, 2_000));
+    let (limited, _netns) = scene.limited(Some(Rate::new(1_000, 2_000)), false);
     let frame = tcp(OWN, PEER, (40_000, 80), 2).frame(&scene);
     let frame = [&frame[..6], &limited.mac, &frame[12..26], &limited.ipv4.octets(), &frame[30..]].concat();
     let run =
@@ -207,4 +214,24 @@ fn what_is_asked_about_takes_nothing_of_a_limit() {
     assert_eq!(scene.state(), before);
     // Really sent, so many are too many.
     assert!((0..200).any(|_| run().reason == DropReason::EgressRate as u32));
+}
+
+/// An interface loses what is longer than it takes, and nobody counts that.
+#[test]
+fn what_a_queue_would_lose_is_refused_at_its_door() {
+    let scene = Scene::new();
+    let (limited, _netns) = scene.limited(None, true);
+    let sent = |length: usize, ipv4: Ipv4Addr| {
+        let packet = Packet { protocol: 17, length, ..tcp(OWN, PEER, (40_000, 80), 2) };
+        let mut frame = packet.frame(&scene);
+        frame[30..34].copy_from_slice(&ipv4.octets());
+        scene.real(packet.from, &frame).0
+    };
+    let longest = usize::from(MTU) - 20 - 8;
+    assert_eq!(sent(longest, limited.ipv4), Fate::Delivered);
+    assert_eq!(sent(longest + 1, limited.ipv4), Fate::Dropped(Ok(DropReason::TooBig)));
+    let state = scene.state();
+    let (direction, reason) = (Direction::Ingress as u16, DropReason::TooBig as u16);
+    let at_door = format!("drops {:?}", DropKey { endpoint: limited.id, direction, reason });
+    assert!(state.contains_key(&at_door), "{at_door}: {state:#?}");
 }

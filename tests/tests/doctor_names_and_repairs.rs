@@ -1,5 +1,7 @@
 //! `cc net doctor` names what is not as it should be on the host, and puts right what is ours.
 
+use std::process::Stdio;
+
 use cc_tests::World;
 use cc_tests::beyond::Beyond;
 
@@ -56,6 +58,20 @@ fn a_detached_link_is_found_and_attached_again() {
     assert!(world.netns.command("ip").args(["link", "set", "up0", "mtu", "1400"]).status().unwrap().success());
     let found = ours(findings(&world, &[], 0), "web");
     assert!(matches!(&found[..], [(problem, false, false)] if problem.contains("1400")), "{found:?}");
+    // What an interface leaves to the CPU: a container's, and the uplink.
+    for (subject, name) in [("web", interface.as_str()), ("host", "up0")] {
+        let told =
+            || ours(findings(&world, &[], 0), subject).iter().any(|(problem, _, _)| problem.contains("tx checks"));
+        let ethtool = |on| {
+            let status = world.netns.command("ethtool").args(["-K", name, "tx", on]).stdout(Stdio::null()).status();
+            assert!(status.unwrap().success());
+        };
+        assert!(!told(), "{name}");
+        ethtool("off");
+        assert!(told(), "{name}");
+        ethtool("on");
+        assert!(!told(), "{name}");
+    }
     world.remove_all();
     world.assert_clean();
 }

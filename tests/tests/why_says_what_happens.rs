@@ -242,3 +242,51 @@ fn from_outside_by_a_published_port() {
     world.remove_all();
     world.assert_clean();
 }
+
+#[test]
+fn from_the_hosts_own_programs() {
+    let (world, _beyond) = Beyond::world("");
+    dual_stack::vpc(&world, "blue");
+    let web = world.run("busybox", &["--vpc", "blue", "--name", "web"], SLEEP);
+    listen(&world, &web, 80);
+    let answer = why(&world, &["host", "web:80"]);
+    assert_eq!(verdict(&answer), ("denied", "not_published"), "{answer:#}");
+    let refused = world.cc(&["net", "why", "127.0.0.1", "127.0.0.1:8080"]);
+    assert!(refused.code == 1 && refused.stderr.contains("neither end is a container"), "{refused:?}");
+    obey(&world, &answer);
+    world.cc(&["publish", "web", "127.0.0.1:8080:80"]).ok();
+    let connects = |address: &str, port| {
+        let to = SocketAddr::new(address.parse().unwrap(), port);
+        world.netns.run(move || TcpStream::connect_timeout(&to, TIMEOUT).is_ok()).unwrap()
+    };
+    let asked = [
+        (["host", "web:80"], &[][..], ("127.0.0.1", 80)),
+        (["host", "web:80"], &["-6"], ("::1", 80)),
+        (["127.0.0.1", "127.0.0.1:8080"], &[], ("127.0.0.1", 8080)),
+        (["::1", "[::1]:80"], &[], ("::1", 80)),
+        ([HOST, &format!("{HOST}:80")], &[], (HOST, 80)),
+        (["host", "host:80"], &[], ("127.0.0.1", 80)),
+    ];
+    for (ends, options, (address, port)) in &asked {
+        let answer = why(&world, &[&ends[..], options].concat());
+        assert_eq!(verdict(&answer), ("allowed", ""), "{answer:#}");
+        let meant = SocketAddr::new(address.parse().unwrap(), *port);
+        assert!(says(&answer, "port").contains(&format!("that means {meant} is led to")), "{answer:#}");
+        assert_eq!(says(&answer, "verdict"), "delivered to web");
+        assert!(connects(address, *port), "{address} {port}");
+    }
+    // Whoever is shut out is told by which rule, and how to be let in.
+    let deny = ["group", "deny", "blue", "ingress", "--proto", "tcp", "--from", "198.18.0.1/32"];
+    let number: u64 = world.cc(&deny).line().parse().unwrap();
+    let answer = why(&world, &["host", "web:80"]);
+    assert_eq!(verdict(&answer), ("denied", "firewall_ingress"), "{answer:#}");
+    assert_eq!(step(&answer, "ingress")["rule"], number);
+    assert!(!connects("127.0.0.1", 80));
+    obey(&world, &answer);
+    assert_eq!(verdict(&why(&world, &["host", "web:80"])), ("allowed", ""));
+    assert!(connects("127.0.0.1", 80));
+    // What a container sends to the host is closed, whatever the host is called.
+    assert_eq!(verdict(&why(&world, &["web", "host:22"])), ("denied", "closed_destination"));
+    world.remove_all();
+    world.assert_clean();
+}

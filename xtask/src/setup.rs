@@ -57,6 +57,7 @@ const TESTS: &[Package] = &[
     program("podman", "podman"),
     program("iptables", "iptables"),
     program("nftables", "nft"),
+    program("ethtool", "ethtool"),
     program("busybox-static", "busybox"),
     program("musl-tools", "musl-gcc"),
     program("strace", "strace"),

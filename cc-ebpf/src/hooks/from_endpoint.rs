@@ -180,7 +180,10 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         let ifindex = work.to_ifindex;
         return Ok(if work.to == BEYOND_UPLINK { Verdict::Out { ifindex } } else { Verdict::Host { ifindex } });
     }
-    let verdict = deliver(ctx, work.to).ok_or(work.refuse(DropReason::StaleEndpoint))?;
+    let verdict = deliver(ctx, work.to).map_err(|reason| match reason {
+        DropReason::StaleEndpoint => work.refuse(reason),
+        reason => Outcome::refused(work.to, Direction::Ingress, reason),
+    })?;
     counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
     Ok(verdict)
 }
@@ -199,13 +202,10 @@ fn expired(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
     }
 }
 
-/// Smaller packets fit every interface (RFC 8200).
-const ALWAYS_FITS_BYTES: u32 = 1280 + ETHERNET_BYTES as u32;
-
 /// Whether the packet, or each of the segments that it stands for, fits the way out; the sender is told what would.
 #[inline(always)]
 fn fits(ctx: &TcContext) -> Result<(), Outcome> {
-    if ctx.len() <= ALWAYS_FITS_BYTES {
+    if ctx.len() <= icmp::ALWAYS_FITS_BYTES {
         return Ok(());
     }
     // SAFETY: the context is this program's.

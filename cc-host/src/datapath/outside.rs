@@ -148,6 +148,11 @@ impl Datapath {
         inner.change_settings(|settings| settings.host_netns = netns_cookie)
     }
 
+    /// As whom the host's own sockets and the containers know each other.
+    pub fn stand_ins(&self) -> Result<StandIns, DatapathError> {
+        Ok(self.inner().tables.settings()?.stand_ins)
+    }
+
     /// Looks at what the host sends out of the interface whose peer this is.
     pub fn attach_host_peer(&self, ifindex: u32) -> Result<(), DatapathError> {
         links::attach_host_peer(&mut self.inner().programs, ifindex)

@@ -28,6 +28,8 @@ pub enum Entrance {
     Endpoint(u32),
     /// From outside, by whichever interface leads out.
     Uplink,
+    /// From the host's own sockets, by its end of the pair.
+    Host,
 }
 
 /// What would become of a packet.
@@ -66,7 +68,7 @@ struct Twin {
     cpus: usize,
 }
 
-const PROGRAMS: [&str; 2] = [names::PROGRAM_FROM_ENDPOINT, names::PROGRAM_FROM_UPLINK];
+const PROGRAMS: [&str; 3] = [names::PROGRAM_FROM_ENDPOINT, names::PROGRAM_FROM_UPLINK, names::PROGRAM_FROM_HOST];
 
 impl Lazy {
     pub(super) fn new(config: DatapathConfig) -> Self {
@@ -91,6 +93,7 @@ impl Datapath {
                     let first = inner.tables.uplinks()?.into_iter().min().ok_or(DatapathError::NoUplink)?;
                     (names::PROGRAM_FROM_UPLINK, first)
                 }
+                Entrance::Host => (names::PROGRAM_FROM_HOST, inner.tables.settings()?.host_ifindex),
             };
             (program, ifindex, tags(&inner.programs)?)
         };
@@ -104,8 +107,9 @@ impl Datapath {
 }
 
 /// Of the programs that packets run, in the order of `PROGRAMS`.
-fn tags(programs: &Programs) -> Result<[u64; 2], DatapathError> {
-    Ok([tag(PROGRAMS[0], &programs.from_endpoint)?, tag(PROGRAMS[1], &programs.from_uplink)?])
+fn tags(programs: &Programs) -> Result<[u64; 3], DatapathError> {
+    let [endpoint, uplink, host] = PROGRAMS;
+    Ok([tag(endpoint, &programs.from_endpoint)?, tag(uplink, &programs.from_uplink)?, tag(host, &programs.from_host)?])
 }
 
 fn tag(name: &'static str, program: &SchedClassifier) -> Result<u64, DatapathError> {
@@ -113,7 +117,7 @@ fn tag(name: &'static str, program: &SchedClassifier) -> Result<u64, DatapathErr
 }
 
 impl Twin {
-    fn open(config: &DatapathConfig, expected: [u64; 2]) -> Result<Twin, DatapathError> {
+    fn open(config: &DatapathConfig, expected: [u64; 3]) -> Result<Twin, DatapathError> {
         // The live ones: where somebody has removed a pin, the loader would make an empty map, and pin that.
         let dir = object::pin_dir(config);
         if let Some(path) = names::MAPS.iter().map(|name| dir.join(name)).find(|path| !path.exists()) {

@@ -11,6 +11,7 @@ use super::Explain;
 use super::error::ExplainError;
 use crate::config::Config;
 use crate::container::ContainerRecord;
+use crate::kernel::offload::Offload;
 use crate::kernel::{check, uplink};
 
 /// What was removed is put back by whoever watches over it; this long is waited for.
@@ -56,6 +57,11 @@ impl Explain {
                 false,
             ));
         }
+        for name in uplinks.iter().filter_map(|&ifindex| name_of(ifindex)) {
+            for trap in Offload::of(&name).traps(&name) {
+                findings.push(Finding::of_host(trap.problem, &trap.next, false));
+            }
+        }
         let mtus: Vec<u32> = uplinks.iter().filter_map(|&ifindex| mtu_of(ifindex)).collect();
         for record in self.containers.running() {
             self.look_at(&record, &mtus, &mut findings).await?;
@@ -64,7 +70,7 @@ impl Explain {
         Ok(findings)
     }
 
-    /// Others' programs on its interface, and its MTU.
+    /// Others' programs on its interface, what that leaves to the CPU, and its MTU.
     async fn look_at(
         &self,
         record: &ContainerRecord,
@@ -91,6 +97,9 @@ impl Explain {
                 filter.program_name
             );
             tell(problem, format!("tc filter del dev {interface} {hook} pref {priority}"), false);
+        }
+        for trap in Offload::of(interface.as_str()).traps(interface.as_str()) {
+            tell(trap.problem, trap.next, false);
         }
         let own = mtu_of(ifindex);
         if let (Some(own), Some(&least)) = (own, uplink_mtus.iter().min())
@@ -137,7 +146,10 @@ async fn replaced(pin: PathBuf) -> bool {
     false
 }
 
+fn name_of(ifindex: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
+}
+
 fn mtu_of(ifindex: u32) -> Option<u32> {
-    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
-    uplink::mtu(name.to_str().ok()).ok().flatten()
+    uplink::mtu(Some(&name_of(ifindex)?)).ok().flatten()
 }

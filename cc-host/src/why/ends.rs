@@ -1,12 +1,14 @@
 //! Who is asked about: the two ends as people name them, and the packet that one would send to the other. Refuses to look at anybody
 //! else's containers.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use cc_common::nat::StandIns;
 use cc_common::net::GATEWAY_MAC;
 
 use super::error::WhyError;
 use super::frame::Frame;
+use super::story::people;
 use crate::container::{Attachment, ContainerRecord, Containers, State};
 use crate::datapath::{Entrance, PortProtocol};
 use crate::ids::Project;
@@ -17,6 +19,7 @@ pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Likewise (RFC 3849).
 pub const INTERNET6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const INTERNET_NAME: &str = "internet";
+const HOST_NAME: &str = "host";
 const SOURCE_PORT: u16 = 40_000;
 /// Of a client beyond us, and of the interface that it comes in by: nothing looks at them.
 const OUTSIDE_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]];
@@ -53,7 +56,7 @@ impl Transport {
 /// As it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// A container's name or id, an address, or `internet`.
+    /// A container's name or id, an address, `internet` or `host`.
     pub source: String,
     pub destination: String,
     pub port: u16,
@@ -70,6 +73,7 @@ enum End {
     Container(Box<ContainerRecord>),
     Address(IpAddr),
     Internet,
+    Host,
 }
 
 /// The question with its packet.
@@ -81,6 +85,8 @@ pub struct Asked {
     pub to: Option<ContainerRecord>,
     /// An end that stands for anybody out there.
     pub anybody: bool,
+    /// Where a socket of the host's means to send: it is led elsewhere.
+    pub meant: Option<SocketAddr>,
 }
 
 pub enum Found {
@@ -112,6 +118,10 @@ fn address(record: &ContainerRecord, ipv6: bool) -> Result<IpAddr, WhyError> {
     found.ok_or_else(|| WhyError::NoFamily { name: record.name.to_string(), family: family(ipv6) })
 }
 
+fn loopback(ipv6: bool) -> IpAddr {
+    if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
 fn has(record: &ContainerRecord, wanted: IpAddr) -> bool {
     [false, true].into_iter().any(|ipv6| address(record, ipv6).is_ok_and(|own| own == wanted))
 }
@@ -122,6 +132,7 @@ pub struct Ends<'a> {
     pub project: &'a Project,
     /// Addresses that ports are published at.
     pub host: Vec<IpAddr>,
+    pub stand_ins: StandIns,
 }
 
 impl Ends<'_> {
@@ -132,6 +143,7 @@ impl Ends<'_> {
         let (source, destination) = (self.source(&ask.source)?, self.end(&ask.destination)?);
         match source {
             End::Container(from) => self.sent_by(ask, *from, destination),
+            End::Host => self.sent_by_host(ask, destination),
             End::Address(client) => self.sent_from_outside(ask, Some(client), destination),
             End::Internet => self.sent_from_outside(ask, None, destination),
         }
@@ -141,18 +153,22 @@ impl Ends<'_> {
         if text == INTERNET_NAME {
             return Ok(End::Internet);
         }
+        if text == HOST_NAME {
+            return Ok(End::Host);
+        }
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(End::Address(address.to_canonical())),
             Err(_) => Ok(End::Container(Box::new(self.containers.find(self.project, text)?))),
         }
     }
 
-    /// An address is its container's, if it is one's.
+    /// An address is its container's, if it is one's, or the host's.
     fn source(&self, text: &str) -> Result<End, WhyError> {
         match self.end(text)? {
             End::Address(address) => {
                 let mut owners = self.running(|record| has(record, address));
                 match (owners.pop(), owners.is_empty()) {
+                    (None, _) if address.is_loopback() || self.host.contains(&address) => Ok(End::Host),
                     (None, _) => Ok(End::Address(address)),
                     (Some(owner), true) => Ok(End::Container(Box::new(owner))),
                     (Some(owner), false) => {
@@ -181,13 +197,14 @@ impl Ends<'_> {
                 anybody = true;
                 if ask.ipv6 { INTERNET6.into() } else { INTERNET.into() }
             }
+            End::Host => self.host_address(ask.ipv6)?,
             End::Container(to) if to.id == from.id => return Ok(Found::Itself(to)),
             End::Container(to) => {
                 let neighbours = to.vpc.as_ref().is_some_and(|other| other.vpc == own.vpc);
                 let at = match neighbours {
                     true => address(&to, ask.ipv6)?,
                     // Another network's addresses mean nothing here: by a port of the host, or not at all.
-                    false => match self.published(ask, &to)? {
+                    false => match self.published(ask, &to, false)? {
                         Some((mapping, at)) => {
                             published = Some(mapping);
                             at
@@ -206,7 +223,7 @@ impl Ends<'_> {
         let (macs, entrance) = ([GATEWAY_MAC.0, own.mac], Entrance::Endpoint(from.slot));
         let port = published.map_or(ask.port, |mapping: PortMapping| mapping.host_port);
         let frame = frame(ask, macs, source, destination, port)?;
-        Ok(Found::Packet(Box::new(Asked { entrance, frame, from: Some(from), to: target, anybody })))
+        Ok(Found::Packet(Box::new(Asked { entrance, frame, from: Some(from), to: target, anybody, meant: None })))
     }
 
     fn sent_from_outside(&self, ask: &Ask, client: Option<IpAddr>, to: End) -> Result<Found, WhyError> {
@@ -217,17 +234,17 @@ impl Ends<'_> {
         let ask = &Ask { ipv6: client.map_or(ask.ipv6, |client| client.is_ipv6()), ..ask.clone() };
         let (to, mapping, at) = match to {
             End::Internet => return Err(WhyError::NotOurs),
-            End::Container(to) => match self.published(ask, &to)? {
+            End::Container(to) => match self.published(ask, &to, false)? {
                 Some((mapping, at)) => (*to, mapping, at),
                 None => return Ok(Found::Unpublished { to, from: None }),
             },
-            End::Address(at) => match self.at_host(ask, at) {
-                Some((to, mapping)) => (to, mapping, at),
-                None => match self.running(|record| has(record, at)).pop() {
-                    Some(to) => return Ok(Found::Unpublished { to: Box::new(to), from: None }),
-                    None => return Err(WhyError::NotOurs),
-                },
-            },
+            End::Host | End::Address(_) => {
+                let at = if let End::Address(at) = to { at } else { self.host_address(ask.ipv6)? };
+                match self.at_host(ask, at) {
+                    Some((to, mapping)) => (to, mapping, at),
+                    None => return self.unpublished_at(at),
+                }
+            }
         };
         if !is_running(&to) {
             return Err(WhyError::NotRunning { name: to.name.to_string() });
@@ -240,24 +257,84 @@ impl Ends<'_> {
             from: None,
             to: Some(to),
             anybody: client.is_none(),
+            meant: None,
         })))
     }
 
-    /// By which port of the host a container's is reached, and at which address.
-    fn published(&self, ask: &Ask, to: &ContainerRecord) -> Result<Option<(PortMapping, IpAddr)>, WhyError> {
+    /// A socket of the host's is led to the stand-in of the container that publishes what it means.
+    fn sent_by_host(&self, ask: &Ask, to: End) -> Result<Found, WhyError> {
+        if ask.claim.is_some() {
+            let why = "only a container can be asked about with another's address";
+            return Err(WhyError::BadField { field: "--claim", value: ask.source.clone(), why });
+        }
+        let (to, mapping, at) = match to {
+            End::Internet => return Err(WhyError::NotOurs),
+            End::Container(to) => match self.published(ask, &to, true)? {
+                Some((mapping, at)) => (*to, mapping, at),
+                None => return Ok(Found::Unpublished { to, from: None }),
+            },
+            End::Host | End::Address(_) => {
+                let at = if let End::Address(at) = to { at } else { loopback(ask.ipv6) };
+                match self.at_host(ask, at) {
+                    Some((to, mapping)) => (to, mapping, at),
+                    None => return self.unpublished_at(at),
+                }
+            }
+        };
+        if !is_running(&to) {
+            return Err(WhyError::NotRunning { name: to.name.to_string() });
+        }
+        let v4 = at.is_ipv4();
+        if !self.stand_ins.has(v4) {
+            return Err(WhyError::HostFamily { family: family(!v4) });
+        }
+        let [source, destination] = [self.stand_ins.host(v4), self.stand_ins.of(v4, to.slot)].map(|ip| people(&ip));
+        Ok(Found::Packet(Box::new(Asked {
+            entrance: Entrance::Host,
+            frame: frame(ask, OUTSIDE_MACS, source, destination, mapping.host_port)?,
+            from: None,
+            to: Some(to),
+            anybody: false,
+            meant: Some(SocketAddr::new(at, mapping.host_port)),
+        })))
+    }
+
+    fn unpublished_at(&self, at: IpAddr) -> Result<Found, WhyError> {
+        match self.running(|record| has(record, at)).pop() {
+            Some(to) => Ok(Found::Unpublished { to: Box::new(to), from: None }),
+            None => Err(WhyError::NotOurs),
+        }
+    }
+
+    fn host_address(&self, ipv6: bool) -> Result<IpAddr, WhyError> {
+        let own = self.host.iter().find(|at| at.is_ipv6() == ipv6).copied();
+        own.ok_or(WhyError::HostFamily { family: family(ipv6) })
+    }
+
+    /// By which port of the host a container's is reached, and at which address, by others or by the host's own sockets.
+    fn published(
+        &self,
+        ask: &Ask,
+        to: &ContainerRecord,
+        by_host: bool,
+    ) -> Result<Option<(PortMapping, IpAddr)>, WhyError> {
         let Some(protocol) = ask.transport.published() else { return Ok(None) };
         let is_it = |mapping: &&PortMapping, port| {
             mapping.protocol == protocol
                 && port == ask.port
-                && mapping.address.is_none_or(|at| at.is_ipv6() == ask.ipv6 && !at.is_loopback())
+                && mapping.address.is_none_or(|at| at.is_ipv6() == ask.ipv6 && (by_host || !at.is_loopback()))
         };
         let all = &to.spec.publish;
         let inner = all.iter().find(|mapping| is_it(mapping, mapping.port));
         let Some(&mapping) = inner.or_else(|| all.iter().find(|mapping| is_it(mapping, mapping.host_port))) else {
             return Ok(None);
         };
-        let at = mapping.address.or_else(|| self.host.iter().find(|at| at.is_ipv6() == ask.ipv6).copied());
-        at.map(|at| Some((mapping, at))).ok_or(WhyError::HostFamily { family: family(ask.ipv6) })
+        let at = match mapping.address {
+            Some(at) => at,
+            None if by_host => loopback(ask.ipv6),
+            None => self.host_address(ask.ipv6)?,
+        };
+        Ok(Some((mapping, at)))
     }
 
     /// The caller's container that publishes what is asked for at an address of the host.
@@ -266,7 +343,7 @@ impl Ends<'_> {
         let is_it = |mapping: &PortMapping| {
             mapping.protocol == protocol
                 && mapping.host_port == ask.port
-                && mapping.address.map_or(self.host.contains(&at), |own| own == at)
+                && mapping.address.map_or(at.is_loopback() || self.host.contains(&at), |own| own == at)
         };
         let owner = self.running(|record| record.spec.publish.iter().any(is_it)).pop()?;
         let mapping = owner.spec.publish.iter().copied().find(is_it)?;

@@ -24,7 +24,8 @@ pub struct Why {
 impl Why {
     /// For `project`: one end is a container of it.
     pub async fn explain(&self, project: &Project, ask: &Ask) -> Result<Story, WhyError> {
-        let ends = Ends { containers: &self.containers, project, host: self.outside.addresses().await };
+        let (host, stand_ins) = (self.outside.addresses().await, self.datapath.stand_ins()?);
+        let ends = Ends { containers: &self.containers, project, host, stand_ins };
         let asked = match ends.find(ask)? {
             Found::Packet(asked) => asked,
             Found::Itself(own) => {

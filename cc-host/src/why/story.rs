@@ -96,7 +96,11 @@ impl Teller<'_> {
     }
 
     fn sender(&self) -> String {
-        self.asked.from.as_ref().map_or_else(|| "whoever is outside".to_owned(), |from| from.name.to_string())
+        match (&self.asked.from, self.asked.entrance) {
+            (Some(from), _) => from.name.to_string(),
+            (None, Entrance::Host) => "the host".to_owned(),
+            (None, _) => "whoever is outside".to_owned(),
+        }
     }
 
     fn vpc(&self) -> String {
@@ -110,6 +114,11 @@ impl Teller<'_> {
         match kind {
             StepKind::Port if self.asked.entrance == Entrance::Uplink => {
                 ok("it comes in by an interface that leads out of the host".to_owned())
+            }
+            StepKind::Port if self.asked.entrance == Entrance::Host => {
+                let meant = self.asked.meant.map(|meant| meant.to_string()).unwrap_or_default();
+                let led = self.asked.frame.destination;
+                ok(format!("a socket of the host that means {meant} is led to {led}, by the host's own interface"))
             }
             StepKind::Port => self.saw(SEEN_PORT).then(|| {
                 Step::new(kind, Outcome::Ok, format!("the interface is that of {}, in {}", self.sender(), self.vpc()))

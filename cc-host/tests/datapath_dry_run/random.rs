@@ -15,6 +15,9 @@ use crate::scene::Scene;
 
 pub const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 7);
+/// As whom the first container knows the host, and the host it.
+const HOSTS_STAND_IN: usize = 9;
+const STAND_IN: usize = 10;
 /// In a rule, behind the classes of protocols: all of them.
 pub const ANY: u8 = 5;
 
@@ -22,6 +25,7 @@ pub const ANY: u8 = 5;
 pub enum From {
     Container(usize),
     Outside,
+    Host,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +82,10 @@ pub fn address(v6: bool, n: usize) -> IpAddr {
         (6, true) => HOST6.into(),
         (7, false) => Ipv4Addr::LOCALHOST.into(),
         (7, true) => Ipv6Addr::LOCALHOST.into(),
+        (HOSTS_STAND_IN, false) => Ipv4Addr::new(100, 64, 0, 1).into(),
+        (HOSTS_STAND_IN, true) => Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 1).into(),
+        (STAND_IN, false) => Ipv4Addr::new(100, 64, 0, 2).into(),
+        (STAND_IN, true) => Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 2).into(),
         (_, false) => Ipv4Addr::new(224, 0, 0, 1).into(),
         (_, true) => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
     }
@@ -137,15 +145,15 @@ pub fn rules() -> impl Strategy<Value = Vec<Rule>> {
 pub fn packet() -> impl Strategy<Value = Packet> {
     let from = prop_oneof![
         4 => Just(From::Container(0)), 3 => Just(From::Container(1)), 1 => Just(From::Container(2)),
-        3 => Just(From::Outside),
+        3 => Just(From::Outside), 2 => Just(From::Host),
     ];
     // There and back between the same few, mostly.
-    let destination = prop_oneof![6 => 0..2usize, 2 => Just(5), 2 => Just(6), 2 => 0..9usize];
+    let destination = prop_oneof![6 => 0..2usize, 2 => Just(5), 2 => Just(6), 2 => 0..12usize];
     let ports = prop_oneof![
         4 => Just((40_000, 80)), 3 => Just((80, 40_000)), 2 => Just((40_000, 8080)), 1 => Just((8080, 40_000)),
         2 => (port(), port()),
     ];
-    let ends = (prop::option::weighted(0.05, 0..9usize), destination, ports);
+    let ends = (prop::option::weighted(0.05, 0..12usize), destination, ports);
     let protocol = prop_oneof![4 => Just(6u8), 3 => Just(17), 2 => Just(1), 1 => Just(47)];
     let ttl = prop_oneof![10 => Just(64u8), 1 => Just(1), 1 => Just(0)];
     let fragment = prop_oneof![10 => Just(0u16), 1 => Just(0x2000), 1 => Just(0x2010), 1 => Just(0x0010)];
@@ -197,12 +205,13 @@ impl Packet {
     pub fn answer(&self, flags: u8) -> Packet {
         let to = match (self.from, self.destination) {
             (From::Outside, _) => 5,
+            (From::Host, _) => HOSTS_STAND_IN,
             (From::Container(n), _) => n,
         };
         let from = match (self.from, self.destination) {
             (_, n @ 0..3) => From::Container(n),
             // By the published port, which is the first one's.
-            (From::Outside, _) | (_, 6) => From::Container(0),
+            (From::Outside | From::Host, _) | (_, 6) => From::Container(0),
             _ => From::Outside,
         };
         // To a port that is published, from the one that it is published for.
@@ -214,10 +223,15 @@ impl Packet {
         let own = match self.from {
             From::Container(n) => n,
             From::Outside => 5,
+            From::Host => HOSTS_STAND_IN,
         };
         let mut source = address(self.v6, self.source.unwrap_or(own));
         // From outside, to where anything is at all.
-        let to = if self.from == From::Outside && self.destination < 5 { 6 } else { self.destination };
+        let to = match self.from {
+            From::Outside if self.destination < 5 => 6,
+            From::Host if self.destination < 7 => STAND_IN,
+            _ => self.destination,
+        };
         let mut destination = address(self.v6, to);
         let (mut protocol, mut ports) = (self.protocol, self.ports);
         if self.from == From::Outside

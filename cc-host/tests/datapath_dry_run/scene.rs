@@ -12,7 +12,7 @@ use cc_common::firewall::PROTOCOL_CLASS_SOME;
 use cc_common::flow::{Flow, FlowKey, NatEntry};
 use cc_common::fragment::{FragmentEntry, FragmentKey};
 use cc_common::limits::ENDPOINTS_MAX;
-use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_UPLINK};
+use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_HOST, PROGRAM_FROM_UPLINK};
 use cc_common::nat::Block;
 use cc_common::quota::Quota;
 use cc_common::rate::Rate;
@@ -50,26 +50,27 @@ impl Scene {
         scene
     }
 
-    /// Another endpoint, which may send no faster.
-    pub fn limited(&self, rate: Rate) -> (Endpoint, OwnedFd) {
+    /// Another endpoint, which may send no faster, or gets what is for it by a queue.
+    pub fn limited(&self, egress_rate: Option<Rate>, queued: bool) -> (Endpoint, OwnedFd) {
         let (id, mac) = (3, [2, 0, 0, 0, 1, 4]);
         let (ifindex, netns) = self.world.veth(id, mac);
-        let (ipv4, ipv6, egress_rate) = (Ipv4Addr::new(10, 0, 0, 4), None, Some(rate));
-        let endpoint = Endpoint { id, vni: 1, rule_set: 7, ifindex, mac, ipv4, ipv6, queued: false, egress_rate };
+        let (ipv4, ipv6) = (Ipv4Addr::new(10, 0, 0, 4), None);
+        let endpoint = Endpoint { id, vni: 1, rule_set: 7, ifindex, mac, ipv4, ipv6, queued, egress_rate };
         self.world.datapath().attach(&endpoint, "00000000000000a3", &self.containers[2].cgroup).unwrap();
         (endpoint, netns)
     }
 
     pub fn publish(&self, published: bool) {
-        let at = |address: IpAddr| Published {
+        let at = |(address, door)| Published {
             address,
             port: 8080,
             protocol: PortProtocol::Tcp,
             endpoint: 0,
             to_port: 80,
-            door: Door::Everybody,
+            door,
         };
-        let all = [at(HOST.into()), at(HOST6.into())];
+        let both = [IpAddr::from(HOST), HOST6.into()];
+        let all = [Door::Everybody, Door::StandIn].map(|door| both.map(|address| at((address, door)))).concat();
         self.world.datapath().set_published(&[HOST.into(), HOST6.into()], if published { &all } else { &[] }).unwrap();
     }
 
@@ -146,6 +147,7 @@ impl Scene {
         let entrance = match from {
             From::Container(n) => Entrance::Endpoint(self.containers[n].endpoint.id),
             From::Outside => Entrance::Uplink,
+            From::Host => Entrance::Host,
         };
         self.world.datapath().dry_run(entrance, frame).unwrap_or_else(|error| panic!("{error:?}"))
     }
@@ -155,6 +157,7 @@ impl Scene {
         let (program, ifindex) = match from {
             From::Container(n) => (PROGRAM_FROM_ENDPOINT, self.containers[n].endpoint.ifindex),
             From::Outside => (PROGRAM_FROM_UPLINK, self.outside.uplink),
+            From::Host => (PROGRAM_FROM_HOST, self.outside.host),
         };
         let outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
         let reason = outcome.reason as u16;

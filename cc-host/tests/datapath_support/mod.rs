@@ -35,6 +35,9 @@ pub const NETWORK_V6: Range<Ipv6Addr> = Range {
     gateway: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
 };
 
+/// Of every pair.
+pub const MTU: u16 = 1450;
+
 pub fn address_v6(host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into())
 }
@@ -129,8 +132,7 @@ impl World {
     pub fn veth(&self, id: u32, mac: [u8; 6]) -> (u32, OwnedFd) {
         let netns = new_netns();
         let host_name = format!("cct{id}");
-        let veth =
-            Veth { host_name: &host_name, netns: netns.as_fd(), mac, mtu: 1450, alias: &format!("cc:{id:016x}") };
+        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac, mtu: MTU, alias: &format!("cc:{id:016x}") };
         let ifindex = self.block_on(async { Links::open().unwrap().create_veth(&veth).await }).unwrap();
         (ifindex, netns)
     }

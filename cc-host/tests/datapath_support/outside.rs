@@ -18,6 +18,7 @@ const DEVICE: u32 = 101;
 
 pub struct Outside {
     pub uplink: u32,
+    pub host: u32,
     _others: [OwnedFd; 2],
 }
 
@@ -42,7 +43,7 @@ impl Outside {
         let stand_ins = (IpAddr::from([100, 64, 0, 0]), Some("fd64::".parse().unwrap()));
         datapath.set_host(&Host { ifindex: host, stand_ins, nat_ports }).unwrap();
         datapath.set_uplinks(&[uplink]).unwrap();
-        Outside { uplink, _others: [far, peer] }
+        Outside { uplink, host, _others: [far, peer] }
     }
 }
 
