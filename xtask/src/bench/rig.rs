@@ -65,7 +65,7 @@ pub fn bridge(rules: usize) -> Result<Rig> {
 /// by the two rules of the VPC's default group, the other one by the last of many.
 pub fn ours(host: &Host, image: &str) -> Result<Ours> {
     output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/24", "--name", "bench"]))?;
-    let forced = rules::many(host)?;
+    rules::many(host)?;
     let run = |name: &str, group: Option<&str>| -> Result<Value> {
         let mtu = MTU.to_string();
         let mut command = host.cc();
@@ -92,7 +92,7 @@ pub fn ours(host: &Host, image: &str) -> Result<Ours> {
         pair(OURS, &many, Some(rules::GROUP))?,
         pair("cc-1", "two containers in one VPC and its default group, which one rule lets in", None)?,
     ];
-    Ok(Ours { rigs, forced })
+    Ok(Ours { rigs, forced: rules::force(host)? })
 }
 
 pub struct Ours {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::bpf;
 use super::report::Figure;
@@ -30,8 +30,8 @@ pub struct Forced {
     pub prefixes_mib: u64,
 }
 
-/// A group whose rules deny what nobody sends, but for the last, least urgent one: it lets in who is on the list.
-pub fn many(host: &Host) -> Result<Forced> {
+/// A group whose rules deny what nobody sends, but for the last, least urgent one: it lets in who is on the list, which is empty.
+pub fn many(host: &Host) -> Result<()> {
     output(host.cc().args(["group", "create", "--name", GROUP]))?;
     for rule in 2..RULES {
         interrupt::check()?;
@@ -46,6 +46,11 @@ pub fn many(host: &Host) -> Result<Forced> {
     for (direction, peer) in [("ingress", "--from"), ("egress", "--to")] {
         output(host.cc().args(["group", "allow", GROUP, direction, "--proto", "any", peer, LIST]))?;
     }
+    Ok(())
+}
+
+/// Fills the list. In the kernel is what a running container's rules name: call it when the group has members.
+pub fn force(host: &Host) -> Result<Forced> {
     let mut lines = format!("{OWN}\n");
     // Of lengths 24 to 32, spread over 11.0.0.0 and up.
     for number in 0..PREFIXES - 1 {
@@ -58,12 +63,14 @@ pub fn many(host: &Host) -> Result<Forced> {
     let text = output(host.cc().args(["prefixes", "load", "--json", LIST]).arg(&file))?;
     let said: serde_json::Value = serde_json::from_str(&text).context("cc prefixes load --json gave no JSON")?;
     let ms = |name: &str| said[name].as_u64().with_context(|| format!("cc prefixes load said no {name}: {text}"));
+    let prefixes_mib = bpf::memory_bytes(&host.pins()?.join("CC_PREFIX4"))? >> 20;
+    ensure!(prefixes_mib > 0, "the list is stored, but not in the kernel");
     Ok(Forced {
         rules: RULES,
         prefixes: PREFIXES,
         parse_ms: ms("parse_ms")?,
         force_ms: ms("force_ms")?,
-        prefixes_mib: bpf::memory_bytes(&host.pins()?.join("CC_PREFIX4"))? >> 20,
+        prefixes_mib,
     })
 }
 
