@@ -139,15 +139,24 @@ fn masquerade(work: &mut Work, settings: &Settings) -> Result<(), Outcome> {
     let (us, them) = (work.side().index(), work.side().other().index());
     work.flow.outer_addresses[us] = nat::source(work);
     work.flow.outer_addresses[them] = work.parsed.packet.destination;
-    let is_query = packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6;
-    let leased = nat::lease(settings, work, |work, port| {
-        work.flow.outer_ports[us] = port;
-        // A query has one number for both ends.
-        work.flow.outer_ports[them] = if is_query { port } else { work.parsed.packet.destination_port };
-        register(work)
-    });
+    let leased = nat::lease(settings, work, |port| Outcome::from_bits(cc_masquerade_from(port.get().into())));
     work.flow.flags |= work.hairpin.shared;
-    leased.map(drop).map_err(|reason| work.refuse(reason))
+    leased.map(drop)
+}
+
+/// Whether the conversation is unique with this port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cc_masquerade_from(port: u32) -> u64 {
+    let Some(work) = Work::mine() else { return Outcome::NONE.bits() };
+    let (us, them) = (work.side().index(), work.side().other().index());
+    let (port, packet) = (Be16::new(port as u16), &work.parsed.packet);
+    // A query has one number for both ends.
+    let is_query = packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6;
+    work.flow.outer_ports[them] = if is_query { port } else { packet.destination_port };
+    work.flow.outer_ports[us] = port;
+    let unique = register(work);
+    work.unique(unique).bits()
 }
 
 /// From its stand-in, with its own port: nobody else has that address.

@@ -103,30 +103,42 @@ fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
 #[inline(never)]
 pub unsafe extern "C" fn cc_hairpin_there(skb: *mut __sk_buff) -> u64 {
     let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
-    let ctx = TcContext::new(skb);
-    let leased = nat::lease(settings, work, |work, leased| {
-        work.hairpin.leased = leased;
-        work.quoted.begin(work.hairpin.host, work.hairpin.target, work.key.protocol);
-        (work.quoted.source_port, work.quoted.destination_port) = (leased, work.hairpin.port);
-        let sender = work.other_key.set(work.hairpin.vni, &work.quoted);
-        pair(work, sender);
-        let (client, server) = (sender.index(), sender.other().index());
-        work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
-        work.flow.outer_addresses[client] = work.parsed.packet.source;
-        work.flow.outer_addresses[server] = work.hairpin.host;
-        work.flow.outer_ports[client] = work.parsed.packet.source_port;
-        work.flow.outer_ports[server] = work.hairpin.service;
-        admit::begin(&ctx, work);
-        match conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint) {
-            Ok(()) => Ok(true),
-            Err(DropReason::FlowClosing) => Ok(false),
-            Err(reason) => Err(reason),
-        }
-    });
+    // SAFETY: the context is this program's.
+    let take = |port: Be16| Outcome::from_bits(unsafe { cc_hairpin_from(skb, port.get().into()) });
+    let leased = nat::lease(settings, work, take);
     match leased {
         Ok(_) => Outcome::GO.bits(),
-        Err(reason) => work.refuse(reason).bits(),
+        Err(refused) => refused.bits(),
     }
+}
+
+/// Whether the flow there is unique with this port.
+///
+/// # Safety
+/// `skb` is the context that the kernel gave the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cc_hairpin_from(skb: *mut __sk_buff, port: u32) -> u64 {
+    let (Some(work), Some(settings)) = (Work::mine(), CC_SETTINGS.get(0)) else { return Outcome::NONE.bits() };
+    let leased = Be16::new(port as u16);
+    work.hairpin.leased = leased;
+    work.quoted.begin(work.hairpin.host, work.hairpin.target, work.key.protocol);
+    (work.quoted.source_port, work.quoted.destination_port) = (leased, work.hairpin.port);
+    let sender = work.other_key.set(work.hairpin.vni, &work.quoted);
+    pair(work, sender);
+    let (client, server) = (sender.index(), sender.other().index());
+    work.flow.flags = FLAG_TRANSLATED | FLAG_FORWARDED;
+    work.flow.outer_addresses[client] = work.parsed.packet.source;
+    work.flow.outer_addresses[server] = work.hairpin.host;
+    work.flow.outer_ports[client] = work.parsed.packet.source_port;
+    work.flow.outer_ports[server] = work.hairpin.service;
+    admit::begin(&TcContext::new(skb), work);
+    let unique = match conntrack::open(settings, &work.other_key, &work.flow, work.port.endpoint) {
+        Ok(()) => Ok(true),
+        Err(DropReason::FlowClosing) => Ok(false),
+        Err(reason) => Err(reason),
+    };
+    work.unique(unique).bits()
 }
 
 /// The third: the flow in the client's own network.

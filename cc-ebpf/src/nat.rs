@@ -18,20 +18,16 @@ use cc_common::verdict::DropReason;
 
 use crate::conntrack::Counter;
 use crate::maps::{CC_BLOCKS, CC_ENDPOINTS, CC_QUOTAS, CC_UPLINKS};
-use crate::work::Work;
+use crate::work::{Outcome, Work};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const LOOKUP_FLAGS: u32 = BPF_FIB_LOOKUP_SKIP_NEIGH | BPF_FIB_LOOKUP_SRC;
 
 /// Tries ports until `insert` takes one, and leases it. Bounded; `insert` says whether the conversation is unique with it, or why no port
-/// would help.
+/// would help, and is a function that is verified by itself, so that each try is a few instructions.
 #[inline(always)]
-pub fn lease(
-    settings: &Settings,
-    work: &mut Work,
-    mut insert: impl FnMut(&mut Work, Be16) -> Result<bool, DropReason>,
-) -> Result<Be16, DropReason> {
+pub fn lease(settings: &Settings, work: &mut Work, insert: impl Fn(Be16) -> Outcome) -> Result<Be16, Outcome> {
     let generation = work.port.generation;
     // SAFETY: draws a number.
     let seed = unsafe { bpf_get_prandom_u32() };
@@ -44,11 +40,14 @@ pub fn lease(
         } else if !share(work.port.endpoint) {
             break;
         }
-        let inserted = insert(work, candidate.port);
-        if !candidate.own && !matches!(inserted, Ok(true)) {
+        let inserted = insert(candidate.port);
+        if !candidate.own && inserted != Outcome::GO {
             unshare(work.port.endpoint);
         }
-        if inserted? {
+        if inserted != Outcome::TAKEN {
+            if inserted != Outcome::GO {
+                return Err(inserted);
+            }
             work.hairpin.shared = if candidate.own { 0 } else { FLAG_SHARED };
             if let Some(block) = CC_BLOCKS.get_ptr_mut(candidate.block) {
                 // SAFETY: only an address is computed.
@@ -57,7 +56,7 @@ pub fn lease(
             return Ok(candidate.port);
         }
     }
-    Err(DropReason::NatExhausted)
+    Err(work.refuse(DropReason::NatExhausted))
 }
 
 fn shared_of(endpoint: u32) -> Option<Counter> {

@@ -114,6 +114,16 @@ impl Work {
     pub fn refuse(&self, reason: DropReason) -> Outcome {
         Outcome::refused(self.port.endpoint, Direction::Egress, reason)
     }
+
+    /// Of a conversation that was to get a port: whether it is unique with it.
+    #[inline(always)]
+    pub fn unique(&self, inserted: Result<bool, DropReason>) -> Outcome {
+        match inserted {
+            Ok(true) => Outcome::GO,
+            Ok(false) => Outcome::TAKEN,
+            Err(reason) => self.refuse(reason),
+        }
+    }
 }
 
 /// What comes of a packet, packed into the one register that a program's function returns: a drop's reason, direction and
@@ -130,6 +140,8 @@ impl Outcome {
     pub const BEYOND: Outcome = Outcome(0xfffc);
     /// It is for a published port: likewise.
     pub const PUBLISHED: Outcome = Outcome(0xfffb);
+    /// Another conversation has that port.
+    pub const TAKEN: Outcome = Outcome(0xfff8);
     /// It is none of ours.
     pub const PASS: Outcome = Outcome(0xfff9);
     /// It asks for a neighbour.

@@ -5,6 +5,7 @@ mod datapath_support;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use cc_common::names::{MAPS, PROGRAMS};
 use datapath_support::{GATEWAY, World};
@@ -14,6 +15,10 @@ fn bpftool(arguments: &[&str], path: &Path) -> String {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
+
+const LOADS: usize = 5;
+/// What is promised of the daemon. A loader that is not optimized takes 75 ms more by itself.
+const LOADED_WITHIN: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 300 });
 
 #[test]
 fn maps_show_named_fields() {
@@ -86,6 +91,21 @@ fn every_program_leaves_the_verifier_a_third_of_its_budget() {
         println!("{name}: {looked_at} instructions looked at, {load} KiB");
         assert!(looked_at <= VERIFIER_BUDGET / 10 * 7, "{name}: {looked_at}");
     }
+}
+
+/// The least of some, because other tests run beside it.
+#[test]
+fn all_programs_are_loaded_in_time() {
+    let mut world = World::new();
+    let least = (0..LOADS).map(|_| {
+        world.datapath = None;
+        let began = Instant::now();
+        world.datapath = Some(world.open());
+        began.elapsed()
+    });
+    let least = least.min().unwrap();
+    println!("maps taken over, programs loaded and replaced in {least:?}");
+    assert!(least <= LOADED_WITHIN, "{least:?}");
 }
 
 #[test]

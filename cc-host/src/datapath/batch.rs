@@ -49,14 +49,14 @@ pub fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows every row of a hash table to `look`, until that breaks off. The kernel goes from bucket to bucket, so it ends however fast the
-/// table changes.
+/// Shows every row of a hash table or an array to `look`, until that breaks off. The kernel goes from bucket to bucket, so it ends
+/// however fast the table changes.
 pub fn each<K: aya::Pod + Default, V: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     mut look: impl FnMut(&K, &V) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let (mut keys, mut values) = (vec![K::default(); ROWS_PER_READ], vec![V::default(); ROWS_PER_READ]);
-    // The bucket after the last one that was read: the kernel's to understand.
+    // The bucket after the last one that was read, or of an array its index: the kernel's to understand.
     let (mut next, mut begun) = (0u32, false);
     loop {
         let mut after = next;

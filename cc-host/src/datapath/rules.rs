@@ -153,16 +153,6 @@ impl Rules {
         })
     }
 
-    /// The newest generation or version of any rule set.
-    pub fn last_generation(&self) -> Result<u64, DatapathError> {
-        let mut last = 0;
-        for number in 1..RULE_SETS_MAX {
-            let set = self.set(number)?;
-            last = last.max(set.generation).max(set.version);
-        }
-        Ok(last)
-    }
-
     /// Puts a rule set in force, whole, and removes the generation that it replaces.
     pub fn load(
         &mut self,

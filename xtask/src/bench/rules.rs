@@ -65,13 +65,7 @@ pub fn force(host: &Host) -> Result<Forced> {
     let ms = |name: &str| said[name].as_u64().with_context(|| format!("cc prefixes load said no {name}: {text}"));
     let prefixes_mib = bpf::memory_bytes(&host.pins()?.join("CC_PREFIX4"))? >> 20;
     ensure!(prefixes_mib > 0, "the list is stored, but not in the kernel");
-    Ok(Forced {
-        rules: RULES,
-        prefixes: PREFIXES,
-        parse_ms: ms("parse_ms")?,
-        force_ms: ms("force_ms")?,
-        prefixes_mib,
-    })
+    Ok(Forced { rules: RULES, prefixes: PREFIXES, parse_ms: ms("parse_ms")?, force_ms: ms("force_ms")?, prefixes_mib })
 }
 
 impl Forced {
