@@ -39,7 +39,7 @@ pub fn deliver(ctx: &TcContext, endpoint: u32) -> Result<Verdict, DropReason> {
             return Err(DropReason::TooBig);
         }
     }
-    rewrite::deliver_to(ctx, mac).map_err(|_| DropReason::StaleEndpoint)?;
+    rewrite::deliver_to(ctx, mac).map_err(|_| DropReason::Rewrite)?;
     // Before the redirect: after it the packet is no longer ours to count.
     counters::received(endpoint, parse::packets(ctx), ctx.len().into());
     Ok(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })

@@ -181,8 +181,8 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         return Ok(if work.to == BEYOND_UPLINK { Verdict::Out { ifindex } } else { Verdict::Host { ifindex } });
     }
     let verdict = deliver(ctx, work.to).map_err(|reason| match reason {
-        DropReason::StaleEndpoint => work.refuse(reason),
-        reason => Outcome::refused(work.to, Direction::Ingress, reason),
+        DropReason::TooBig => Outcome::refused(work.to, Direction::Ingress, reason),
+        reason => work.refuse(reason),
     })?;
     counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
     Ok(verdict)

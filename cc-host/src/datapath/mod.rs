@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod events;
 mod flows;
+mod generations;
 mod guard;
 mod inspect;
 mod links;
@@ -27,17 +28,12 @@ mod xdp_link;
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::ControlFlow;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::Pod;
-use aya::maps::MapData;
-use cc_common::firewall::RuleSet;
 use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
-use cc_common::names::{self, PIN_LINKS_DIR};
+use cc_common::names::PIN_LINKS_DIR;
 use cc_common::net::{Be32, Ip, MacAddr};
 use cc_common::port::Port;
 use cc_common::route::{EndpointEntry, NO_ENDPOINT, Route};
@@ -100,34 +96,12 @@ struct Inner {
     guard: GuardMaps,
 }
 
-/// Of every endpoint and rule set.
-fn newest_generation(pin_dir: &Path) -> Result<u64, DatapathError> {
-    let mut newest = 0;
-    read_all(pin_dir, names::MAP_ENDPOINTS, |entry: &EndpointEntry| newest = entry.generation.max(newest))?;
-    read_all(pin_dir, names::MAP_RULE_SETS, |set: &RuleSet| newest = set.generation.max(set.version).max(newest))?;
-    Ok(newest)
-}
-
-/// Every value of an array.
-fn read_all<V: Pod + Default>(
-    pin_dir: &Path,
-    name: &'static str,
-    mut look: impl FnMut(&V),
-) -> Result<(), DatapathError> {
-    let path = pin_dir.join(name);
-    let map = MapData::from_pin(&path).map_err(|source| DatapathError::OpenMap { path, source })?;
-    let look = |_: &u32, value: &V| {
-        look(value);
-        ControlFlow::Continue(())
-    };
-    batch::each(map.fd().as_fd(), look).map_err(|source| DatapathError::Rows { operation: "read", name, source })
-}
-
 impl Datapath {
     /// Mounts, loads and pins what is missing, and opens what is there; what an earlier version has pinned is taken over. What an
     /// earlier daemon attached stays attached until `reconcile` is told what is alive.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let (object::Object { programs, mut ebpf, logger }, upgraded) = migrate::open(config)?;
+        let newest = generations::newest(&ebpf)?;
         let flows = FlowTable::take(&mut ebpf)?;
         let drop_watch = DropWatch::take(&mut ebpf)?;
         let books = Books::take(&mut ebpf)?;
@@ -137,7 +111,7 @@ impl Datapath {
         let maps = repair::Maps::of(&pin_dir)?;
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
         let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
-        let last_generation = newest_generation(&pin_dir)?.max(tables.settings()?.beyond_version);
+        let last_generation = newest.max(tables.settings()?.beyond_version);
         let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, event_ring, guard };
         inner.resume_settings(config.settings)?;
         let twin = twin::Lazy::new(config.clone());

@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::ifreq;
 
-const SIOCETHTOOL: nix::libc::c_ulong = 0x8946;
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 /// What is asked, by its number in `linux/ethtool.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,20 +30,12 @@ struct Value {
 
 /// Of an interface in the calling thread's network namespace. `EOPNOTSUPP` if it does not know.
 pub fn ask(name: &str, question: Question) -> io::Result<u32> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut value = Value { command: question as u32, data: 0 };
-    // SAFETY: plain numbers and a pointer, for which zeros are a value.
-    let mut request: nix::libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays zero.
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
+    let mut request = ifreq::of(name).ok_or(io::ErrorKind::InvalidInput)?;
+    let socket = ifreq::any_socket()?;
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // SAFETY: the request and the value that it points to live past the call, and are what these commands take.
-    match unsafe { nix::libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } {
+    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } {
         0 => Ok(value.data),
         _ => Err(io::Error::last_os_error()),
     }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod ethtool;
 pub mod filters;
 pub mod host_device;
+mod ifreq;
 pub mod link;
 pub mod netns;
 pub mod offload;

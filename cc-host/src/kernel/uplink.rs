@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::ifreq;
 
 /// Of the calling thread's network namespace.
 const ROUTES: &str = "/proc/thread-self/net/route";
@@ -29,15 +29,8 @@ fn default_interface(table: &str) -> Option<String> {
 }
 
 fn mtu_of(name: &str) -> io::Result<Option<u32>> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: plain numbers, for which zeros are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Ok(None);
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
+    let Some(mut request) = ifreq::of(name) else { return Ok(None) };
+    let socket = ifreq::any_socket()?;
     // SAFETY: the kernel reads the name, which ends with a zero, and writes one number into the same structure.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
         let error = io::Error::last_os_error();

@@ -126,6 +126,13 @@ fn has(record: &ContainerRecord, wanted: IpAddr) -> bool {
     [false, true].into_iter().any(|ipv6| address(record, ipv6).is_ok_and(|own| own == wanted))
 }
 
+/// What a container publishes, and where.
+struct Service {
+    to: ContainerRecord,
+    mapping: PortMapping,
+    at: IpAddr,
+}
+
 /// Everybody whom the caller may ask about.
 pub struct Ends<'a> {
     pub containers: &'a Containers,
@@ -232,23 +239,10 @@ impl Ends<'_> {
             return Err(WhyError::BadField { field: "--claim", value: ask.source.clone(), why });
         }
         let ask = &Ask { ipv6: client.map_or(ask.ipv6, |client| client.is_ipv6()), ..ask.clone() };
-        let (to, mapping, at) = match to {
-            End::Internet => return Err(WhyError::NotOurs),
-            End::Container(to) => match self.published(ask, &to, false)? {
-                Some((mapping, at)) => (*to, mapping, at),
-                None => return Ok(Found::Unpublished { to, from: None }),
-            },
-            End::Host | End::Address(_) => {
-                let at = if let End::Address(at) = to { at } else { self.host_address(ask.ipv6)? };
-                match self.at_host(ask, at) {
-                    Some((to, mapping)) => (to, mapping, at),
-                    None => return self.unpublished_at(at),
-                }
-            }
+        let Service { to, mapping, at } = match self.service(ask, to, false)? {
+            Ok(service) => service,
+            Err(none) => return Ok(none),
         };
-        if !is_running(&to) {
-            return Err(WhyError::NotRunning { name: to.name.to_string() });
-        }
         let anywhere = if at.is_ipv6() { INTERNET6.into() } else { INTERNET.into() };
         let source = client.unwrap_or(anywhere);
         Ok(Found::Packet(Box::new(Asked {
@@ -267,23 +261,10 @@ impl Ends<'_> {
             let why = "only a container can be asked about with another's address";
             return Err(WhyError::BadField { field: "--claim", value: ask.source.clone(), why });
         }
-        let (to, mapping, at) = match to {
-            End::Internet => return Err(WhyError::NotOurs),
-            End::Container(to) => match self.published(ask, &to, true)? {
-                Some((mapping, at)) => (*to, mapping, at),
-                None => return Ok(Found::Unpublished { to, from: None }),
-            },
-            End::Host | End::Address(_) => {
-                let at = if let End::Address(at) = to { at } else { loopback(ask.ipv6) };
-                match self.at_host(ask, at) {
-                    Some((to, mapping)) => (to, mapping, at),
-                    None => return self.unpublished_at(at),
-                }
-            }
+        let Service { to, mapping, at } = match self.service(ask, to, true)? {
+            Ok(service) => service,
+            Err(none) => return Ok(none),
         };
-        if !is_running(&to) {
-            return Err(WhyError::NotRunning { name: to.name.to_string() });
-        }
         let v4 = at.is_ipv4();
         if !self.stand_ins.has(v4) {
             return Err(WhyError::HostFamily { family: family(!v4) });
@@ -299,11 +280,34 @@ impl Ends<'_> {
         })))
     }
 
-    fn unpublished_at(&self, at: IpAddr) -> Result<Found, WhyError> {
-        match self.running(|record| has(record, at)).pop() {
-            Some(to) => Ok(Found::Unpublished { to: Box::new(to), from: None }),
-            None => Err(WhyError::NotOurs),
+    /// The running container that is reached by a port of the host, by others or by the host's own sockets; or what there is to say where
+    /// none is.
+    fn service(&self, ask: &Ask, to: End, by_host: bool) -> Result<Result<Service, Found>, WhyError> {
+        let found = match to {
+            End::Internet => return Err(WhyError::NotOurs),
+            End::Container(to) => match self.published(ask, &to, by_host)? {
+                Some((mapping, at)) => Service { to: *to, mapping, at },
+                None => return Ok(Err(Found::Unpublished { to, from: None })),
+            },
+            End::Host | End::Address(_) => {
+                let at = match to {
+                    End::Address(at) => at,
+                    _ if by_host => loopback(ask.ipv6),
+                    _ => self.host_address(ask.ipv6)?,
+                };
+                match self.at_host(ask, at) {
+                    Some((to, mapping)) => Service { to, mapping, at },
+                    None => {
+                        let owner = self.running(|record| has(record, at)).pop().ok_or(WhyError::NotOurs)?;
+                        return Ok(Err(Found::Unpublished { to: Box::new(owner), from: None }));
+                    }
+                }
+            }
+        };
+        if !is_running(&found.to) {
+            return Err(WhyError::NotRunning { name: found.to.name.to_string() });
         }
+        Ok(Ok(found))
     }
 
     fn host_address(&self, ipv6: bool) -> Result<IpAddr, WhyError> {

@@ -1269,7 +1269,7 @@ pub struct GuardDrop {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainRequest {
-    /// a container's name or id, an address, or internet
+    /// a container's name or id, an address, internet or host
     #[prost(string, tag = "1")]
     pub source: ::prost::alloc::string::String,
     /// likewise; one of both is a container

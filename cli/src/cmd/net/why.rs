@@ -20,7 +20,7 @@ use crate::render::why::WhyView;
     `internet` is 203.0.113.1, or with -6 2001:db8::1. From outside, DST is reached by a port of the host\n\
     that it publishes: PORT is the container's or the host's. The exit code is 0, allowed or denied.")]
 pub struct WhyArgs {
-    /// Who sends: a container's name or id, an address, or internet
+    /// Who sends: a container's name or id, an address, internet, or host for its own programs
     #[arg(value_name = "SRC")]
     source: String,
     /// For whom: likewise, with a port of tcp (default) or udp; or /icmp for a ping
