@@ -82,9 +82,13 @@ pub const UPLINKS_MAX: u32 = 64;
 /// that was asked for longest ago is told its peer's stand-in.
 pub const MEANT_MAX: u32 = 1 << 14;
 
-/// Packets whose fragments are on their way; the oldest is forgotten for a new one, and what then comes of it is dropped or judged
-/// without its port. 8,192 × (44 + 4 + 64) bytes: 0.9 MiB.
-pub const FRAGMENTS_MAX: u32 = 1 << 13;
+/// Packets of one endpoint whose fragments are on their way. One more takes the place of an earlier one of the same endpoint's, and what then
+/// comes of that is dropped or judged without its port.
+pub const FRAGMENTS_EACH: u32 = 16;
+/// Of all that come from outside or from the host, together.
+pub const FRAGMENTS_OUTSIDE: u32 = 1 << 12;
+/// It is never full: 135,168 × (8 + 52 + 48) bytes are 14 MiB, allocated as used, beside 4 MiB of buckets.
+pub const FRAGMENTS_MAX: u32 = ENDPOINTS_MAX * FRAGMENTS_EACH + FRAGMENTS_OUTSIDE;
 
 /// Lines of the guard's deny list, each a CIDR or a prefix list. Their prefixes are in the tables of prefixes, `PREFIXES_MAX`. One more
 /// is refused.

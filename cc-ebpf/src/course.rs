@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::{FLAG_TRANSLATED, Flow, Side, is_beyond};
-use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::fragment::{FragmentEntry, FragmentKey, FragmentPlace};
 use cc_common::net::PROTOCOL_TCP;
 use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
 use cc_common::route;
@@ -165,22 +165,23 @@ fn begin_once(ctx: &TcContext, work: &mut Work) -> Outcome {
 #[inline(never)]
 pub extern "C" fn cc_fragment() -> u64 {
     let Some(work) = Work::mine() else { return 0 };
-    let vni = work.port.vni;
-    let id = work.parsed.fragment.id;
+    let (vni, id) = (work.port.vni, work.parsed.fragment.id);
+    let place = FragmentPlace::of(work.port.endpoint, &work.parsed.packet, id);
     match work.parsed.fragment.place {
         Place::Whole => {}
         Place::First => {
-            let packet = &work.parsed.packet;
-            // A full table forgets its oldest: nothing is lost that cannot be sent again.
+            // Whose place it was has been sent long ago, or can be sent again.
             if !trace::dry_run() {
-                let _ = CC_FRAGMENTS.insert(FragmentKey::of(vni, packet, id), FragmentEntry::of(packet), 0);
+                let _ = CC_FRAGMENTS.insert(place, FragmentEntry::of(vni, &work.parsed.packet, id), 0);
             }
         }
         Place::Later => {
-            // SAFETY: eight bytes, copied at once.
-            match unsafe { CC_FRAGMENTS.get(FragmentKey::of(vni, &work.parsed.packet, id)) } {
-                Some(entry) => entry.complete(&mut work.parsed.packet),
-                None => work.headless = true,
+            // SAFETY: the row stays as it was written until the program ends: another takes its place by a row of its own.
+            match unsafe { CC_FRAGMENTS.get(place) } {
+                Some(entry) if entry.packet == FragmentKey::of(vni, &work.parsed.packet, id) => {
+                    entry.complete(&mut work.parsed.packet);
+                }
+                _ => work.headless = true,
             }
         }
     }

@@ -10,7 +10,7 @@ use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{DropRecord, Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::fragment::{FragmentEntry, FragmentPlace};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
     BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
@@ -70,7 +70,7 @@ pub static CC_FLOWS: HashMap<FlowKey, Flow, { FLOWS_MAX as usize }, NO_PREALLOC>
 pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
 
 #[btf_map]
-pub static CC_FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+pub static CC_FRAGMENTS: HashMap<FragmentPlace, FragmentEntry, { FRAGMENTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
 pub static CC_NAT: HashMap<FlowKey, NatEntry, { NAT_MAX as usize }, NO_PREALLOC> = HashMap::new();

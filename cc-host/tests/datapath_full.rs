@@ -14,8 +14,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use cc_common::counters::{DropCount, DropKey};
 use cc_common::event::DropRecord;
 use cc_common::flow::{Flow, FlowKey, NatEntry};
+use cc_common::fragment::{FragmentEntry, FragmentPlace};
 use cc_common::limits::{
-    DROPS_MAX, ENDPOINT_UNKNOWN, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_GUARANTEED, FLOWS_MAX, FLOWS_POOL, FRAGMENTS_MAX,
+    DROPS_MAX, ENDPOINT_UNKNOWN, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_GUARANTEED, FLOWS_MAX, FLOWS_POOL, FRAGMENTS_EACH,
     MEANT_MAX, NAT_BLOCK_PORTS, NAT_BLOCKS_MAX, NAT_MAX, NAT_SHARED_PER_ENDPOINT, NAT_TRIES_MAX, VNI_MAX,
 };
 use cc_common::names::PROGRAM_FROM_ENDPOINT;
@@ -188,31 +189,37 @@ fn ports_of_others_blocks_are_so_many_for_each() {
 }
 
 #[test]
-fn the_oldest_packet_in_fragments_is_forgotten_for_a_new_one() {
+fn packets_in_fragments_take_the_places_of_their_senders_own() {
     let scene = Scene::new();
-    let fragment = |offset_and_flag: u16, id: u16| {
-        let mut packet = udp_ports(CLIENT, (FAR, 53));
+    let fragment = |client, server, offset_and_flag: u16, id: u16| {
+        let mut packet = udp_ports(client, server);
         packet[18..20].copy_from_slice(&id.to_be_bytes());
         packet[20..22].copy_from_slice(&offset_and_flag.to_be_bytes());
         packet
     };
     const FIRST: u16 = 0x2000;
     const LATER: u16 = 0x0003;
-    let begun = 4 * FRAGMENTS_MAX as u16;
+    let out = |offset_and_flag, id| scene.leaves(&fragment(CLIENT, (FAR, 53), offset_and_flag, id));
+    let of_peer = |offset_and_flag, id| scene.leaves(&fragment((PEER, 9), (FAR, 53), offset_and_flag, id));
+    of_peer(FIRST, 3).unwrap();
+    let begun = 40 * FRAGMENTS_EACH as u16;
     for id in 0..begun {
-        scene.leaves(&fragment(FIRST, id)).unwrap();
+        out(FIRST, id).unwrap();
     }
     let rows = {
-        let table: HashMap<_, cc_common::fragment::FragmentKey, cc_common::fragment::FragmentEntry> =
-            Map::LruHashMap(scene.map("CC_FRAGMENTS")).try_into().unwrap();
+        let table: HashMap<_, FragmentPlace, FragmentEntry> =
+            Map::HashMap(scene.map("CC_FRAGMENTS")).try_into().unwrap();
         table.keys().count()
     };
-    assert!(rows <= FRAGMENTS_MAX as usize, "{rows}");
+    assert_eq!(rows, FRAGMENTS_EACH as usize + 1);
     // Out of the network nothing goes without its port.
-    assert_eq!(scene.leaves(&fragment(LATER, 1)), Err(DropReason::FragmentUnknown), "it is one of the oldest");
+    assert_eq!(out(LATER, begun - 1 - FRAGMENTS_EACH as u16), Err(DropReason::FragmentUnknown), "its place was taken");
     assert_eq!(scene.drops(0, "egress", DropReason::FragmentUnknown), 1);
-    scene.leaves(&fragment(LATER, begun - 1)).unwrap();
+    for id in begun - FRAGMENTS_EACH as u16..begun {
+        out(LATER, id).unwrap();
+    }
     assert_eq!(scene.quota(0).flows, 1, "they were one conversation");
+    of_peer(LATER, 3).unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod echo;
 pub mod eventually;
 pub mod exposition;
 pub mod images;
+pub mod iperf;
 pub mod netns;
 pub mod packet;
 pub mod promql;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cc_tests::beyond::{Beyond, FAR, FAR6, HOST, HOST6};
 use cc_tests::conversations::{Conversation, Probe, any, connect};
+use cc_tests::iperf::Iperf;
 use cc_tests::netns::Netns;
 use cc_tests::{Build, Leave, World, dual_stack, echo, eventually};
 use serde_json::Value;
@@ -18,7 +19,10 @@ const LOOK: Duration = Duration::from_micros(100);
 /// What a conversation may stand still.
 const GAP_MAX: Duration = Duration::from_millis(200);
 const SLEEP: &[&str] = &["sleep", "600"];
-const STREAM: u16 = 5201;
+const STREAM: u16 = 5202;
+const IPERF: u16 = 5201;
+/// Of which two one after the other are more than anything may stand still.
+const SILENT_TENTHS_MAX: u64 = 1;
 const ECHO: u16 = 7;
 const DENIED: u16 = 9;
 /// With `SHUT_INSIDE`.
@@ -39,6 +43,7 @@ const HEARD: u16 = 8010;
 struct Open {
     going: Vec<(String, Conversation)>,
     newcomers: Vec<(String, Conversation)>,
+    iperf: Iperf,
     idle: Vec<(String, TcpStream)>,
     probes: Vec<(String, Probe)>,
     /// The rule's number.
@@ -79,6 +84,7 @@ impl Open {
             (dual_stack::ip6(world, &web).into(), FAR6, HOST6),
         ];
         let denial = world.cc(&deny).line();
+        let iperf = Iperf::start(&inside, &server, at(addresses[0].0, IPERF));
         for (own, far, host) in addresses {
             let mut goes = |what: &str, conversation| going.push((format!("{what} {own}"), conversation));
             goes("a stream to", Conversation::stream(&inside, &server, at(own, STREAM)));
@@ -111,7 +117,7 @@ impl Open {
         let guarded = GUARDED.parse().expect("an address");
         let guarded = Probe::start((&beyond.netns, guarded), heard, &world.netns, heard);
         probes.push(("denied by the guard".to_owned(), guarded));
-        let mut open = Open { going, newcomers, idle, probes, denial, ids: [web, client], seen: Seen::default() };
+        let mut open = Open { going, newcomers, iperf, idle, probes, denial, ids: [web, client], seen: Seen::default() };
         open.all_is_well(world, "at first");
         open
     }
@@ -135,6 +141,13 @@ impl Open {
 
     fn goes_on(&self, when: &str) {
         progress(&self.going, when);
+        let before = self.iperf.intervals();
+        eventually(&format!("{when}: iperf3 goes on"), BOUND, || {
+            let now = self.iperf.intervals().unwrap_or_else(|why| panic!("{when}: iperf3 has ended: {why}"));
+            before.as_ref().is_ok_and(|before| now > *before).then_some(())
+        });
+        let silence = self.iperf.longest_silence();
+        assert!(silence <= SILENT_TENTHS_MAX, "{when}: nothing of iperf3's came for {silence} tenths of a second");
         for (name, conversation) in &self.going {
             let gap = conversation.longest_gap();
             println!("{when}: {name} stood still for {gap:?} at most");

@@ -105,6 +105,9 @@ fn lints(root: &Path, report: &mut Report) {
     report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(clippy)));
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     report.step("clippy", run_command(cargo(root).args(clippy)));
+    // The layout that only the tests of upgrades have.
+    let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/next-abi", "--", "-D", "warnings"];
+    report.step("clippy of the next layout", run_command(cargo(root).args(clippy)));
     match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),

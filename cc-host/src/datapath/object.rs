@@ -13,7 +13,7 @@ use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::fragment::{FragmentEntry, FragmentPlace};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
     BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
@@ -167,7 +167,7 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_PREFIXES_V6, shape::<(u32, Prefix6Key), PrefixEntry>(PREFIXES_MAX)),
         (names::MAP_FLOWS, shape::<FlowKey, Flow>(FLOWS_MAX)),
         (names::MAP_QUOTAS, shape::<u32, Quota>(ENDPOINTS_MAX + 1)),
-        (names::MAP_FRAGMENTS, shape::<FragmentKey, FragmentEntry>(FRAGMENTS_MAX)),
+        (names::MAP_FRAGMENTS, shape::<FragmentPlace, FragmentEntry>(FRAGMENTS_MAX)),
         (names::MAP_NAT, shape::<FlowKey, NatEntry>(NAT_MAX)),
         (names::MAP_BLOCKS, shape::<u32, Block>(NAT_BLOCKS_MAX)),
         (names::MAP_FORWARDS, shape::<ForwardKey, Forward>(FORWARDS_MAX)),

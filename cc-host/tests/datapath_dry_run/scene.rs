@@ -10,7 +10,7 @@ use cc_common::counters::{Counters, DropCount, DropKey};
 use cc_common::event::Told;
 use cc_common::firewall::PROTOCOL_CLASS_SOME;
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentKey};
+use cc_common::fragment::{FragmentEntry, FragmentPlace};
 use cc_common::limits::ENDPOINTS_MAX;
 use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_HOST, PROGRAM_FROM_UPLINK};
 use cc_common::nat::Block;
@@ -111,8 +111,8 @@ impl Scene {
         for row in self.nat().iter().map(Result::unwrap) {
             put("nat", format!("{:?}", row.0), format!("{:?}", row.1));
         }
-        let fragments: HashMap<_, FragmentKey, FragmentEntry> =
-            Map::LruHashMap(self.map("CC_FRAGMENTS")).try_into().unwrap();
+        let fragments: HashMap<_, FragmentPlace, FragmentEntry> =
+            Map::HashMap(self.map("CC_FRAGMENTS")).try_into().unwrap();
         for row in fragments.iter().map(Result::unwrap) {
             put("fragments", format!("{:?}", row.0), format!("{:?}", row.1));
         }
