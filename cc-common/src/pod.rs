@@ -5,7 +5,7 @@ use crate::counters::{Counters, DropCount, DropKey, SocketKey};
 use crate::event::{DropRecord, RuleRecord, Told, Watch};
 use crate::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use crate::flow::{Flow, FlowKey, NatEntry};
-use crate::fragment::{FragmentEntry, FragmentKey};
+use crate::fragment::{FragmentEntry, FragmentPlace};
 use crate::guard::Guard;
 use crate::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use crate::net::Ip;
@@ -28,6 +28,6 @@ macro_rules! pod {
 
 pod! {
     PortKey Port RouteKey Route EndpointEntry Counters SocketKey DropKey DropCount
-    RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentKey FragmentEntry
+    RuleKey RuleEntry RuleSet Prefix4Key Prefix6Key PrefixEntry FlowKey Flow NatEntry FragmentPlace FragmentEntry
     Quota BegunKey Rate Settings Block ForwardKey Forward Uplink MeantKey Ip DropRecord RuleRecord Told Watch Guard Trace
 }
