@@ -14,10 +14,10 @@ Exit codes:
   0    done
   1    the command failed; standard error says what, why and what next
   2    the command line was not understood
-  125  cc run: cc or the daemon failed (also when its command line was not understood)
-  126  cc run: the command cannot be executed
-  127  cc run: the command was not found
-  128+n  cc run: signal n ended the container; any other code is the container's own
+  125  cc run, cc exec: cc or the daemon failed (also when its command line was not understood)
+  126  cc run, cc exec: the command cannot be executed
+  127  cc run, cc exec: the command was not found
+  128+n  cc run, cc exec, cc attach: signal n ended it; any other code is its own
 
 Under the name cc, anything that is not one of these commands, --cc-*, --json or
 --help goes to the next cc on PATH, the C compiler.";
@@ -69,6 +69,10 @@ pub enum Command {
     Net(cmd::net::NetArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
+    /// Run another program in a container that runs
+    Exec(cmd::exec::ExecArgs),
+    /// Be at a running container's input and output
+    Attach(cmd::attach::AttachArgs),
     /// Publish ports of a container at the host
     Publish(cmd::publish::PublishArgs),
     /// Take published ports back

@@ -15,5 +15,6 @@ pub mod secret;
 pub mod signal;
 pub mod size;
 pub mod source;
+pub mod terminal;
 pub mod time;
 pub mod ui;

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
+use super::session;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers};
@@ -73,12 +74,26 @@ impl ContainerService for ContainerApi {
     type LogsStream = BoxStream<v1::LogRecord>;
     type WaitStream = BoxStream<v1::Exit>;
     type TunnelStream = BoxStream<v1::TunnelData>;
+    type ExecStream = BoxStream<v1::RunOutput>;
+    type AttachStream = BoxStream<v1::RunOutput>;
 
     async fn run(&self, request: Request<Streaming<v1::RunInput>>) -> Result<Response<Self::RunStream>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         let output = super::run::run(&self.containers, &self.images, caller, request.into_inner());
         Ok(Response::new(Box::pin(output)))
+    }
+
+    async fn exec(&self, request: Request<Streaming<v1::RunInput>>) -> Result<Response<Self::ExecStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        Ok(Response::new(Box::pin(session::exec(&self.containers, caller, request.into_inner()))))
+    }
+
+    async fn attach(&self, request: Request<Streaming<v1::RunInput>>) -> Result<Response<Self::AttachStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        Ok(Response::new(Box::pin(session::attach(&self.containers, caller, request.into_inner()))))
     }
 
     async fn list(

@@ -28,11 +28,15 @@ const MEMORY_BYTES_MIN: u64 = 4 << 20;
 /// As cgroup v1 has them; v2's weights are computed from these.
 const CPU_SHARES_RANGE: std::ops::RangeInclusive<u32> = 2..=262_144;
 
-fn bad(field: &'static str, value: impl ToString, why: &'static str) -> ContainerError {
+pub(super) fn bad(field: &'static str, value: impl ToString, why: &'static str) -> ContainerError {
     ContainerError::BadField { field, value: value.to_string(), why }
 }
 
-pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, ContainerError> {
+pub(super) fn run_spec(
+    spec: v1::ContainerSpec,
+    stdin: bool,
+    terminal: Option<v1::WindowSize>,
+) -> Result<RunSpec, ContainerError> {
     let non_empty = |text: String| (!text.is_empty()).then_some(text);
     if spec.image.is_empty() {
         return Err(bad("--image", "", "an image is needed"));
@@ -48,19 +52,9 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
     }
     let labels = spec.labels.iter().flat_map(|(key, value)| [key, value]);
     let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]);
-    let strings = strings.chain(&spec.groups).chain(labels);
-    if strings.clone().map(|s| s.len() + 1).sum::<usize>() > STRINGS_BYTES_MAX {
-        return Err(bad("--env", "", "arguments, variables and labels together exceed 128 KiB"));
-    }
-    if let Some(text) = strings.into_iter().find(|s| s.contains('\0')) {
-        return Err(bad("text", text.replace('\0', "\\0"), "it holds a NUL byte"));
-    }
-    if let Some(entry) = spec.env.iter().find(|e| e.find('=').is_none_or(|at| at == 0)) {
-        return Err(bad("--env", entry, "it is not KEY=VALUE"));
-    }
-    if !spec.dir.is_empty() && !spec.dir.starts_with('/') {
-        return Err(bad("--dir", spec.dir, "it is not an absolute path"));
-    }
+    check_strings(strings.chain(&spec.groups).chain(labels))?;
+    check_env(&spec.env)?;
+    check_dir(&spec.dir)?;
     if !is_hostname(&spec.hostname) {
         return Err(bad("--hostname", spec.hostname, "it is not a DNS label of at most 63 characters"));
     }
@@ -105,7 +99,29 @@ pub(super) fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, 
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         stdin,
+        terminal: terminal.map(|size| super::session::window(&size)),
     })
+}
+
+pub(super) fn check_strings<'a>(strings: impl Iterator<Item = &'a String> + Clone) -> Result<(), ContainerError> {
+    if strings.clone().map(|s| s.len() + 1).sum::<usize>() > STRINGS_BYTES_MAX {
+        return Err(bad("--env", "", "arguments, variables and labels together exceed 128 KiB"));
+    }
+    match strings.into_iter().find(|s| s.contains('\0')) {
+        Some(text) => Err(bad("text", text.replace('\0', "\\0"), "it holds a NUL byte")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_env(env: &[String]) -> Result<(), ContainerError> {
+    match env.iter().find(|e| e.find('=').is_none_or(|at| at == 0)) {
+        Some(entry) => Err(bad("--env", entry, "it is not KEY=VALUE")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_dir(dir: &str) -> Result<(), ContainerError> {
+    if dir.is_empty() || dir.starts_with('/') { Ok(()) } else { Err(bad("--dir", dir, "it is not an absolute path")) }
 }
 
 pub(super) fn port_mappings(wanted: &[v1::PortMapping]) -> Result<Vec<PortMapping>, ContainerError> {
@@ -366,11 +382,11 @@ mod tests {
             ("text", |s| drop(s.labels.insert("a".into(), "a\0b".into()))),
             ("128 KiB", |s| drop(s.labels.insert("a".into(), "b".repeat(STRINGS_BYTES_MAX)))),
         ];
-        assert!(run_spec(spec(), false).is_ok());
+        assert!(run_spec(spec(), false, None).is_ok());
         for (field, spoil) in cases {
             let mut bad = spec();
             spoil(&mut bad);
-            let error = run_spec(bad, false).unwrap_err();
+            let error = run_spec(bad, false, None).unwrap_err();
             let ContainerError::BadField { why, .. } = &error else { panic!("{error}") };
             assert!(format!("{error}: {why}").contains(field), "{error}");
         }
@@ -380,7 +396,7 @@ mod tests {
     fn the_most_that_is_taken_fits_into_the_store() {
         let mut most = spec();
         most.labels.insert("a".into(), "\u{1}".repeat(STRINGS_BYTES_MAX - 6));
-        let bytes = serde_json::to_vec(&run_spec(most, false).unwrap()).unwrap().len();
+        let bytes = serde_json::to_vec(&run_spec(most, false, None).unwrap()).unwrap().len();
         assert!((STRINGS_BYTES_MAX * 5..crate::store::VALUE_BYTES_MAX - 64 * 1024).contains(&bytes), "{bytes}");
     }
 }

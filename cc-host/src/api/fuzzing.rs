@@ -14,7 +14,7 @@ pub const LIST: &str = "bad";
 pub const BOTH: &str = "both";
 
 pub fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, Fault> {
-    convert::run_spec(spec, stdin).map_err(Fault::from)
+    convert::run_spec(spec, stdin, None).map_err(Fault::from)
 }
 
 /// As a client is shown it.

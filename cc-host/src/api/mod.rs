@@ -18,6 +18,7 @@ mod rules;
 mod run;
 pub mod seats;
 pub mod server;
+mod session;
 pub mod tls;
 mod tunnel;
 mod vpc;

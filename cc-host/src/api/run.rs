@@ -14,15 +14,10 @@ use tonic::{Code, Status, Streaming};
 use super::container::may_publish;
 use super::convert::{exit_view, progress_view, run_spec};
 use super::follow::done_or_left;
+use super::session::{self, Sender, To, carry, tell};
 use crate::auth::Caller;
-use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
-use crate::container::{ContainerRecord, Containers, Started, Stdio};
+use crate::container::{Containers, Started, Stdio};
 use crate::image::{Auth, ImageError, ImageRecord, Images, check_reach};
-
-/// Messages on their way to the client; what is more waits in the shim, and so in the container.
-const QUEUE_MESSAGES: usize = 16;
-
-type Sender = mpsc::Sender<Result<v1::RunOutput, Status>>;
 
 pub(super) fn run(
     containers: &Arc<Containers>,
@@ -30,7 +25,7 @@ pub(super) fn run(
     caller: Caller,
     input: Streaming<v1::RunInput>,
 ) -> impl Stream<Item = Result<v1::RunOutput, Status>> + use<> {
-    let (send, receive) = mpsc::channel(QUEUE_MESSAGES);
+    let (send, receive) = mpsc::channel(session::QUEUE_MESSAGES);
     let (containers, images) = (Arc::clone(containers), images.clone());
     // A task of its own: a client that goes away half way leaves a whole container or none.
     tokio::spawn(async move {
@@ -58,7 +53,7 @@ async fn conduct(
     if !wanted.publish.is_empty() {
         may_publish(caller, containers)?;
     }
-    let spec = run_spec(wanted, start.attach_stdin && !start.detach).map_err(Fault::from)?;
+    let spec = run_spec(wanted, start.attach_stdin, start.terminal).map_err(Fault::from)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
     let hold = images.hold(&caller.project, &image).await.map_err(Fault::from)?;
     let started = containers.run(&caller.project, &name, spec, &image, !start.detach).await.map_err(Fault::from)?;
@@ -72,10 +67,11 @@ async fn conduct(
     }
     tell(send, Out::Started(true)).await;
     let Some(Stdio { stdin, output }) = stdio else { return Ok(()) };
-    let feeder = tokio::spawn(feed(Arc::clone(containers), record.clone(), input, stdin));
+    let feeder = session::feed(input, stdin, To::Container(Arc::clone(containers), Box::new(record.clone())));
     let mut exit = exit;
     let to_its_end = async {
-        carry(output, send).await;
+        let mut output = output;
+        carry(&mut output, send).await;
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone())
     };
     let ended = done_or_left(containers, to_its_end).await;
@@ -113,50 +109,4 @@ async fn image(
     };
     let (pulled, ()) = tokio::join!(pull, forward);
     Ok(pulled.map_err(Fault::from)?)
-}
-
-/// False when the client is gone, which does not stop what it started.
-async fn tell(send: &Sender, output: Out) -> bool {
-    send.send(Ok(v1::RunOutput { output: Some(output) })).await.is_ok()
-}
-
-async fn carry(mut output: OutputReceiver, send: &Sender) {
-    while let Some(chunk) = output.recv().await {
-        let chunk = match chunk.stream {
-            From::Stdout => Out::Stdout(chunk.bytes.to_vec()),
-            From::Stderr => Out::Stderr(chunk.bytes.to_vec()),
-        };
-        if send.send(Ok(v1::RunOutput { output: Some(chunk) })).await.is_err() {
-            // Dropping the receiver detaches: the shim stops sending, and the container runs on.
-            return;
-        }
-    }
-}
-
-/// Input and signals, for as long as the client sends them.
-async fn feed(
-    containers: Arc<Containers>,
-    record: ContainerRecord,
-    mut input: Streaming<v1::RunInput>,
-    stdin: StdinSender,
-) {
-    let mut stdin = Some(stdin);
-    while let Ok(Some(message)) = input.message().await {
-        match message.input {
-            Some(Input::Stdin(bytes)) => {
-                if let Some(open) = &mut stdin
-                    && open.send(&bytes).await.is_err()
-                {
-                    stdin = None;
-                }
-            }
-            Some(Input::StdinEof(_)) => stdin = None,
-            Some(Input::Signal(signal)) if (1..=64).contains(&signal) => {
-                if let Err(error) = containers.signal(&record, signal).await {
-                    tracing::debug!(container = %record.id, %error, "a signal came too late");
-                }
-            }
-            _ => {}
-        }
-    }
 }

@@ -45,6 +45,10 @@ pub enum ContainerError {
     Closing { name: String },
     #[error("cannot start container {name}")]
     Start { name: String, source: StartFailure },
+    #[error("cannot run a program in container {name}")]
+    Exec { name: String, source: StartFailure },
+    #[error("cannot reach the shim of container {name}")]
+    Shim { name: String, source: LaunchError },
     #[error("cannot launch container {name}")]
     Launch { name: String, source: LaunchError },
     #[error("cannot {operation} for container {name}")]
@@ -144,7 +148,8 @@ impl From<ContainerError> for Fault {
                 "try again when it is back",
             ),
             E::Busy { .. } => fault(Code::Aborted, "container.busy", "others are changing it".into(), "try again"),
-            E::Start { source, .. } => {
+            E::Shim { source, .. } => Fault { what, ..Fault::from(source) },
+            E::Start { source, .. } | E::Exec { source, .. } => {
                 let (code, next) = match source.kind {
                     FailureKind::NotFound => ("container.not_found", "check the command's name and the image's PATH"),
                     FailureKind::NotExecutable => {

@@ -18,10 +18,12 @@ use tonic::Code;
 
 use super::leftover::{self, open_process};
 use super::shim_client::{self, ClientError, Reader, Writer};
+use crate::shim::exec_spec::ExecSpec;
 use crate::shim::pidfd_exit_status;
-use crate::shim::protocol::{FailureKind, Kind, Report, Request, StartFailure};
+use crate::shim::protocol::{FailureKind, Kind, PROTOCOL_EXEC, Report, Request, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord, STATE_FILE, STDERR_FILE, StateRecord};
 use crate::shim::spec::{SPEC_FILE, Spec, SpecError};
+use crate::shim::terminal::Size;
 
 pub use super::leftover::{kill_leftover, wait_for_shim_to_leave};
 
@@ -50,6 +52,8 @@ pub enum LaunchError {
     Unkillable { pid: i32 },
     #[error("the container could not be created")]
     Failed(#[source] StartFailure),
+    #[error("the program could not be run")]
+    Exec(#[source] StartFailure),
 }
 
 impl From<LaunchError> for Fault {
@@ -62,11 +66,15 @@ impl From<LaunchError> for Fault {
         }
         let what = "cannot run the container";
         match error {
-            LaunchError::Failed(failure) => failure.into(),
+            LaunchError::Failed(failure) | LaunchError::Exec(failure) => failure.into(),
             LaunchError::Spec(SpecError::Invalid(_)) => Fault::new(Code::InvalidArgument, "container.spec", what, why),
             LaunchError::Spawn { .. } | LaunchError::NotReady { .. } => {
                 Fault::new(Code::FailedPrecondition, "container.shim", what, why)
                     .next("check that cc-shim is beside cc-host, or set shim in its configuration")
+            }
+            LaunchError::Client(ClientError::TooOld) => {
+                Fault::new(Code::FailedPrecondition, "container.old_shim", "cannot do this with the container", why)
+                    .next("restart it: cc restart ID")
             }
             LaunchError::Client(_) => {
                 Fault::new(Code::Unavailable, "container.shim_gone", "cannot reach the container", why)
@@ -158,7 +166,7 @@ impl Shim {
 
     /// Reaches the shim of a container that already exists.
     pub async fn connect(dir: &Path) -> Result<Shim, LaunchError> {
-        let (mut reader, writer) = shim_client::connect(dir).await?;
+        let (mut reader, writer, _) = shim_client::connect(dir).await?;
         let pid = match reader.report().await? {
             Some(Report::Created { pid }) => pid,
             Some(Report::StartFailed { failure }) => return Err(LaunchError::Failed(failure)),
@@ -233,17 +241,47 @@ impl Shim {
     /// Connects to the container's streams. What it writes after this has returned arrives, however slowly it is taken: the
     /// container waits for the slowest.
     pub async fn attach(&self, stdin: bool) -> Result<(StdinSender, OutputReceiver), LaunchError> {
-        let (mut reader, mut writer) = shim_client::connect(&self.dir).await?;
+        let (mut reader, mut writer, version) = shim_client::connect(&self.dir).await?;
         writer.request(&Request::Attach { stdin }).await?;
         loop {
             match reader.report().await? {
                 Some(Report::Created { .. } | Report::Started) => {}
                 Some(Report::Attached) => {
-                    return Ok((StdinSender(writer), OutputReceiver { reader: Some(reader), whole: false }));
+                    return Ok((StdinSender { writer, version }, OutputReceiver { reader: Some(reader), end: None }));
                 }
                 _ => return Err(ClientError::Unexpected.into()),
             }
         }
+    }
+
+    /// Runs another program in the container; returns when it runs, or why it does not. Its streams are the caller's: while they are not
+    /// taken it waits, and when they are dropped it goes on without.
+    pub async fn exec(&self, wanted: &ExecSpec) -> Result<(StdinSender, OutputReceiver), LaunchError> {
+        let (mut reader, mut writer, version) = shim_client::connect(&self.dir).await?;
+        if version < PROTOCOL_EXEC {
+            return Err(ClientError::TooOld.into());
+        }
+        let file = ExecSpec::file_name(rand::random());
+        let path = self.dir.join(&file);
+        wanted.store(&path)?;
+        let answer = async {
+            writer.request(&Request::Exec { file }).await?;
+            loop {
+                match reader.report().await? {
+                    // What it says of the container, to everybody.
+                    Some(Report::Created { .. }) => {}
+                    Some(Report::Started) => return Ok(()),
+                    Some(Report::StartFailed { failure }) => return Err(LaunchError::Exec(failure)),
+                    None => return Err(LaunchError::Exec(gone())),
+                    Some(_) => return Err(ClientError::Unexpected.into()),
+                }
+            }
+        };
+        let answered = tokio::time::timeout(STARTED_WITHIN, answer).await;
+        // The shim removes it as soon as it has read it, which it may not have come to.
+        let _ = std::fs::remove_file(&path);
+        answered.map_err(|_| ClientError::Silent)??;
+        Ok((StdinSender { writer, version }, OutputReceiver { reader: Some(reader), end: None }))
     }
 
     /// How the container ended; at once if it has. Also where the shim was killed. A container that failed before it was
@@ -261,19 +299,39 @@ impl Drop for Shim {
     }
 }
 
-/// The container's standard input, if it was attached with it. Dropping it ends the input.
-pub struct StdinSender(Writer);
+/// The program's standard input, if it was attached with it, and its terminal, if it has one. Dropping it ends the input.
+pub struct StdinSender {
+    writer: Writer,
+    version: u32,
+}
 
 impl StdinSender {
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LaunchError> {
-        Ok(self.0.stdin(bytes).await?)
+        Ok(self.writer.stdin(bytes).await?)
+    }
+
+    /// Nothing more comes in.
+    pub async fn end(&mut self) -> Result<(), LaunchError> {
+        Ok(self.writer.request(&Request::StdinEof).await?)
+    }
+
+    pub async fn resize(&mut self, size: Size) -> Result<(), LaunchError> {
+        if self.version < PROTOCOL_EXEC {
+            return Ok(());
+        }
+        Ok(self.writer.request(&Request::Resize { size }).await?)
+    }
+
+    /// To a further program, whose streams these are. One that has ended is sent none.
+    pub async fn signal(&mut self, signal: i32) -> Result<(), LaunchError> {
+        Ok(self.writer.request(&Request::Signal { signal }).await?)
     }
 }
 
-/// The container's output, in the order in which it came, and its end.
+/// A program's output, in the order in which it came, and its end.
 pub struct OutputReceiver {
     reader: Option<Reader>,
-    whole: bool,
+    end: Option<ExitRecord>,
 }
 
 impl OutputReceiver {
@@ -284,11 +342,14 @@ impl OutputReceiver {
             let stream = match frame.kind {
                 Kind::Stdout => Stream::Stdout,
                 Kind::Stderr => Stream::Stderr,
-                Kind::Json if matches!(frame.parse(), Ok(Report::Exited { .. })) => {
-                    self.whole = true;
-                    break;
-                }
-                Kind::Json | Kind::Stdin => continue,
+                Kind::Json => match frame.parse() {
+                    Ok(Report::Exited { record }) => {
+                        self.end = Some(record);
+                        break;
+                    }
+                    _ => continue,
+                },
+                Kind::Stdin => continue,
             };
             return Some(Output { stream, bytes: frame.body.into() });
         }
@@ -299,7 +360,12 @@ impl OutputReceiver {
     /// After the end: whether that was the container's, so that nothing is missing. Otherwise the shim was killed, or it gave
     /// this receiver up for taking nothing.
     pub fn ended_whole(&self) -> bool {
-        self.whole
+        self.end.is_some()
+    }
+
+    /// After the end: how it was.
+    pub fn end(&self) -> Option<&ExitRecord> {
+        self.end.as_ref()
     }
 }
 
@@ -326,10 +392,13 @@ async fn listen(mut reader: Reader, events: Arc<Events>, dir: PathBuf, pidfd: Op
         events.exited.send_replace(Some(record));
     }
     if events.started.borrow().is_none() {
-        let gone = StartFailure::new(FailureKind::Other, "the container's shim is gone");
-        events.started.send_replace(Some(Err(gone)));
+        events.started.send_replace(Some(Err(gone())));
     }
     events.signalled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+fn gone() -> StartFailure {
+    StartFailure::new(FailureKind::Other, "the container's shim is gone")
 }
 
 /// The shim was killed, and init with it: the kernel still knows how init ended, if the shim did not write it down.

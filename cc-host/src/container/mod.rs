@@ -5,6 +5,7 @@ mod bandwidth;
 mod boot;
 mod create;
 mod error;
+mod exec;
 mod files;
 mod groups;
 pub mod launch;

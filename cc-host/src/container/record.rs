@@ -11,6 +11,7 @@ use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
+use crate::shim::terminal::Size;
 use crate::vpc::Gateway;
 
 /// What the user asked for, parsed at the door.
@@ -41,6 +42,9 @@ pub struct RunSpec {
     pub dns: Vec<IpAddr>,
     pub auto_remove: bool,
     pub stdin: bool,
+    /// In a terminal, of this size at first, instead of pipes.
+    #[serde(default)]
+    pub terminal: Option<Size>,
 }
 
 /// A container's place in a VPC.

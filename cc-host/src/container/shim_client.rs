@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::shim::protocol::{self, CHUNK_BYTES_MAX, Frame, Kind, PROTOCOL_VERSION, Report, Request};
+use crate::shim::protocol::{self, CHUNK_BYTES_MAX, Frame, Kind, PROTOCOL_OLDEST, PROTOCOL_VERSION, Report, Request};
 use crate::shim::record::SOCKET_FILE;
 
 /// A shim answers at once or not at all.
@@ -20,8 +20,10 @@ pub enum ClientError {
     Connect { dir: PathBuf, source: std::io::Error },
     #[error("cannot {operation} the shim")]
     Stream { operation: &'static str, source: std::io::Error },
-    #[error("the shim speaks protocol version {0}, this program {PROTOCOL_VERSION}")]
+    #[error("the shim speaks protocol version {0}, this program {PROTOCOL_OLDEST} to {PROTOCOL_VERSION}")]
     Version(u32),
+    #[error("the container was started by an earlier version, which cannot do this; it can when it is started anew")]
+    TooOld,
     #[error("the shim said something unexpected")]
     Unexpected,
     #[error("the shim does not answer")]
@@ -34,20 +36,21 @@ pub struct Reader(OwnedReadHalf);
 
 pub struct Writer(OwnedWriteHalf);
 
-/// Connected, and both sides have said hello.
-pub async fn connect(dir: &Path) -> Result<(Reader, Writer), ClientError> {
+/// Connected, and both sides have said hello: the version that both speak.
+pub async fn connect(dir: &Path) -> Result<(Reader, Writer, u32), ClientError> {
     let stream = UnixStream::connect(dir.join(SOCKET_FILE))
         .await
         .map_err(|source| ClientError::Connect { dir: dir.to_owned(), source })?;
     let (read, write) = stream.into_split();
     let (mut reader, mut writer) = (Reader(read), Writer(write));
-    writer.request(&Request::Hello { version: PROTOCOL_VERSION }).await?;
     let hello = tokio::time::timeout(GREETING_WITHIN, reader.report()).await.map_err(|_| ClientError::Silent)?;
-    match hello? {
-        Some(Report::Hello { version: PROTOCOL_VERSION }) => Ok((reader, writer)),
-        Some(Report::Hello { version }) => Err(ClientError::Version(version)),
-        _ => Err(ClientError::Unexpected),
-    }
+    let version = match hello? {
+        Some(Report::Hello { version: version @ PROTOCOL_OLDEST.. }) => version.min(PROTOCOL_VERSION),
+        Some(Report::Hello { version }) => return Err(ClientError::Version(version)),
+        _ => return Err(ClientError::Unexpected),
+    };
+    writer.request(&Request::Hello { version }).await?;
+    Ok((reader, writer, version))
 }
 
 impl Reader {

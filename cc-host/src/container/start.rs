@@ -190,6 +190,7 @@ impl Containers {
             cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
+            terminal: own.terminal,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
             // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
             rlimits: vec![RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX }],

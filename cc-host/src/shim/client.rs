@@ -14,6 +14,8 @@ use super::protocol::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, Frame, Kind, encode};
 pub const OUT_BYTES_MAX: usize = 256 << 10;
 
 pub struct Client {
+    /// Of this shim's clients; never given twice.
+    pub id: u64,
     stream: UnixStream,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
@@ -23,15 +25,18 @@ pub struct Client {
     pub attached: bool,
     /// Its stdin frames go to the container.
     pub feeds_stdin: bool,
+    /// It is the connection of a further program's.
+    pub has_exec: bool,
     /// It sends nothing more; it may still listen.
     pub silent: bool,
     pub gone: bool,
 }
 
 impl Client {
-    pub fn new(stream: UnixStream) -> io::Result<Client> {
+    pub fn new(id: u64, stream: UnixStream) -> io::Result<Client> {
         stream.set_nonblocking(true)?;
         Ok(Client {
+            id,
             stream,
             inbox: Vec::new(),
             outbox: VecDeque::new(),
@@ -39,6 +44,7 @@ impl Client {
             greeted: false,
             attached: false,
             feeds_stdin: false,
+            has_exec: false,
             silent: false,
             gone: false,
         })

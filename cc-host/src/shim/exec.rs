@@ -16,26 +16,39 @@ use super::user::User;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Enters `cwd`, which must be there.
+pub fn enter_existing(root: &OwnedFd, cwd: &str) -> Result<(), StartFailure> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    enter(open_directory(root, cwd), cwd)
+}
+
+fn open_directory(root: &OwnedFd, cwd: &str) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, cwd, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+fn enter(opened: rustix::io::Result<OwnedFd>, cwd: &str) -> Result<(), StartFailure> {
+    let failed = |why: String| StartFailure::new(FailureKind::BadDir, format!("cannot enter {cwd}: {why}"));
+    fchdir(opened.map_err(|e| failed(e.to_string()))?).map_err(|e| failed(e.to_string()))?;
+    check_inside().map_err(failed)
+}
+
 /// Enters `cwd`, made where it is missing. A directory that is not below the container's root, which a leaked descriptor
 /// could give, is refused: through the links of /proc when it is opened, and by name afterwards.
 pub fn enter_directory(root: &OwnedFd, cwd: &str, user: &User) -> Result<(), StartFailure> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     let failed = |why: String| StartFailure::new(FailureKind::BadDir, format!("cannot enter {cwd}: {why}"));
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = match openat2(root, cwd, flags, Mode::empty(), resolve) {
-        Ok(dir) => dir,
+    let dir = match open_directory(root, cwd) {
         Err(Errno::NOENT) => {
             let dir = rootfs::directory(root, cwd).map_err(|e| failed(e.message))?;
             let (uid, gid) = (rustix::process::Uid::from_raw(user.uid), rustix::process::Gid::from_raw(user.gid));
             rustix::fs::chownat(&dir, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
                 .map_err(|e| failed(e.to_string()))?;
-            dir
+            Ok(dir)
         }
-        Err(e) => return Err(failed(e.to_string())),
+        opened => opened,
     };
-    fchdir(&dir).map_err(|e| failed(e.to_string()))?;
-    check_inside().map_err(failed)
+    enter(dir, cwd)
 }
 
 /// The kernel puts `(unreachable)` before a directory that is not below the root.

@@ -13,10 +13,10 @@ use super::protocol::{FailureKind, StartFailure};
 use super::rootfs::{self, KernelMounts};
 use super::spec::Spec;
 use super::user::{self, User, UserError};
-use super::{exec, privileges, sys};
+use super::{exec, privileges, sys, terminal};
 
-/// Where the channel lands, so that everything above it can be closed without knowing what it is.
-const CHANNEL_FD: i32 = 3;
+/// Where what is kept lands, so that everything above it can be closed without knowing what it is.
+const FIRST_KEPT: i32 = 3;
 /// What programs expect, and docker gives.
 const PROGRAM_UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
@@ -46,7 +46,7 @@ pub fn run(spec: &Spec, stdio: Stdio, cgroups: Vec<OwnedFd>, channel: Channel) -
 
 /// Those that it was not born in. A thread that moves itself alone is let through at once; for any other move, `cgroup.procs`
 /// above all, the kernel first waits until no process forks or exits anywhere: 10 ms, with the cgroups locked.
-fn enter_cgroups(tasks: Vec<OwnedFd>) -> Result<(), StartFailure> {
+pub fn enter_cgroups(tasks: Vec<OwnedFd>) -> Result<(), StartFailure> {
     for file in tasks {
         rustix::io::write(&file, b"0").map_err(|e| other("enter a cgroup", e))?;
     }
@@ -55,23 +55,39 @@ fn enter_cgroups(tasks: Vec<OwnedFd>) -> Result<(), StartFailure> {
 
 /// Every descriptor of the shim but these four is closed before anything of the image is looked at.
 fn keep_only(stdio: Stdio, channel: Channel) -> std::io::Result<Channel> {
+    let [channel] = keep(stdio, [channel.into()])?;
+    Ok(Channel::from_fd(channel))
+}
+
+/// The same with one more.
+pub fn keep_only_with(stdio: Stdio, channel: Channel, other: OwnedFd) -> std::io::Result<(Channel, OwnedFd)> {
+    let [channel, other] = keep(stdio, [channel.into(), other])?;
+    Ok((Channel::from_fd(channel), other))
+}
+
+fn keep<const N: usize>(stdio: Stdio, kept: [OwnedFd; N]) -> std::io::Result<[OwnedFd; N]> {
     if let Some(stdin) = &stdio.stdin {
         sys::dup_to_standard(stdin.as_fd(), 0)?;
     }
     sys::dup_to_standard(stdio.stdout.as_fd(), 1)?;
     sys::dup_to_standard(stdio.stderr.as_fd(), 2)?;
-    // High enough that the copy below cannot hit it.
-    let high = rustix::io::fcntl_dupfd_cloexec(channel.as_fd(), 100)?;
-    std::mem::forget((stdio, channel));
+    let mut high = Vec::with_capacity(N);
+    for fd in &kept {
+        // High enough that the copies below cannot hit it.
+        high.push(rustix::io::fcntl_dupfd_cloexec(fd, 100)?);
+    }
+    std::mem::forget((stdio, kept));
     // SAFETY: the owners of everything in this range that this process still uses were forgotten just above, apart from
     // `high`, which is copied down first; the process never returns to the shim's code, which holds the others.
     unsafe {
-        if libc::dup3(high.as_raw_fd(), CHANNEL_FD, libc::O_CLOEXEC) != CHANNEL_FD {
-            return Err(std::io::Error::last_os_error());
+        for (to, fd) in (FIRST_KEPT..).zip(&high) {
+            if libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC) != to {
+                return Err(std::io::Error::last_os_error());
+            }
         }
         std::mem::forget(high);
-        sys::close_from(CHANNEL_FD as u32 + 1)?;
-        Ok(Channel::from_fd(OwnedFd::from_raw_fd(CHANNEL_FD)))
+        sys::close_from(FIRST_KEPT as u32 + N as u32)?;
+        Ok(std::array::from_fn(|index| OwnedFd::from_raw_fd(FIRST_KEPT + index as i32)))
     }
 }
 
@@ -93,23 +109,44 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| other("set the host name", e))?;
     let user = user::resolve_here(&spec.user, spec.id_count).map_err(bad_user)?;
     exec::enter_directory(&prepared.root, &spec.cwd, &user)?;
-    standard_streams(has_stdin, &user)?;
-    privileges::limit(&spec.rlimits)?;
     rustix::process::setsid().map_err(|e| other("start a session", e))?;
+    standard_streams(has_stdin, &user)?;
+    if spec.terminal.is_some() {
+        terminal(&prepared.root, &user, channel)?;
+    }
+    privileges::limit(&spec.rlimits)?;
     channel.send(&FromInit::Ready, &[]).map_err(lost)?;
     privileges::drop_to(&user)?;
     // After the change of ids, which clears it: whoever lost its shim has lost its output, too.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| other("tie init to its shim", e))?;
     expect_go(channel)?;
-    let env = exec::environment(&spec.env, &spec.hostname, &user.home);
+    let given = if spec.terminal.is_some() { with_term(&spec.env) } else { spec.env.clone() };
+    let env = exec::environment(&given, &spec.hostname, &user.home);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
+    execute(&spec.args, &env, channel)
+}
+
+/// From the last that is of the shim's to the program.
+pub fn execute(args: &[String], env: &[String], channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
     restore_signals()?;
     rustix::process::umask(PROGRAM_UMASK);
     sys::close_on_exec_from(3)
         .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
     channel.send(&FromInit::Executing, &[]).map_err(lost)?;
-    exec::execute(&spec.args, &env)
+    exec::execute(args, env)
+}
+
+/// What is given later wins.
+pub fn with_term(env: &[String]) -> Vec<String> {
+    std::iter::once(terminal::TERM.to_owned()).chain(env.iter().cloned()).collect()
+}
+
+/// Its session's terminal; the other end goes to the shim.
+pub fn terminal(root: &OwnedFd, user: &User, channel: &Channel) -> Result<(), StartFailure> {
+    let (master, slave) = terminal::open(root)?;
+    channel.send(&FromInit::Terminal, &[master.as_fd()]).map_err(lost)?;
+    terminal::take(slave, user)
 }
 
 struct Mounts {
@@ -139,7 +176,7 @@ fn expect_go(channel: &Channel) -> Result<(), StartFailure> {
 }
 
 /// The program may reopen its streams by name, so they belong to it.
-fn standard_streams(has_stdin: bool, user: &User) -> Result<(), StartFailure> {
+pub fn standard_streams(has_stdin: bool, user: &User) -> Result<(), StartFailure> {
     if !has_stdin {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| other("open the container's /dev/null", e))?;
@@ -174,14 +211,14 @@ fn restore_signals() -> Result<(), StartFailure> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)
 }
 
-fn bad_user(error: UserError) -> StartFailure {
+pub fn bad_user(error: UserError) -> StartFailure {
     StartFailure::new(FailureKind::BadUser, error.to_string())
 }
 
-fn lost(error: std::io::Error) -> StartFailure {
+pub fn lost(error: std::io::Error) -> StartFailure {
     StartFailure::new(FailureKind::Other, format!("the channel to the shim broke: {error}"))
 }
 
-fn other(step: &str, source: rustix::io::Errno) -> StartFailure {
+pub fn other(step: &str, source: rustix::io::Errno) -> StartFailure {
     StartFailure::new(FailureKind::Other, format!("cannot {step}: {source}"))
 }

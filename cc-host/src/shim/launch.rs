@@ -13,6 +13,7 @@ use super::channel::{Channel, ToInit};
 use super::init::{self, Stdio};
 use super::protocol::{FailureKind, StartFailure};
 use super::spec::Spec;
+use super::streams::Streams;
 use super::{mounts, sys};
 
 /// All at once, so that the user namespace owns the others. The cgroup namespace follows in init.
@@ -28,40 +29,41 @@ pub struct Launched {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub channel: Channel,
-    pub stdin: Option<OwnedFd>,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+    pub streams: Streams,
 }
 
 /// Clones init. It does nothing until `prepare` has been called.
 pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
     let (channel, init_channel) = Channel::pair().map_err(|e| failed("make the channel to init", e))?;
-    let (stdin_read, stdin_write) =
-        if spec.stdin { pipe(spec).map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
-    let (stdout_read, stdout_write) = pipe(spec)?;
-    let (stderr_read, stderr_write) = pipe(spec)?;
-    let cgroup = rustix::fs::open(&spec.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| failed(&format!("open cgroup {}", spec.cgroup_v2.display()), e.into()))?;
-    // Opened here: the kernel asks whether whoever opened the file may move a task, not whoever writes to it.
-    let mut cgroups = Vec::with_capacity(spec.cgroup_tasks.len());
-    for tasks in &spec.cgroup_tasks {
-        let opened = rustix::fs::open(tasks, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        cgroups.push(opened.map_err(|e| failed(&format!("open {}", tasks.display()), e.into()))?);
-    }
-    let stdio = Stdio { stdin: stdin_read, stdout: stdout_write, stderr: stderr_write };
+    let (stdio, streams) = pipes(spec, spec.stdin)?;
+    let (cgroup, cgroups) = open_cgroups(spec)?;
     // SAFETY: the shim starts no thread, ever.
     match unsafe { sys::clone3(NAMESPACES as u64, cgroup.as_fd()) } {
         Ok(sys::Side::Child) => init::run(spec, stdio, cgroups, init_channel),
-        Ok(sys::Side::Parent(cloned)) => Ok(Launched {
-            pid: cloned.pid,
-            pidfd: cloned.pidfd,
-            channel,
-            stdin: stdin_write,
-            stdout: stdout_read,
-            stderr: stderr_read,
-        }),
+        Ok(sys::Side::Parent(cloned)) => Ok(Launched { pid: cloned.pid, pidfd: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone the container's first process", source)),
     }
+}
+
+/// Both ends of a process's streams.
+pub fn pipes(spec: &Spec, has_stdin: bool) -> Result<(Stdio, Streams), StartFailure> {
+    let (stdin, input) = if has_stdin { pipe(spec).map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
+    let (out, stdout) = pipe(spec)?;
+    let (err, stderr) = pipe(spec)?;
+    Ok((Stdio { stdin, stdout, stderr }, Streams::pipes(input, out, err)))
+}
+
+/// The cgroup that a process is born in, and the files by which it enters others.
+pub fn open_cgroups(spec: &Spec) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailure> {
+    let cgroup = rustix::fs::open(&spec.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| failed(&format!("open cgroup {}", spec.cgroup_v2.display()), e.into()))?;
+    // Opened here: the kernel asks whether whoever opened the file may move a task, not whoever writes to it.
+    let mut tasks = Vec::with_capacity(spec.cgroup_tasks.len());
+    for file in &spec.cgroup_tasks {
+        let opened = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        tasks.push(opened.map_err(|e| failed(&format!("open {}", file.display()), e.into()))?);
+    }
+    Ok((cgroup, tasks))
 }
 
 /// Gives the waiting init its ids.
@@ -95,6 +97,6 @@ fn write_once(path: &Path, text: &str) -> io::Result<()> {
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-fn failed(step: &str, source: io::Error) -> StartFailure {
+pub fn failed(step: &str, source: io::Error) -> StartFailure {
     StartFailure::new(FailureKind::Other, format!("cannot {step}: {source}"))
 }

@@ -1,12 +1,15 @@
 //! The shim: one small process per container, parent of its init. Refuses tokio, networking and everything of the daemon's.
 //!
 //! Read in the order of a start: `spec` (what to run), `apart` (out of the daemon's cgroup), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
-//! `rootfs`, `masks`, `user`, `privileges`, `exec`), then `supervise` (the poll loop, with `client`, `protocol` and `log`).
+//! `rootfs`, `masks`, `user`, `terminal`, `privileges`, `exec`), then `supervise` (the poll loop, with `client`, `streams`, `protocol` and `log`), and `enter` for
+//! further programs in the same container.
 
 mod apart;
 mod channel;
 mod client;
+mod enter;
 mod exec;
+pub mod exec_spec;
 mod init;
 mod launch;
 pub mod log;
@@ -17,8 +20,10 @@ pub mod protocol;
 pub mod record;
 mod rootfs;
 pub mod spec;
+mod streams;
 mod supervise;
 mod sys;
+pub mod terminal;
 pub mod user;
 
 pub use supervise::run;

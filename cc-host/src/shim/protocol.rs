@@ -1,5 +1,7 @@
-//! The frames between a shim and whoever talks to it, version 1. Frozen: a shim outlives the daemon that started it, so a
+//! The frames between a shim and whoever talks to it, version 2. Frozen: a shim outlives the daemon that started it, so a
 //! later daemon speaks every version that may still run. Refuses to do input or output.
+//!
+//! Version 1 has no `Exec` and no `Resize`. A shim says its version first; the daemon answers with one that both speak.
 //!
 //! A frame is: length of what follows (u32, little endian, 1 ..= `FRAME_BYTES_MAX`), kind (u8), body.
 //!
@@ -10,13 +12,19 @@
 //! | 2 | bytes of standard output | from the shim |
 //! | 3 | bytes of standard error | from the shim |
 //!
-//! The first frame of either side is a `Hello`; a shim answers anything else by hanging up.
+//! The first frame of either side is a `Hello`; a shim answers anything else by hanging up. A connection is for one purpose: to
+//! talk about the container, to be attached to its streams, or, from `Exec` on, to be those of one further program.
 
 use serde::{Deserialize, Serialize};
 
 use super::record::ExitRecord;
+use super::terminal::Size;
 
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+/// The oldest that may still run.
+pub const PROTOCOL_OLDEST: u32 = 1;
+/// From here on there are further programs and terminals.
+pub const PROTOCOL_EXEC: u32 = 2;
 /// Largest body and kind; output is read in pieces of at most 32 KiB.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a stream that one frame carries.
@@ -40,6 +48,17 @@ pub enum Request {
     },
     /// No more stdin frames come.
     StdinEof,
+    /// Run another program, as the file of that name beside spec.json describes it; the shim removes the file. Answered by `Started`
+    /// or `StartFailed`. From here on this connection is that program's: its stdin frames, `StdinEof`, `Signal` and `Resize` are
+    /// for it, its output comes here, and `Exited` tells its end. A program whose connection is lost goes on without one, but
+    /// for a terminal, which is hung up.
+    Exec {
+        file: String,
+    },
+    /// The window of the terminal, if there is one. Not answered.
+    Resize {
+        size: Size,
+    },
     /// Answered by `State`.
     State,
 }
@@ -217,6 +236,10 @@ mod tests {
         assert_eq!(start, b"\x11\0\0\0\0{\"type\":\"start\"}");
         let hello = Frame::message(&Report::Hello { version: 1 });
         assert_eq!(hello.body, br#"{"type":"hello","version":1}"#);
+        let exec = Frame::message(&Request::Exec { file: "exec-1.json".to_owned() });
+        assert_eq!(exec.body, br#"{"type":"exec","file":"exec-1.json"}"#);
+        let resize = Frame::message(&Request::Resize { size: Size { rows: 24, columns: 80 } });
+        assert_eq!(resize.body, br#"{"type":"resize","size":{"rows":24,"columns":80}}"#);
         assert_eq!(encode(Kind::Stderr, b"x"), b"\x02\0\0\0\x03x");
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::terminal::Size;
+
 pub const SPEC_VERSION: u32 = 1;
 pub const SPEC_FILE: &str = "spec.json";
 /// A specification is arguments and environment, which the kernel limits to 6 MiB, and little else.
@@ -43,6 +45,9 @@ pub struct Spec {
     pub cgroup_tasks: Vec<PathBuf>,
     /// Keep a pipe for standard input; otherwise it is the container's /dev/null.
     pub stdin: bool,
+    /// In a terminal of this size, instead of pipes.
+    #[serde(default)]
+    pub terminal: Option<Size>,
     pub log: Option<LogSpec>,
     /// Clamped to what the shim itself is allowed.
     pub rlimits: Vec<RlimitSpec>,
@@ -206,6 +211,7 @@ mod tests {
             cgroup_shim: None,
             cgroup_tasks: vec![],
             stdin: false,
+            terminal: None,
             log: None,
             rlimits: vec![],
         }

@@ -1,10 +1,10 @@
 //! The shim's poll loop: connections on one side, init and its streams on the other. Refuses threads, and to end before the
 //! container has.
 
+mod execs;
 mod talk;
 mod tend;
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -23,11 +23,12 @@ use super::log::Log;
 use super::protocol::{FailureKind, Report, StartFailure};
 use super::record::{self, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
 use super::spec::{SPEC_FILE, Spec};
+use super::streams::{OUTPUTS, Streams};
 use super::sys;
+use execs::Exec;
 
-const CLIENTS_MAX: usize = 16;
-/// Input that the program has not read yet; beyond it, the client that sends it is not read.
-const STDIN_BYTES_MAX: usize = 128 << 10;
+/// Each further program whose output somebody hears has one of them.
+const CLIENTS_MAX: usize = 64;
 /// Whoever made a container and has not started it must stay connected; a new one has this long to connect.
 const FIRST_CLIENT: Duration = Duration::from_secs(10);
 /// After the end of init, a client that takes nothing for this long is left behind: nobody else must wait for it for ever.
@@ -123,8 +124,7 @@ struct Init {
     pid: i32,
     pidfd: OwnedFd,
     channel: Option<super::channel::Channel>,
-    stdin: Option<OwnedFd>,
-    outputs: [Option<OwnedFd>; 2],
+    streams: Streams,
     reaped: bool,
 }
 
@@ -134,11 +134,11 @@ struct Supervisor<'a> {
     listener: UnixListener,
     signals: SignalFd,
     clients: Vec<Client>,
+    clients_ever: u64,
     init: Option<Init>,
+    execs: Vec<Exec>,
     phase: Phase,
     log: Option<Log>,
-    stdin_queue: VecDeque<u8>,
-    stdin_ends: bool,
     /// What exit.json says.
     record: Option<ExitRecord>,
     /// All was said to all clients.
@@ -159,6 +159,7 @@ enum Source {
     Stdin,
     Output(usize),
     Client(usize),
+    Exec(usize, execs::Source),
 }
 
 impl<'a> Supervisor<'a> {
@@ -169,11 +170,11 @@ impl<'a> Supervisor<'a> {
             listener,
             signals,
             clients: Vec::new(),
+            clients_ever: 0,
             init: None,
+            execs: Vec::new(),
             phase: Phase::Created { ready: false, wanted: false },
             log: spec.log.clone().map(Log::open),
-            stdin_queue: VecDeque::new(),
-            stdin_ends: false,
             record: None,
             finished: false,
             had_client: false,
@@ -189,8 +190,7 @@ impl<'a> Supervisor<'a> {
             pid: launched.pid,
             pidfd: launched.pidfd,
             channel: None,
-            stdin: None,
-            outputs: [None, None],
+            streams: Streams::default(),
             reaped: false,
         });
         let furnished = mapped.and_then(|()| {
@@ -200,11 +200,7 @@ impl<'a> Supervisor<'a> {
         });
         if let Some(init) = &mut self.init {
             init.channel = Some(launched.channel);
-            init.stdin = launched.stdin;
-            init.outputs = [Some(launched.stdout), Some(launched.stderr)];
-            for fd in init.stdin.iter().chain(init.outputs.iter().flatten()) {
-                let _ = rustix::io::ioctl_fionbio(fd, true);
-            }
+            init.streams = launched.streams;
         }
         if let Err(failure) = furnished {
             self.fail(failure);
@@ -221,6 +217,7 @@ impl<'a> Supervisor<'a> {
             for (source, flags) in events {
                 self.handle(source, flags);
             }
+            self.conclude_execs();
             // Of all clients: frames may have waited for room that there is now.
             for index in 0..self.clients.len() {
                 self.obey(index);
@@ -244,22 +241,22 @@ impl<'a> Supervisor<'a> {
             if let Some(channel) = &init.channel {
                 fds.push((Source::Channel, PollFd::new(channel, PollFlags::IN)));
             }
-            if let Some(stdin) = init.stdin.as_ref().filter(|_| !self.stdin_queue.is_empty()) {
+            if let Some(stdin) = init.streams.waiting_input() {
                 fds.push((Source::Stdin, PollFd::new(stdin, PollFlags::OUT)));
             }
             // The slowest attached client sets the pace: nothing it was promised is lost.
             if self.clients.iter().all(|client| !client.attached || client.has_room()) {
-                for (index, output) in init.outputs.iter().enumerate() {
-                    if let Some(output) = output {
+                for index in 0..OUTPUTS {
+                    if let Some(output) = init.streams.output(index) {
                         fds.push((Source::Output(index), PollFd::new(output, PollFlags::IN)));
                     }
                 }
             }
         }
+        self.poll_execs(&mut fds);
         for (index, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::empty();
-            if !(client.feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) && client.has_room() && !client.silent
-            {
+            if self.takes_input(client) && client.has_room() && !client.silent {
                 flags |= PollFlags::IN;
             }
             if client.has_output() {
@@ -299,6 +296,7 @@ impl<'a> Supervisor<'a> {
             Source::Channel => self.hear_init(),
             Source::Stdin => self.feed(),
             Source::Output(index) => self.forward(index),
+            Source::Exec(index, source) => self.handle_exec(index, source),
             Source::Client(index) => {
                 if flags.contains(PollFlags::IN) {
                     self.clients[index].fill();
@@ -313,7 +311,8 @@ impl<'a> Supervisor<'a> {
     fn conclude(&mut self) {
         self.give_up_if_forgotten();
         if self.finished
-            || self.init.as_ref().is_some_and(|init| !init.reaped || init.outputs.iter().any(Option::is_some))
+            || self.init.as_ref().is_some_and(|init| !init.reaped || !init.streams.are_silent())
+            || !self.execs.is_empty()
         {
             return;
         }

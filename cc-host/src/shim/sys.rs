@@ -29,14 +29,36 @@ pub unsafe fn clone3(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Side
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: the arguments are a fork's, and the caller has one thread.
+    unsafe { fork(&args, &raw const pidfd) }
+}
+
+/// `clone3` as a fork whose child is this process's sibling: a child of its parent, which reaps it.
+///
+/// # Safety
+/// As of `clone3`.
+pub unsafe fn clone3_sibling() -> io::Result<Side> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args: every field is an integer.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    // The signal that its parent gets is the one that the parent gets of us: another is refused.
+    args.flags = libc::CLONE_PIDFD as u64 | libc::CLONE_PARENT as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: the arguments are a fork's, and the caller has one thread.
+    unsafe { fork(&args, &raw const pidfd) }
+}
+
+/// # Safety
+/// `args` are those of a fork, with `pidfd` for the descriptor, and the calling process has one thread.
+unsafe fn fork(args: &libc::clone_args, pidfd: *const RawFd) -> io::Result<Side> {
     // SAFETY: `args` has the size passed and lives through the call; without CLONE_VM and a stack the child continues here
     // on its own copy of memory, which the caller's single thread makes consistent.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<libc::clone_args>()) };
     match pid {
         0 => Ok(Side::Child),
         pid if pid > 0 => {
             // SAFETY: the kernel has just stored a descriptor there that nobody else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pidfd = unsafe { OwnedFd::from_raw_fd(*pidfd) };
             Ok(Side::Parent(Cloned { pid: pid as i32, pidfd }))
         }
         _ => Err(io::Error::last_os_error()),

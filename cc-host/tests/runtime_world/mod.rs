@@ -53,7 +53,7 @@ impl World {
         std::fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
         for name in [
             "sh", "true", "id", "cat", "ls", "mount", "hostname", "sleep", "kill", "dd", "wc", "head", "yes", "stat",
-            "touch",
+            "touch", "readlink", "cmp", "grep", "tty", "stty", "test",
         ] {
             symlink("busybox", layer.join("bin").join(name)).unwrap();
         }
@@ -96,6 +96,7 @@ impl World {
             cgroup_shim: Some(self.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: false,
+            terminal: None,
             log: Some(LogSpec::new(home.join("0.log"))),
             rlimits: vec![],
         };

@@ -1,7 +1,10 @@
 //! The commands, one file each, and what they share: parsing, the connection, the end. Refuses to do any command's work.
 
+pub mod attach;
 pub mod completion;
 pub mod events;
+pub mod exec;
+mod foreground;
 pub mod group;
 pub mod guard;
 pub mod image;
@@ -82,13 +85,16 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &args),
     };
-    let is_run = matches!(cli.command, Command::Run(_));
+    let is_run = matches!(cli.command, Command::Run(_) | Command::Exec(_));
     let endpoint = cli.globals.cc_endpoint_url.clone();
     let json = cli.globals.json;
     let result = context(cli.globals, &matches).map_err(Failure::from).and_then(|context| {
         // Started only now: the secret's argv bytes must be overwritten while there is one thread.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(dispatch(context, cli.command))
+        let done = runtime.block_on(dispatch(context, cli.command));
+        // A read of standard input that nobody waits for any more would keep it.
+        runtime.shutdown_background();
+        done
     });
     match result {
         Ok(code) => code,
@@ -110,6 +116,8 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Guard(args) => guard::run(&context, args).await,
         Command::Net(args) => net::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
+        Command::Exec(args) => exec::run(&context, args).await,
+        Command::Attach(args) => attach::run(&context, args).await,
         Command::Publish(args) => publish::run(&context, args).await,
         Command::Unpublish(args) => publish::take_back(&context, args).await,
         Command::Ps(args) => ps::run(&context, args).await,
@@ -171,8 +179,11 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> i32 {
     } else {
         let _ = error.print();
     }
-    let is_run =
-        args.iter().skip(1).find(|arg| !arg.to_string_lossy().starts_with('-')).is_some_and(|arg| arg == "run");
+    let is_run = args
+        .iter()
+        .skip(1)
+        .find(|arg| !arg.to_string_lossy().starts_with('-'))
+        .is_some_and(|arg| arg == "run" || arg == "exec");
     match error.exit_code() {
         0 => 0,
         _ if is_run => EXIT_RUN_FAILED,

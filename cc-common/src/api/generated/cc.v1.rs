@@ -420,7 +420,7 @@ pub struct RateLimit {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunInput {
-    #[prost(oneof = "run_input::Input", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "run_input::Input", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub input: ::core::option::Option<run_input::Input>,
 }
 /// Nested message and enum types in `RunInput`.
@@ -435,7 +435,67 @@ pub mod run_input {
         StdinEof(bool),
         #[prost(int32, tag = "4")]
         Signal(i32),
+        #[prost(message, tag = "5")]
+        Exec(super::ExecStart),
+        #[prost(message, tag = "6")]
+        Attach(super::AttachStart),
+        /// of the terminal
+        #[prost(message, tag = "7")]
+        Resize(super::WindowSize),
     }
+}
+/// In characters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WindowSize {
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecStart {
+    /// name or id
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// never empty
+    #[prost(string, repeated, tag = "2")]
+    pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// KEY=VALUE, beside the container's own
+    #[prost(string, repeated, tag = "3")]
+    pub env: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// empty: the container's
+    #[prost(string, tag = "4")]
+    pub dir: ::prost::alloc::string::String,
+    /// empty: the container's
+    #[prost(string, tag = "5")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "6")]
+    pub attach_stdin: bool,
+    /// absent: pipes
+    #[prost(message, optional, tag = "7")]
+    pub terminal: ::core::option::Option<WindowSize>,
+    /// its output goes nowhere, and the call ends when it runs
+    #[prost(bool, tag = "8")]
+    pub detach: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttachStart {
+    /// name or id
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// where the container was made with one
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
+    /// if the caller is at one
+    #[prost(message, optional, tag = "3")]
+    pub terminal: ::core::option::Option<WindowSize>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attached {
+    #[prost(bool, tag = "1")]
+    pub terminal: bool,
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunStart {
@@ -451,10 +511,13 @@ pub struct RunStart {
     pub auth: ::core::option::Option<RegistryAuth>,
     #[prost(bool, tag = "6")]
     pub plain_http: bool,
+    /// absent: pipes
+    #[prost(message, optional, tag = "7")]
+    pub terminal: ::core::option::Option<WindowSize>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunOutput {
-    #[prost(oneof = "run_output::Output", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "run_output::Output", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub output: ::core::option::Option<run_output::Output>,
 }
 /// Nested message and enum types in `RunOutput`.
@@ -474,6 +537,9 @@ pub mod run_output {
         Stderr(::prost::alloc::vec::Vec<u8>),
         #[prost(message, tag = "6")]
         Exit(super::Exit),
+        /// what there is to be attached to
+        #[prost(message, tag = "7")]
+        Attached(super::Attached),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3591,6 +3657,56 @@ pub mod container_service_client {
                 .insert(GrpcMethod::new("cc.v1.ContainerService", "Tunnel"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Another program in a container that runs; the first message is an ExecStart.
+        pub async fn exec(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RunInput>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunOutput>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Exec",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Exec"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// The streams of a container that runs; the first message is an AttachStart.
+        pub async fn attach(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RunInput>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RunOutput>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Attach",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Attach"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3693,6 +3809,28 @@ pub mod container_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::TunnelData>>,
         ) -> std::result::Result<tonic::Response<Self::TunnelStream>, tonic::Status>;
+        /// Server streaming response type for the Exec method.
+        type ExecStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunOutput, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Another program in a container that runs; the first message is an ExecStart.
+        async fn exec(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::RunInput>>,
+        ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
+        /// Server streaming response type for the Attach method.
+        type AttachStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RunOutput, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The streams of a container that runs; the first message is an AttachStart.
+        async fn attach(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::RunInput>>,
+        ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ContainerServiceServer<T> {
@@ -4340,6 +4478,96 @@ pub mod container_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TunnelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Exec" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExecSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::StreamingService<super::RunInput> for ExecSvc<T> {
+                        type Response = super::RunOutput;
+                        type ResponseStream = T::ExecStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::RunInput>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::exec(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExecSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Attach" => {
+                    #[allow(non_camel_case_types)]
+                    struct AttachSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::StreamingService<super::RunInput> for AttachSvc<T> {
+                        type Response = super::RunOutput;
+                        type ResponseStream = T::AttachStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::RunInput>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::attach(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AttachSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

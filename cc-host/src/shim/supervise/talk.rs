@@ -1,14 +1,15 @@
 //! The supervisor's side of its clients: accepting, answering, hanging up. Refuses to touch init except through it.
 
-use super::{CLIENTS_MAX, LAST_WORDS, Phase, STDIN_BYTES_MAX, Supervisor};
+use super::{CLIENTS_MAX, LAST_WORDS, Phase, Supervisor};
 use crate::shim::client::Client;
-use crate::shim::protocol::{Frame, Kind, PROTOCOL_VERSION, Report, Request, State};
+use crate::shim::protocol::{Frame, Kind, PROTOCOL_OLDEST, PROTOCOL_VERSION, Report, Request, State};
 
 impl Supervisor<'_> {
     pub(super) fn accept(&mut self) {
         while self.clients.len() < CLIENTS_MAX {
             let Ok((stream, _)) = self.listener.accept() else { return };
-            let Ok(mut client) = Client::new(stream) else { continue };
+            self.clients_ever += 1;
+            let Ok(mut client) = Client::new(self.clients_ever, stream) else { continue };
             client.message(&Report::Hello { version: PROTOCOL_VERSION });
             if let Some(init) = &self.init {
                 client.message(&Report::Created { pid: init.pid });
@@ -21,7 +22,7 @@ impl Supervisor<'_> {
 
     pub(super) fn obey(&mut self, index: usize) {
         // Only who feeds the input waits for the program to read it: a signal must reach one that does not.
-        while !(self.clients[index].feeds_stdin && self.stdin_queue.len() >= STDIN_BYTES_MAX) {
+        while self.takes_input(&self.clients[index]) {
             let Some(frame) = self.clients[index].next_frame() else { return };
             if self.answer(index, &frame).is_none() {
                 self.clients[index].gone = true;
@@ -30,13 +31,28 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Whether what it sends has a place; always, unless it feeds a program that does not read.
+    pub(super) fn takes_input(&self, client: &Client) -> bool {
+        if client.has_exec {
+            return self.exec_of(client.id).is_none_or(|exec| exec.streams.has_room());
+        }
+        !client.feeds_stdin || self.init.as_ref().is_none_or(|init| init.streams.has_room())
+    }
+
     /// A client that says nothing more ends the input it fed.
     pub(super) fn after_last_word(&mut self, index: usize) {
         let client = &self.clients[index];
         // Frames still in its inbox wait for room in the queue.
-        if client.silent && client.feeds_stdin && self.stdin_queue.len() < STDIN_BYTES_MAX {
-            self.stdin_ends = true;
-            self.feed();
+        if !client.silent || !self.takes_input(client) {
+            return;
+        }
+        if client.has_exec {
+            let id = client.id;
+            if let Some(exec) = self.exec_of_mut(id) {
+                exec.streams.end_input();
+            }
+        } else if client.feeds_stdin {
+            self.end_input();
         }
     }
 
@@ -44,11 +60,13 @@ impl Supervisor<'_> {
     pub(super) fn answer(&mut self, index: usize, frame: &Frame) -> Option<()> {
         let client = &mut self.clients[index];
         if frame.kind == Kind::Stdin {
-            if client.feeds_stdin && !self.stdin_ends {
-                self.stdin_queue.extend(&frame.body);
-                self.feed();
+            let (greeted, feeds, has_exec, id) = (client.greeted, client.feeds_stdin, client.has_exec, client.id);
+            if has_exec && let Some(exec) = self.exec_of_mut(id) {
+                exec.streams.push(&frame.body);
+            } else if feeds && let Some(init) = &mut self.init {
+                init.streams.push(&frame.body);
             }
-            return client_ok(self.clients[index].greeted);
+            return client_ok(greeted);
         }
         if frame.kind != Kind::Json {
             return None;
@@ -56,10 +74,18 @@ impl Supervisor<'_> {
         let request: Request = frame.parse().ok()?;
         match request {
             Request::Hello { version } => {
-                client.greeted = version == PROTOCOL_VERSION;
+                client.greeted = (PROTOCOL_OLDEST..=PROTOCOL_VERSION).contains(&version);
                 return client_ok(client.greeted);
             }
             _ if !client.greeted => return None,
+            _ if client.has_exec => return self.answer_of_exec(index, &request),
+            Request::Exec { .. } if client.attached => return None,
+            Request::Exec { file } => self.exec(index, &file),
+            Request::Resize { size } => {
+                if let Some(init) = &self.init {
+                    init.streams.resize(size);
+                }
+            }
             Request::Attach { stdin } => {
                 client.attached = true;
                 client.feeds_stdin = stdin && self.spec.stdin;
@@ -70,8 +96,7 @@ impl Supervisor<'_> {
             }
             Request::StdinEof => {
                 if client.feeds_stdin {
-                    self.stdin_ends = true;
-                    self.feed();
+                    self.end_input();
                 }
             }
             Request::State => {
@@ -113,16 +138,22 @@ impl Supervisor<'_> {
     pub(super) fn bury_clients(&mut self) {
         let ending = self.ending();
         let mut fed = false;
+        let mut lost = Vec::new();
         self.clients.retain(|client| {
             let stuck = ending && client.has_output() && client.progress.elapsed() > LAST_WORDS;
             let stays = !client.gone && !stuck;
             fed |= !stays && client.feeds_stdin;
+            if !stays && client.has_exec {
+                lost.push(client.id);
+            }
             stays
         });
         if fed {
             // Nobody else will say that the input ends.
-            self.stdin_ends = true;
-            self.feed();
+            self.end_input();
+        }
+        for client in lost {
+            self.lose_client_of_exec(client);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The supervisor's side of init: starting, feeding, listening, signalling, reaping. Refuses to answer clients.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime};
 
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::{Phase, Supervisor};
 use crate::shim::channel::{FromInit, ToInit};
 use crate::shim::log::Stream;
-use crate::shim::protocol::{CHUNK_BYTES_MAX, FailureKind, Kind, Report, StartFailure};
+use crate::shim::protocol::{FailureKind, Kind, Report, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord};
 use crate::shim::sys;
 
@@ -26,6 +26,7 @@ impl Supervisor<'_> {
     pub(super) fn hear_init(&mut self) {
         let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
         match (channel.receive(), &mut self.phase) {
+            (Ok(Some((FromInit::Terminal, fds))), Phase::Created { .. }) => self.take_terminal(fds),
             (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
             (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
             (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
@@ -49,6 +50,12 @@ impl Supervisor<'_> {
             }
         }
         self.go_if_ready();
+    }
+
+    fn take_terminal(&mut self, mut fds: Vec<OwnedFd>) {
+        if let (Some(master), Some(init)) = (fds.pop(), &mut self.init) {
+            init.streams.set_terminal(master, self.spec.terminal.unwrap_or_default());
+        }
     }
 
     fn close_channel(&mut self) {
@@ -78,47 +85,25 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn feed(&mut self) {
-        let Some(init) = &mut self.init else { return };
-        if let Some(stdin) = &init.stdin {
-            while !self.stdin_queue.is_empty() {
-                match rustix::io::write(stdin, self.stdin_queue.as_slices().0) {
-                    Ok(count) => drop(self.stdin_queue.drain(..count)),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::AGAIN) => return,
-                    // The program has closed its standard input.
-                    Err(_) => {
-                        self.stdin_queue.clear();
-                        self.stdin_ends = true;
-                    }
-                }
-            }
-        } else {
-            self.stdin_queue.clear();
+        if let Some(init) = &mut self.init {
+            init.streams.feed();
         }
-        if self.stdin_ends && self.stdin_queue.is_empty() {
-            init.stdin = None;
+    }
+
+    pub(super) fn end_input(&mut self) {
+        if let Some(init) = &mut self.init {
+            init.streams.end_input();
         }
     }
 
     pub(super) fn forward(&mut self, index: usize) {
-        let Some(init) = &mut self.init else { return };
-        let Some(output) = &init.outputs[index] else { return };
-        let mut bytes = vec![0; CHUNK_BYTES_MAX];
-        let count = match rustix::io::read(output, &mut bytes) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            // A pipe has no other errors; take one for its end.
-            Ok(0) | Err(_) => {
-                init.outputs[index] = None;
-                return;
-            }
-            Ok(count) => count,
-        };
+        let Some(bytes) = self.init.as_mut().and_then(|init| init.streams.read(index)) else { return };
         let (stream, kind) = if index == 0 { (Stream::Stdout, Kind::Stdout) } else { (Stream::Stderr, Kind::Stderr) };
         if let Some(log) = &mut self.log {
-            log.append(stream, &bytes[..count], SystemTime::now());
+            log.append(stream, &bytes, SystemTime::now());
         }
         for client in self.clients.iter_mut().filter(|client| client.attached) {
-            client.output(kind, &bytes[..count]);
+            client.output(kind, &bytes);
         }
     }
 
@@ -133,8 +118,7 @@ impl Supervisor<'_> {
         for client in &mut self.clients {
             client.progress = Instant::now();
         }
-        let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
-        let record = ExitRecord::from_wait_status(raw);
+        let record = ended(&status);
         // What init still had to say about the start comes first.
         while self.init.as_ref().is_some_and(|init| init.channel.is_some()) {
             self.hear_init();
@@ -155,4 +139,9 @@ impl Supervisor<'_> {
         let _ = record::write(self.dir, EXIT_FILE, &record, false);
         self.record = Some(record);
     }
+}
+
+pub(super) fn ended(status: &WaitIdStatus) -> ExitRecord {
+    let raw = status.exit_status().map(|code| code << 8).or(status.terminating_signal()).unwrap_or(libc::SIGKILL);
+    ExitRecord::from_wait_status(raw)
 }

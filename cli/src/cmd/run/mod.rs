@@ -1,8 +1,9 @@
 //! `cc run`: a specification from flags, an image from wherever it is, and then either an id or the container's own output
 //! and exit code. Refuses what later versions bring, in words that say so.
 
-mod foreground;
 mod spec;
+
+pub use spec::environment;
 
 use std::net::IpAddr;
 
@@ -15,15 +16,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::Context;
+use super::foreground::{self, How, What};
 use crate::credentials;
-use crate::error::{self, Failure, usage};
+use crate::error::{Failure, usage};
 use crate::pull::PullDisplay;
 use crate::render::container::Created;
 use crate::size;
 use crate::source::{self, Source, upload};
-
-/// Few, so that a container that does not read holds back whoever writes to us.
-const INPUTS_IN_FLIGHT: usize = 4;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cc run --rm --image debian:12 cat /etc/os-release\n  \
@@ -66,8 +66,8 @@ pub struct RunArgs {
     /// Remove the container when it ends
     #[arg(long = "rm")]
     remove: bool,
-    /// Pass standard input on
-    #[arg(short, long, conflicts_with = "detach")]
+    /// Pass standard input on; with -d, keep it open for cc attach
+    #[arg(short, long)]
     interactive: bool,
     /// The container's host name (default: its name)
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -105,9 +105,12 @@ pub struct RunArgs {
     /// Speak http to the registry; loopback needs no flag
     #[arg(long)]
     plain_http: bool,
-    /// Not yet: a terminal
-    #[arg(short, long, hide = true)]
+    /// Give it a terminal
+    #[arg(short, long)]
     tty: bool,
+    /// Keys that leave it running, with -it
+    #[arg(long, value_name = "KEYS", default_value = terminal::DETACH_KEYS)]
+    detach_keys: String,
     /// Not yet: disk size
     #[arg(long, hide = true)]
     disk: Option<String>,
@@ -129,9 +132,11 @@ enum Pull {
 pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
     refuse_later(&args)?;
     let mut spec = spec::from_args(&args, |key| std::env::var(key).ok())?;
-    if args.interactive {
+    if args.interactive && !args.detach {
         context.claim_stdin("-i")?;
     }
+    let detach_keys = foreground::keys(&args.detach_keys)?;
+    foreground::at_a_terminal(args.tty && args.interactive && !args.detach)?;
     let mut pull = match args.pull {
         Pull::Missing => PullPolicy::Missing,
         Pull::Always => PullPolicy::Always,
@@ -160,8 +165,9 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
         pull: pull.into(),
         auth: auth.flatten(),
         plain_http: args.plain_http,
+        terminal: args.tty.then(terminal::size),
     };
-    let (inputs, receiver) = mpsc::channel(INPUTS_IN_FLIGHT);
+    let (inputs, receiver) = mpsc::channel(foreground::INPUTS_IN_FLIGHT);
     let first = RunInput { input: Some(Input::Start(start)) };
     inputs.try_send(first).expect("the channel is new and has room");
     // Signals are caught before the call: one that comes in between must not be lost.
@@ -179,16 +185,21 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
         context.ui.show(&Created { id })?;
         return Ok(code);
     }
-    foreground::attend(outputs, &id, inputs, signals, args.interactive, context.ui.json).await
+    let how = How {
+        stdin: args.interactive,
+        terminal: args.tty,
+        detach_keys,
+        signals: true,
+        json: context.ui.json,
+        what: What::Container,
+    };
+    foreground::attend(outputs, &id, inputs, signals, how).await
 }
 
 fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
     let later = |flag: &str, why: &str, next: &str| {
         Err(usage(format!("cannot run with {flag}"), format!("not yet: {why}")).next(next))
     };
-    if args.tty {
-        return later("-t", "terminals come later", "leave -t out; -i passes standard input on");
-    }
     if args.disk.is_some() {
         return later("--disk", "disk sizes come with volumes", "leave --disk out");
     }
@@ -217,7 +228,7 @@ async fn created(outputs: &mut Streaming<RunOutput>, display: &mut PullDisplay) 
 
 /// Detached is done when it runs; a container that cannot start is a failure of this command.
 async fn detached(mut outputs: Streaming<RunOutput>, id: &str) -> Result<i32, Fault> {
-    while let Some(message) = outputs.message().await.map_err(|status| lost(id, status))? {
+    while let Some(message) = outputs.message().await.map_err(|status| foreground::lost(id, status, What::Container))? {
         match message.output {
             Some(Output::Started(_)) => return Ok(0),
             Some(Output::Exit(exit)) => {
@@ -227,23 +238,10 @@ async fn detached(mut outputs: Streaming<RunOutput>, id: &str) -> Result<i32, Fa
             _ => {}
         }
     }
-    Err(lost(id, Status::unavailable("it ended the call")))
+    Err(foreground::lost(id, Status::unavailable("it ended the call"), What::Container))
 }
 
 fn ended(when: &str) -> Fault {
     Fault::new(Code::Unavailable, "transport", "the daemon ended the call", when)
         .next("see cc ps, cc events and cc-host's log")
-}
-
-/// A container that has started does not end with its daemon, nor with the connection to it.
-fn lost(id: &str, status: Status) -> Fault {
-    let fault = Fault::from(status);
-    if !error::is_lost(&fault) {
-        return fault;
-    }
-    // How a connection broke, in a library's words, helps nobody.
-    let cause = if fault.code == error::STOPPING { fault.why.as_str() } else { "the connection to it broke" };
-    let why = format!("container {id} goes on without it ({cause})");
-    Fault::new(Code::Unavailable, "run.lost", "lost the daemon", why)
-        .next(format!("follow it when the daemon is back: cc logs -f {id}"))
 }

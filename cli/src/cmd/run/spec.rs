@@ -9,15 +9,20 @@ use super::RunArgs;
 use crate::error::usage;
 
 /// `KEY` alone takes the value from our own environment, and is left out if there is none there, as elsewhere.
-pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Result<ContainerSpec, Fault> {
+pub fn environment(given: &[String], ours: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Fault> {
     let mut env = Vec::new();
-    for text in &args.env {
+    for text in given {
         match text.split_once('=') {
             Some(("", _)) => return Err(usage(format!("cannot use --env {text}"), "it has no name before the =")),
             Some(_) => env.push(text.clone()),
             None => env.extend(ours(text).map(|value| format!("{text}={value}"))),
         }
     }
+    Ok(env)
+}
+
+pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Result<ContainerSpec, Fault> {
+    let env = environment(&args.env, ours)?;
     let mut labels = HashMap::new();
     for text in &args.label {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_says_so() {
-        for flag in [&["-t"][..], &["--disk", "1g"], &["--volume", "a:/b"]] {
+        for flag in [&["--disk", "1g"][..], &["--volume", "a:/b"]] {
             let fault = super::super::refuse_later(&parsed(flag).unwrap()).unwrap_err();
             assert!(fault.why.contains("not yet") && !fault.next.is_empty(), "{flag:?}");
         }

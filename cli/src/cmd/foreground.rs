@@ -1,22 +1,26 @@
-//! A foreground container: its two outputs become ours, our input and signals become its own, its exit code is ours.
+//! A foreground program: its two outputs become ours, our input, signals and window become its own, its exit code is ours.
 //! Refuses to buffer: what it wrote is written here before the next message is read.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cc_common::api::fault::Fault;
 use cc_common::api::v1::run_output::Output;
 use cc_common::api::v1::{Exit, RunInput, RunOutput, run_input::Input};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use crate::error::{EXIT_PIPE, Failure};
+use crate::error::{self, EXIT_PIPE, Failure};
 use crate::render::clean;
 use crate::signal::FORWARDED;
+use crate::terminal::{self, Detach, Raw};
 
+/// Few, so that a program that does not read holds back whoever writes to us.
+pub const INPUTS_IN_FLIGHT: usize = 4;
 const STDIN_CHUNK_BYTES: usize = 32 * 1024;
 /// Whoever asks so often wants this command to end, whatever the container does.
 const INTERRUPTS_MAX: u32 = 3;
@@ -64,28 +68,81 @@ impl Signals {
     }
 }
 
+/// How a program is attended to.
+#[derive(Debug)]
+pub struct How {
+    pub stdin: bool,
+    /// The program has one, which ours stands for.
+    pub terminal: bool,
+    /// Typed to leave it running; empty: no way to.
+    pub detach_keys: Vec<u8>,
+    /// Pass our signals on.
+    pub signals: bool,
+    pub json: bool,
+    /// What goes on when it is lost or left.
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Container,
+    /// A further program in one.
+    Program,
+}
+
+pub fn keys(text: &str) -> Result<Vec<u8>, Fault> {
+    terminal::parse_keys(text).map_err(|why| error::usage(format!("cannot use --detach-keys {text}"), why))
+}
+
+/// Whoever is to type must be able to.
+pub fn at_a_terminal(needed: bool) -> Result<(), Fault> {
+    if !needed || std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(error::usage("cannot use -t with -i here", "standard input is no terminal").next("leave -t out"))
+}
+
+/// Returns its exit code, or 0 once it was left.
 pub async fn attend(
     mut outputs: Streaming<RunOutput>,
     id: &str,
     inputs: mpsc::Sender<RunInput>,
     signals: Signals,
-    with_stdin: bool,
-    json: bool,
+    how: How,
 ) -> Result<i32, Failure> {
     let (give_up, mut given_up) = mpsc::channel(1);
-    tokio::spawn(forward_signals(signals, inputs.clone(), give_up));
-    if with_stdin {
-        tokio::spawn(forward_stdin(tokio::io::stdin(), inputs.clone()));
+    let raw = if how.terminal && how.stdin { Raw::enter()? } else { None };
+    if how.terminal {
+        tokio::spawn(forward_size(inputs.clone(), signal(SignalKind::window_change())?));
     }
+    if how.signals {
+        tokio::spawn(forward_signals(signals, inputs.clone(), give_up.clone(), how.what));
+    }
+    if how.stdin {
+        let detach = if how.terminal { Detach::by(how.detach_keys.clone()) } else { Detach::default() };
+        tokio::spawn(forward_stdin(tokio::io::stdin(), inputs.clone(), detach, give_up));
+    }
+    let code = until_its_end(&mut outputs, id, &inputs, &mut given_up, &how).await;
+    drop(raw);
+    code
+}
+
+async fn until_its_end(
+    outputs: &mut Streaming<RunOutput>,
+    id: &str,
+    inputs: &mpsc::Sender<RunInput>,
+    given_up: &mut mpsc::Receiver<i32>,
+    how: &How,
+) -> Result<i32, Failure> {
     let mut stdout = Sink::new(tokio::io::stdout());
     let mut stderr = Sink::new(tokio::io::stderr());
     loop {
         let message = tokio::select! {
-            message = outputs.message() => message.map_err(|status| super::lost(id, status))?,
+            message = outputs.message() => message.map_err(|status| lost(id, status, how.what))?,
             Some(code) = given_up.recv() => return Ok(code),
         };
         let Some(message) = message else {
-            return Err(super::lost(id, Status::unavailable("it ended the call")).into());
+            return Err(lost(id, Status::unavailable("it ended the call"), how.what).into());
         };
         match message.output {
             Some(Output::Stdout(bytes)) => {
@@ -102,7 +159,7 @@ pub async fn attend(
                 stderr.write(&bytes).await?;
             }
             Some(Output::Exit(exit)) => {
-                if !json {
+                if !how.json {
                     explain_exit(&exit);
                 }
                 return Ok(if stdout.is_closed() { EXIT_PIPE } else { exit.code });
@@ -121,7 +178,36 @@ pub fn explain_exit(exit: &Exit) {
     }
 }
 
-async fn forward_signals(signals: Signals, inputs: mpsc::Sender<RunInput>, give_up: mpsc::Sender<i32>) {
+/// A container that has started does not end with its daemon, nor with the connection to it.
+pub fn lost(id: &str, status: Status, what: What) -> Fault {
+    let fault = Fault::from(status);
+    if !error::is_lost(&fault) {
+        return fault;
+    }
+    // How a connection broke, in a library's words, helps nobody.
+    let cause = if fault.code == error::STOPPING { fault.why.as_str() } else { "the connection to it broke" };
+    let (why, next) = match what {
+        What::Container => (
+            format!("container {id} goes on without it ({cause})"),
+            format!("follow it when the daemon is back: cc logs -f {id}"),
+        ),
+        What::Program => (
+            format!("what was run in container {id} goes on, or was hung up if it had a terminal ({cause})"),
+            format!("look when the daemon is back: cc exec {id} ps"),
+        ),
+    };
+    Fault::new(Code::Unavailable, "run.lost", "lost the daemon", why).next(next)
+}
+
+async fn forward_size(inputs: mpsc::Sender<RunInput>, mut changed: Caught) {
+    while changed.recv().await.is_some() {
+        if inputs.send(RunInput { input: Some(Input::Resize(terminal::size())) }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn forward_signals(signals: Signals, inputs: mpsc::Sender<RunInput>, give_up: mpsc::Sender<i32>, what: What) {
     let mut caught = signals.caught.lock().await;
     let mut interrupts = 0;
     while let Some(number) = caught.recv().await {
@@ -129,7 +215,11 @@ async fn forward_signals(signals: Signals, inputs: mpsc::Sender<RunInput>, give_
             interrupts += 1;
         }
         if interrupts >= INTERRUPTS_MAX {
-            eprintln!("cc: asked {INTERRUPTS_MAX} times to end; the container may still run (cc ps)");
+            let (what, look) = match what {
+                What::Container => ("container", "cc ps"),
+                What::Program => ("program", "cc exec ID ps"),
+            };
+            eprintln!("cc: asked {INTERRUPTS_MAX} times to end; the {what} may still run ({look})");
             let _ = give_up.send(128 + number).await;
             return;
         }
@@ -139,8 +229,13 @@ async fn forward_signals(signals: Signals, inputs: mpsc::Sender<RunInput>, give_
     }
 }
 
-/// Reads no further than the daemon takes; the end is passed on as an end.
-async fn forward_stdin(mut stdin: impl AsyncRead + Unpin, inputs: mpsc::Sender<RunInput>) {
+/// Reads no further than the daemon takes; the end is passed on as an end. The keys that leave end the session as a success.
+async fn forward_stdin(
+    mut stdin: impl AsyncRead + Unpin,
+    inputs: mpsc::Sender<RunInput>,
+    mut detach: Detach,
+    left: mpsc::Sender<i32>,
+) {
     let mut buffer = vec![0; STDIN_CHUNK_BYTES];
     loop {
         let Ok(permit) = inputs.reserve().await else { return };
@@ -149,7 +244,16 @@ async fn forward_stdin(mut stdin: impl AsyncRead + Unpin, inputs: mpsc::Sender<R
                 permit.send(RunInput { input: Some(Input::StdinEof(true)) });
                 return;
             }
-            Ok(read) => permit.send(RunInput { input: Some(Input::Stdin(buffer[..read].to_vec())) }),
+            Ok(read) => {
+                let (typed, leaves) = detach.filter(&buffer[..read]);
+                if !typed.is_empty() {
+                    permit.send(RunInput { input: Some(Input::Stdin(typed)) });
+                }
+                if leaves {
+                    let _ = left.send(0).await;
+                    return;
+                }
+            }
         }
     }
 }
@@ -208,7 +312,8 @@ mod tests {
     async fn stdin_is_not_read_ahead_and_its_end_is_passed_on() {
         let (mut ours, theirs) = tokio::io::duplex(64);
         let (sender, mut inputs) = mpsc::channel(1);
-        let pump = tokio::spawn(forward_stdin(theirs, sender));
+        let (left, _) = mpsc::channel(1);
+        let pump = tokio::spawn(forward_stdin(theirs, sender, Detach::default(), left));
         ours.write_all(b"one").await.unwrap();
         let first = inputs.recv().await.unwrap().input;
         assert_eq!(first, Some(Input::Stdin(b"one".to_vec())));
