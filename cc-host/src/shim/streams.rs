@@ -75,20 +75,20 @@ impl Streams {
         }
     }
 
-    /// The end of input. A terminal has none of its own: who types there says it by a character.
+    /// The end of input. A terminal has none of its own: who types there says it by a character, and somebody else may come.
     pub fn end_input(&mut self) {
-        self.ends = true;
+        self.ends |= !self.is_terminal;
         self.feed();
     }
 
     /// As a modem would: the session of a terminal is told that nobody is there any more, and pipes have no more input.
     pub fn hang_up(&mut self) {
-        self.end_input();
         if self.is_terminal {
             self.queue.clear();
             self.input = None;
             self.outputs[0] = None;
         }
+        self.end_input();
     }
 
     pub fn feed(&mut self) {
@@ -108,7 +108,7 @@ impl Streams {
         } else {
             self.queue.clear();
         }
-        if self.ends && self.queue.is_empty() && !self.is_terminal {
+        if self.ends && self.queue.is_empty() {
             self.input = None;
         }
     }
