@@ -108,6 +108,8 @@ pub struct Config {
     pub uplinks: Vec<String>,
     /// Projects whose operators may publish ports; admins may anyhow.
     pub publish_projects: Vec<String>,
+    /// Projects whose operators may run containers with more than everybody's have: added capabilities.
+    pub privileged_projects: Vec<String>,
     /// The host's ports from which conversations that leave get theirs, by whole blocks of 64.
     pub nat_ports: PortRange,
     /// Addresses by which the host's own sockets reach containers, of 18 bits or fewer. Nobody else may have them.
@@ -148,6 +150,7 @@ impl Default for Config {
             guard: false,
             uplinks: Vec::new(),
             publish_projects: Vec::new(),
+            privileged_projects: Vec::new(),
             nat_ports: PortRange { first: 61_056, last: 65_535 },
             stand_ins: Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), STAND_IN_PREFIX_LEN_MAX),
             stand_ins_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd63, 0x6c6f, 0x7564, 0, 0, 0, 0, 0), 112),

@@ -85,6 +85,10 @@ pub enum Command {
     Metrics(cmd::metrics::MetricsArgs),
     /// Print what a container wrote
     Logs(cmd::logs::LogsArgs),
+    /// Start containers that have ended
+    Start(cmd::start::StartArgs),
+    /// Stop containers and start them
+    Restart(cmd::start::RestartArgs),
     /// Ask containers to end, then make them
     Stop(cmd::stop::StopArgs),
     /// Send a signal to containers

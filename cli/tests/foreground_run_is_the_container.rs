@@ -28,6 +28,8 @@ impl ContainerService for Fake {
     type LogsStream = Answers<LogRecord>;
     type WaitStream = Answers<Exit>;
     type TunnelStream = Answers<TunnelData>;
+    type ExecStream = Answers<RunOutput>;
+    type AttachStream = Answers<RunOutput>;
 
     /// Echoes stdin until its end, and exits with 42. For some commands, the daemon goes before the container does.
     async fn run(&self, request: Request<Streaming<RunInput>>) -> Result<Response<Self::RunStream>, Status> {
@@ -67,6 +69,18 @@ impl ContainerService for Fake {
         Err(Fault::new(Code::Unavailable, "tunnel.refused", "cannot reach c-1 port 80", "connection refused").into())
     }
 
+    async fn exec(&self, _: Request<Streaming<RunInput>>) -> Result<Response<Self::ExecStream>, Status> {
+        none()
+    }
+    async fn attach(&self, _: Request<Streaming<RunInput>>) -> Result<Response<Self::AttachStream>, Status> {
+        none()
+    }
+    async fn start(&self, _: Request<ContainerIds>) -> Result<Response<ContainerIds>, Status> {
+        none()
+    }
+    async fn restart(&self, _: Request<StopRequest>) -> Result<Response<ContainerIds>, Status> {
+        none()
+    }
     async fn list(&self, _: Request<ListContainersRequest>) -> Result<Response<ListContainersResponse>, Status> {
         none()
     }

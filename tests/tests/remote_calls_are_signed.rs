@@ -10,7 +10,10 @@ struct Remote {
 
 fn remote() -> Remote {
     // Inside a namespace of its own any port is free.
-    let world = World::with_config("listen = \"127.0.0.1:7443\"\npublish_projects = [\"beta\"]");
+    let world = World::with_config(
+        "listen = \"127.0.0.1:7443\"\npublish_projects = [\"beta\"]\n\
+         privileged_projects = [\"beta\"]",
+    );
     let info = world.cc(&["info", "--json"]).json();
     drop(info);
     let log = world.daemon().log();
@@ -63,6 +66,30 @@ fn keys_work_for_their_project_and_role_only() {
 }
 
 #[test]
+fn added_capabilities_need_an_admin_or_a_grant() {
+    let remote = remote();
+    let keys = [("operator", "alpha"), ("admin", "alpha"), ("operator", "beta"), ("viewer", "beta")];
+    let [operator, admin, granted, viewer] = keys.map(|(role, project)| remote.key(role, project));
+    let url = remote.endpoint.clone();
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let run = |key, cap: &str, name: &str| {
+        remote.cc(&url, Some(key), &["run", "-d", "--name", name, "--cap-add", cap, "--image", &layout, "true"])
+    };
+    run(&operator, "NET_ADMIN", "more").fails(125, "admins");
+    // What everybody has is no privilege, and nor is less.
+    run(&operator, "CHOWN", "usual").ok();
+    run(&admin, "NET_ADMIN", "more").ok();
+    run(&granted, "NET_ADMIN", "more").ok();
+    run(&viewer, "CHOWN", "viewed").fails(125, "role");
+    // Who may not run it may not start it again, either.
+    remote.cc(&url, Some(&operator), &["wait", "more"]).ok();
+    remote.cc(&url, Some(&operator), &["start", "more"]).fails(1, "admins");
+    remote.cc(&url, Some(&admin), &["start", "more"]).ok();
+    remote.cc(&url, Some(&viewer), &["exec", "more", "true"]).fails(125, "role");
+    remote.cc(&url, Some(&viewer), &["attach", "more"]).fails(1, "role");
+}
+
+#[test]
 fn another_projects_container_does_not_exist() {
     let remote = remote();
     let (alpha, beta) = (remote.key("operator", "alpha"), remote.key("admin", "beta"));
@@ -72,7 +99,10 @@ fn another_projects_container_does_not_exist() {
     let id = remote.cc(&url, Some(&alpha), &run).line();
     let image = remote.cc(&url, Some(&alpha), &["image", "list", "-q"]).line();
     assert_eq!(remote.cc(&url, Some(&beta), &["ps", "-a", "-q"]).ok().stdout, "");
-    let calls: [&[&str]; 9] = [
+    let calls: [&[&str]; 12] = [
+        &["start", &id],
+        &["restart", &id],
+        &["attach", &id],
         &["status", &id],
         &["inspect", "web"],
         &["metrics", &id],

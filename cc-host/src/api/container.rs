@@ -16,7 +16,7 @@ use super::follow::until_left;
 use super::session;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
-use crate::container::{ContainerRecord, Containers};
+use crate::container::{ContainerRecord, Containers, RunSpec, options};
 use crate::image::Images;
 use crate::outside::PortMapping;
 
@@ -52,6 +52,22 @@ impl ContainerApi {
 pub(super) fn may_publish(caller: &Caller, containers: &Containers) -> Result<(), Status> {
     let granted = containers.may_publish(&caller.project);
     caller.require(if granted { Role::Operator } else { Role::Admin })
+}
+
+/// What it was run with may need more than an operator has, also when it is started again.
+fn may_run(caller: &Caller, containers: &Containers, record: &ContainerRecord) -> Result<(), Status> {
+    if !record.spec.publish.is_empty() {
+        may_publish(caller, containers)?;
+    }
+    may_be_privileged(caller, containers, &record.spec)
+}
+
+/// Admins, and operators of projects that the configuration names.
+pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: &RunSpec) -> Result<(), Status> {
+    if !spec.capabilities.asks_for_more() || containers.may_be_privileged(&caller.project) {
+        return Ok(());
+    }
+    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted("--cap-add")))
 }
 
 fn ids(records: &[ContainerRecord]) -> Response<v1::ContainerIds> {
@@ -150,8 +166,32 @@ impl ContainerService for ContainerApi {
         caller.require(Role::Operator)?;
         let v1::StopRequest { ids: wanted, timeout_s } = request.into_inner();
         let records = self.find_all(&caller, &wanted)?;
-        let grace = Duration::from_secs(u64::from(timeout_s));
-        on_all(&records, |r| async move { self.containers.stop(&r, Some(grace)).await }).await?;
+        let grace = timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
+        on_all(&records, |r| async move { self.containers.stop(&r, grace).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn start(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let records = self.find_all(&caller, &request.into_inner().ids)?;
+        for record in &records {
+            may_run(&caller, &self.containers, record)?;
+        }
+        on_all(&records, |r| async move { self.containers.start(&r).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn restart(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let v1::StopRequest { ids: wanted, timeout_s } = request.into_inner();
+        let records = self.find_all(&caller, &wanted)?;
+        for record in &records {
+            may_run(&caller, &self.containers, record)?;
+        }
+        let grace = timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
+        on_all(&records, |r| async move { self.containers.restart(&r, grace).await }).await?;
         Ok(ids(&records))
     }
 

@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use cc_common::api::v1;
 
+use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
 use crate::container::{
-    BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State,
+    BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, Restart, RunSpec,
+    State, parse_signal,
 };
 use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
@@ -27,6 +29,8 @@ const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
 const MEMORY_BYTES_MIN: u64 = 4 << 20;
 /// As cgroup v1 has them; v2's weights are computed from these.
 const CPU_SHARES_RANGE: std::ops::RangeInclusive<u32> = 2..=262_144;
+/// In thousandths. The kernel takes no quota below a millisecond of a period.
+const CPU_MILLI_RANGE: std::ops::RangeInclusive<u32> = 10..=1_024_000;
 
 pub(super) fn bad(field: &'static str, value: impl ToString, why: &'static str) -> ContainerError {
     ContainerError::BadField { field, value: value.to_string(), why }
@@ -76,6 +80,31 @@ pub(super) fn run_spec(
         egress: rate_limit(["--egress-bandwidth", "--egress-burst"], spec.egress_bandwidth, &spec.vpc)?,
         ingress: rate_limit(["--ingress-bandwidth", "--ingress-burst"], spec.ingress_bandwidth, &spec.vpc)?,
     };
+    let said = |field| move |why: String| ContainerError::BadOption { field, why };
+    let capabilities = Capabilities { add: spec.cap_add, drop: spec.cap_drop };
+    capabilities.check().map_err(said("--cap-add or --cap-drop"))?;
+    if spec.ulimits.len() > options::ULIMITS_MAX || spec.tmpfs.len() > options::TMPFS_MAX {
+        return Err(bad("--ulimit or --tmpfs", "", "there are at most 16 and 32"));
+    }
+    let ulimits = spec.ulimits.iter().map(|text| options::ulimit(text)).collect::<Result<_, _>>();
+    let ulimits = ulimits.map_err(said("--ulimit"))?;
+    let tmpfs = spec.tmpfs.iter().map(|text| options::tmpfs(text)).collect::<Result<_, _>>();
+    let tmpfs = tmpfs.map_err(said("--tmpfs"))?;
+    if spec.cpu_milli != 0 && !CPU_MILLI_RANGE.contains(&spec.cpu_milli) {
+        return Err(bad("--cpus", f64::from(spec.cpu_milli) / 1000.0, "CPUs go from 0.01 to 1024"));
+    }
+    let stop_signal = non_empty(spec.stop_signal);
+    if let Some(signal) = &stop_signal
+        && parse_signal(signal).is_none()
+    {
+        return Err(bad("--stop-signal", signal, "it is no signal's name or number; try TERM, QUIT or 3"));
+    }
+    let restart = Restart::parse(&spec.restart).ok_or_else(|| {
+        bad("--restart", &spec.restart, "it is no, on-failure, on-failure:N, always or unless-stopped")
+    })?;
+    if restart != Restart::No && spec.auto_remove {
+        return Err(bad("--restart", restart, "with --rm there is nothing left to start again"));
+    }
     if spec.dns.len() > NAME_SERVERS_MAX {
         return Err(bad("--dns", spec.dns.join(" "), "programs ask three name servers at most"));
     }
@@ -98,6 +127,15 @@ pub(super) fn run_spec(
         dns,
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
+        entrypoint: spec.entrypoint.map(|program| if program.is_empty() { vec![] } else { vec![program] }),
+        stop_signal,
+        stop_timeout_s: spec.stop_timeout_s,
+        read_only: spec.read_only,
+        tmpfs,
+        capabilities,
+        ulimits,
+        cpu_milli: (spec.cpu_milli != 0).then_some(spec.cpu_milli),
+        restart,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
@@ -215,6 +253,16 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         mtu: spec.mtu.map(u32::from).unwrap_or_default(),
         auto_remove: spec.auto_remove,
         pids_max: spec.pids_max.unwrap_or_default(),
+        entrypoint: spec.entrypoint.as_ref().map(|words| words.join(" ")),
+        stop_signal: spec.stop_signal.clone().unwrap_or_default(),
+        stop_timeout_s: spec.stop_timeout_s,
+        read_only: spec.read_only,
+        tmpfs: spec.tmpfs.iter().map(|t| format!("{}:size={},mode={:o}", t.target, t.size_bytes, t.mode)).collect(),
+        cap_add: spec.capabilities.add.clone(),
+        cap_drop: spec.capabilities.drop.clone(),
+        ulimits: spec.ulimits.iter().map(ToString::to_string).collect(),
+        cpu_milli: spec.cpu_milli.unwrap_or_default(),
+        restart: spec.restart.to_string(),
         publish: spec.publish.iter().map(port_mapping_view).collect(),
         egress_bandwidth: rate_limit_view(spec.bandwidth.egress),
         ingress_bandwidth: rate_limit_view(spec.bandwidth.ingress),
@@ -262,6 +310,7 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         endpoint: record.slot,
         interface: vpc.map(|_| record.interface()).unwrap_or_default(),
         project: record.project.to_string(),
+        restarts: record.restarts,
         // Their names are the firewall's to know.
         groups: Vec::new(),
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::container::may_publish;
+use super::container::{may_be_privileged, may_publish};
 use super::convert::{exit_view, progress_view, run_spec};
 use super::follow::done_or_left;
 use super::session::{self, Sender, To, carry, tell};
@@ -54,6 +54,7 @@ async fn conduct(
         may_publish(caller, containers)?;
     }
     let spec = run_spec(wanted, start.attach_stdin, start.terminal).map_err(Fault::from)?;
+    may_be_privileged(caller, containers, &spec)?;
     let image = image(images, caller, &start, &spec.image, send).await?;
     let hold = images.hold(&caller.project, &image).await.map_err(Fault::from)?;
     let started = containers.run(&caller.project, &name, spec, &image, !start.detach).await.map_err(Fault::from)?;

@@ -24,8 +24,12 @@ const CONFLICT_RETRIES_MAX: usize = 256;
 
 /// `SIGQUIT`, `QUIT` or `3`; SIGTERM for anything else, as an image that asks for nonsense must still stop.
 fn stop_signal(text: &str) -> i32 {
+    parse_signal(text).unwrap_or(libc::SIGTERM)
+}
+
+pub fn parse_signal(text: &str) -> Option<i32> {
     let named = || text.parse::<Signal>().or_else(|_| format!("SIG{text}").parse()).map(|signal| signal as i32);
-    text.parse::<i32>().ok().filter(|n| (1..=64).contains(n)).or_else(|| named().ok()).unwrap_or(libc::SIGTERM)
+    text.parse::<i32>().ok().filter(|n| (1..=64).contains(n)).or_else(|| named().ok())
 }
 
 impl Containers {
@@ -52,12 +56,14 @@ impl Containers {
             project: project.clone(),
             name,
             slot,
-            spec,
             image_reference: image.reference.clone(),
             image_digest: image.digest.clone(),
-            stop_signal: stop_signal(&image.config.stop_signal),
+            stop_signal: stop_signal(spec.stop_signal.as_deref().unwrap_or(&image.config.stop_signal)),
+            spec,
             vpc: None,
             created_ms: now_ms(),
+            restarts: 0,
+            stopped_by_hand: false,
             state: State::Created,
         };
         if record.encode().len() > RECORD_BYTES_MAX {

@@ -25,6 +25,8 @@ pub enum ContainerError {
     ReservedName { name: String },
     #[error("cannot run a container: {field} {value:?} is not valid")]
     BadField { field: &'static str, value: String, why: &'static str },
+    #[error("cannot run a container: {field} is not valid")]
+    BadOption { field: &'static str, why: String },
     #[error("cannot run container {name}: the name is taken by {id}")]
     NameTaken { name: String, id: String },
     #[error("cannot run container {name}: all {max} slots of this host are taken")]
@@ -102,6 +104,7 @@ impl From<ContainerError> for Fault {
             E::BadField { why, .. } => {
                 fault(Code::InvalidArgument, "container.bad_option", why.into(), "see cc run --help")
             }
+            E::BadOption { why, .. } => fault(Code::InvalidArgument, "container.bad_option", why, "see cc run --help"),
             E::NameTaken { .. } => fault(
                 Code::AlreadyExists,
                 "container.name_taken",

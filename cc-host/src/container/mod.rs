@@ -1,6 +1,7 @@
 //! Containers, from spec to gone. Refuses to know map names, image formats and gRPC.
 
 mod adopt;
+mod again;
 mod bandwidth;
 mod boot;
 mod create;
@@ -14,11 +15,13 @@ mod leftover;
 pub mod logs;
 mod metrics;
 mod names;
+pub mod options;
 mod pace;
 pub mod ports;
 mod record;
 mod remove_tree;
 mod repair;
+mod restart;
 mod room;
 pub mod shim_client;
 mod start;
@@ -27,8 +30,10 @@ mod teardown;
 mod tunnel;
 
 pub use bandwidth::{BadLimit, Bandwidth, Queue, RateLimit};
+pub use create::parse_signal;
 pub use error::ContainerError;
 pub use metrics::ContainerMetrics;
 pub use record::{Attachment, ContainerRecord, Exit, Ipv6Attachment, RunSpec, State};
+pub use restart::Restart;
 pub use room::{Containers, Rooms};
 pub use start::{Started, Stdio};

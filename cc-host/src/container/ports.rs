@@ -17,7 +17,12 @@ impl Containers {
         self.rooms.config.publish_projects.iter().any(|granted| granted == project.as_str())
     }
 
-    /// All of them, or none, of a container that runs: no other one runs again. In force when this returns.
+    /// Whether a project's operators may give containers more than everybody's have.
+    pub fn may_be_privileged(&self, project: &Project) -> bool {
+        self.rooms.config.privileged_projects.iter().any(|granted| granted == project.as_str())
+    }
+
+    /// All of them, or none, of a container that runs. In force when this returns.
     pub async fn publish_ports(
         self: &Arc<Self>,
         record: &ContainerRecord,

@@ -6,11 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
+use super::options::Capabilities;
+use super::restart::Restart;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
+use crate::shim::spec::{RlimitSpec, TmpfsSpec};
 use crate::shim::terminal::Size;
 use crate::vpc::Gateway;
 
@@ -41,6 +44,30 @@ pub struct RunSpec {
     #[serde(default)]
     pub dns: Vec<IpAddr>,
     pub auto_remove: bool,
+    /// Instead of the image's; empty: none.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
+    /// A name or number, instead of the image's.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Seconds from the stop signal to SIGKILL.
+    #[serde(default)]
+    pub stop_timeout_s: Option<u32>,
+    /// Its root cannot be written.
+    #[serde(default)]
+    pub read_only: bool,
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsSpec>,
+    #[serde(default)]
+    pub capabilities: Capabilities,
+    #[serde(default)]
+    pub ulimits: Vec<RlimitSpec>,
+    /// Of a CPU, in thousandths.
+    #[serde(default)]
+    pub cpu_milli: Option<u32>,
+    /// What becomes of it when it has ended.
+    #[serde(default)]
+    pub restart: Restart,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]
@@ -145,6 +172,11 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     pub vpc: Option<Attachment>,
     pub created_ms: u64,
+    /// Since somebody started it, or it ran well.
+    #[serde(default)]
+    pub restarts: u32,
+    #[serde(default)]
+    pub stopped_by_hand: bool,
     pub state: State,
 }
 

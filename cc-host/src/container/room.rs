@@ -1,6 +1,6 @@
 //! The room's state: which containers exist, which are live, and how they are found. Refuses to start or stop them itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,8 +57,10 @@ pub struct Containers {
     pub(super) slots: Slots,
     /// Set when the daemon stops: from then on nothing starts.
     pub(super) closing: watch::Sender<bool>,
-    /// How many have ended and are not gone yet.
-    pub(super) leaving: watch::Sender<usize>,
+    /// The slots of those that have ended and are not gone yet.
+    pub(super) leaving: watch::Sender<BTreeSet<u32>>,
+    /// Those that have ended before and are being started again.
+    pub(super) starting: Mutex<HashSet<ContainerId>>,
     /// Held from the choice of an address to its record's being known here, and while VPCs are deleted: the records in memory
     /// are what both decide by.
     allocation: tokio::sync::Mutex<()>,
@@ -74,7 +76,8 @@ impl Containers {
             rooms,
             slots,
             closing: watch::Sender::new(false),
-            leaving: watch::Sender::new(0),
+            leaving: watch::Sender::default(),
+            starting: Mutex::default(),
             allocation: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             records: Mutex::default(),

@@ -70,7 +70,7 @@ impl Containers {
         }
     }
 
-    async fn bring_up(
+    pub(super) async fn bring_up(
         self: &Arc<Self>,
         record: &ContainerRecord,
         image: &ImageRecord,
@@ -140,6 +140,7 @@ impl Containers {
         let limits = Limits {
             memory_bytes: record.spec.memory_bytes,
             cpu_shares: record.spec.cpu_shares,
+            cpu_milli: record.spec.cpu_milli,
             pids_max: Some(record.spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
         };
         let (root, id) = (Arc::clone(&self.rooms.cgroups), record.id.clone());
@@ -193,7 +194,12 @@ impl Containers {
             terminal: own.terminal,
             log: Some(LogSpec::new(state.join("log").join("0.log"))),
             // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
-            rlimits: vec![RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX }],
+            rlimits: std::iter::once(RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX })
+                .chain(own.ulimits.iter().cloned())
+                .collect(),
+            read_only: own.read_only,
+            tmpfs: own.tmpfs.clone(),
+            capabilities: own.capabilities.bits(),
         })
     }
 
@@ -323,10 +329,15 @@ fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// The user's command replaces the image's cmd; without one the image's entrypoint and cmd run.
-fn command(spec: &RunSpec, image: &ImageRecord) -> Result<Vec<String>, ContainerError> {
-    let tail = if spec.command.is_empty() { &image.config.cmd } else { &spec.command };
-    let command: Vec<String> = image.config.entrypoint.iter().chain(tail).cloned().collect();
+/// The user's command replaces the image's cmd, and the user's entrypoint the image's; without either the image's entrypoint and cmd run.
+pub(super) fn command(spec: &RunSpec, image: &ImageRecord) -> Result<Vec<String>, ContainerError> {
+    let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.config.entrypoint);
+    // As docker has it: an image's cmd are the arguments of its own entrypoint.
+    let tail = match spec.command.is_empty() && spec.entrypoint.is_none() {
+        true => &image.config.cmd,
+        false => &spec.command,
+    };
+    let command: Vec<String> = entrypoint.iter().chain(tail).cloned().collect();
     if command.is_empty() {
         return Err(ContainerError::NoCommand { image: image.reference.clone() });
     }

@@ -15,6 +15,10 @@ impl Containers {
     pub async fn signal(&self, record: &ContainerRecord, signal: i32) -> Result<(), ContainerError> {
         let name = record.name.to_string();
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
+        // As docker has it: whoever sends one of these wants it to end.
+        if signal == libc::SIGKILL || signal == record.stop_signal {
+            self.set_by_hand(record, true).await?;
+        }
         match live.shim.signal(signal).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(ContainerError::NotRunning { name }),
@@ -24,9 +28,11 @@ impl Containers {
 
     /// The stop signal, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
     pub async fn stop(&self, record: &ContainerRecord, grace: Option<Duration>) -> Result<(), ContainerError> {
+        self.set_by_hand(record, true).await?;
         let Some(live) = self.live(&record.id) else { return self.not_starting(record) };
         let mut exit = live.exit.clone();
-        let grace = grace.unwrap_or(STOP_GRACE_DEFAULT);
+        let own = record.spec.stop_timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
+        let grace = grace.or(own).unwrap_or(STOP_GRACE_DEFAULT);
         // A shim that does not answer is as good as a program that does not listen.
         let asked = live.shim.signal(record.stop_signal).await;
         let ended = asked.is_ok() && tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok();
@@ -61,11 +67,11 @@ impl Containers {
 
     /// One that is being started belongs to whoever starts it.
     fn not_starting(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
-        match self.find(&record.project, record.id.as_str()) {
-            Ok(ContainerRecord { state: State::Created, .. }) => {
-                Err(ContainerError::Busy { name: record.name.to_string() })
-            }
-            _ => Ok(()),
+        let is_new =
+            matches!(self.find(&record.project, record.id.as_str()), Ok(ContainerRecord { state: State::Created, .. }));
+        match is_new || self.is_starting(&record.id) {
+            true => Err(ContainerError::Busy { name: record.name.to_string() }),
+            false => Ok(()),
         }
     }
 

@@ -71,6 +71,7 @@ impl Containers {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");
         }
         pace.step("remove");
+        self.restart_by_policy(record, &exit);
     }
 
     /// The kernel removes the interface with its network namespace, those of many containers at once, without keeping anybody
@@ -199,7 +200,12 @@ impl Containers {
     /// Until what has ended is gone.
     pub(super) async fn wait_for_leaving(&self) {
         // The sender lives as long as this room.
-        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving == 0).await;
+        let _ = self.leaving.subscribe().wait_for(|leaving| leaving.is_empty()).await;
+    }
+
+    /// Until nothing of the one that had this slot is left.
+    pub(super) async fn wait_for_leaving_of(&self, slot: u32) {
+        let _ = self.leaving.subscribe().wait_for(|leaving| !leaving.contains(&slot)).await;
     }
 }
 
@@ -212,7 +218,9 @@ struct Leaving {
 impl Leaving {
     fn of(room: &Arc<Containers>, slot: u32) -> Self {
         room.slots.share(slot);
-        room.leaving.send_modify(|leaving| *leaving += 1);
+        room.leaving.send_modify(|leaving| {
+            leaving.insert(slot);
+        });
         Leaving { room: Arc::clone(room), slot }
     }
 }
@@ -220,7 +228,9 @@ impl Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.room.slots.release(self.slot);
-        self.room.leaving.send_modify(|leaving| *leaving -= 1);
+        self.room.leaving.send_modify(|leaving| {
+            leaving.remove(&self.slot);
+        });
     }
 }
 

@@ -111,7 +111,7 @@ fn start(
         init::terminal(&root, &user, channel)?;
     }
     privileges::limit(&spec.rlimits)?;
-    privileges::drop_to(&user)?;
+    privileges::drop_to(&user, privileges::capabilities(spec.capabilities))?;
     tie()?;
     let own = [&spec.env[..], &wanted.env[..]].concat();
     let given = if wanted.terminal.is_some() { init::with_term(&own) } else { own };

@@ -105,10 +105,14 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     sysctls(&kernel);
     let binds: Vec<_> = spec.binds.iter().cloned().zip(prepared.binds).collect();
     rootfs::furnish(&prepared.root, &kernel, &prepared.devices, &binds)?;
+    rootfs::temporary(&prepared.root, &spec.tmpfs)?;
     sys::loopback_up().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot bring loopback up: {e}")))?;
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| other("set the host name", e))?;
     let user = user::resolve_here(&spec.user, spec.id_count).map_err(bad_user)?;
     exec::enter_directory(&prepared.root, &spec.cwd, &user)?;
+    if spec.read_only {
+        rootfs::seal(&prepared.root)?;
+    }
     rustix::process::setsid().map_err(|e| other("start a session", e))?;
     standard_streams(has_stdin, &user)?;
     if spec.terminal.is_some() {
@@ -116,7 +120,7 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     }
     privileges::limit(&spec.rlimits)?;
     channel.send(&FromInit::Ready, &[]).map_err(lost)?;
-    privileges::drop_to(&user)?;
+    privileges::drop_to(&user, privileges::capabilities(spec.capabilities))?;
     // After the change of ids, which clears it: whoever lost its shim has lost its output, too.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| other("tie init to its shim", e))?;

@@ -15,7 +15,7 @@ mod launch;
 pub mod log;
 mod masks;
 mod mounts;
-mod privileges;
+pub mod privileges;
 pub mod protocol;
 pub mod record;
 mod rootfs;

@@ -1,4 +1,4 @@
-//! What the program may do: docker's default capabilities, no new ones ever, limits clamped to what is allowed. Refuses
+//! What the program may do: docker's default capabilities or those that its specification names, no new ones ever, limits clamped to what is allowed. Refuses
 //! exceptions.
 //!
 //! `setgroups` stays allowed in the container's user namespace: images need it (every server that drops to its own user),
@@ -39,11 +39,16 @@ pub fn become_root() -> Result<(), StartFailure> {
     become_ids(0, 0, &[])
 }
 
+/// Of a specification: what it says, or docker's default.
+pub fn capabilities(given: Option<u64>) -> CapabilitySet {
+    given.map_or(DEFAULT_CAPABILITIES, CapabilitySet::from_bits_retain)
+}
+
 /// For good: user, groups, capabilities.
-pub fn drop_to(user: &User) -> Result<(), StartFailure> {
+pub fn drop_to(user: &User, capabilities: CapabilitySet) -> Result<(), StartFailure> {
     for number in 0..=CAPABILITY_MAX {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if DEFAULT_CAPABILITIES.contains(one) {
+        if capabilities.contains(one) {
             continue;
         }
         match remove_capability_from_bounding_set(one) {
@@ -56,7 +61,7 @@ pub fn drop_to(user: &User) -> Result<(), StartFailure> {
     clear_ambient_capability_set().map_err(|source| failed("drop ambient capabilities", source))?;
     become_ids(user.uid, user.gid, &user.groups)?;
     // For any other user than root the kernel has cleared them with the change of ids.
-    let kept = if user.uid == 0 { DEFAULT_CAPABILITIES } else { CapabilitySet::empty() };
+    let kept = if user.uid == 0 { capabilities } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).map_err(|source| failed("set the capabilities", source))?;
     set_no_new_privs(true).map_err(|source| failed("forbid new privileges", source))

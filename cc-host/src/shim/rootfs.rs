@@ -14,7 +14,8 @@ use rustix::process::{fchdir, pivot_root};
 use super::masks;
 use super::mounts::{DEVICES, mount_failure};
 use super::protocol::StartFailure;
-use super::spec::Bind;
+use super::spec::{Bind, TmpfsSpec};
+use super::sys::mount_setattr;
 
 const STRICT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
@@ -82,6 +83,22 @@ pub fn furnish(
         attach_at(mount, &target, &bind.target)?;
     }
     masks::apply(kernel)
+}
+
+/// After `furnish`.
+pub fn temporary(root: &OwnedFd, all: &[TmpfsSpec]) -> Result<(), StartFailure> {
+    for TmpfsSpec { target, size_bytes, mode } in all {
+        let (size, mode) = (size_bytes.to_string(), format!("{mode:o}"));
+        let mount = filesystem("tmpfs", &[("mode", &mode), ("size", &size)], STRICT)?;
+        attach_at(&mount, &directory(root, target)?, target)?;
+    }
+    Ok(())
+}
+
+/// From here on nobody writes to the root itself.
+pub fn seal(root: &OwnedFd) -> Result<(), StartFailure> {
+    mount_setattr(root.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), None, false)
+        .map_err(|source| mount_failure("make the root read-only", source))
 }
 
 fn dev(root: &OwnedFd, devices: &[OwnedFd]) -> Result<(), StartFailure> {

@@ -49,8 +49,16 @@ pub struct Spec {
     #[serde(default)]
     pub terminal: Option<Size>,
     pub log: Option<LogSpec>,
-    /// Clamped to what the shim itself is allowed.
+    /// Clamped to what the shim itself is allowed; the last of equal names.
     pub rlimits: Vec<RlimitSpec>,
+    /// The root cannot be written; what is mounted on it can.
+    #[serde(default)]
+    pub read_only: bool,
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsSpec>,
+    /// As bits; without them docker's default.
+    #[serde(default)]
+    pub capabilities: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,12 +107,30 @@ impl LogSpec {
     }
 }
 
+/// A file system in memory, charged to the container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TmpfsSpec {
+    /// Absolute, inside the container; made where it is missing.
+    pub target: String,
+    pub size_bytes: u64,
+    pub mode: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RlimitSpec {
     pub resource: RlimitKind,
     pub soft: u64,
     pub hard: u64,
+}
+
+impl std::fmt::Display for RlimitSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
+        let name = format!("{:?}", self.resource).to_lowercase();
+        write!(f, "{name}={}:{}", text(self.soft), text(self.hard))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +209,9 @@ impl Spec {
         if self.binds.len() > BINDS_MAX {
             return bad("it has too many bind mounts");
         }
+        if self.tmpfs.iter().any(|one| !one.target.starts_with('/') || has_nul(&one.target)) {
+            return bad("the target of a temporary file system is not an absolute path");
+        }
         if self.binds.iter().any(|bind| !bind.target.starts_with('/') || has_nul(&bind.target)) {
             return bad("the target of a bind mount is not an absolute path");
         }
@@ -214,6 +243,9 @@ mod tests {
             terminal: None,
             log: None,
             rlimits: vec![],
+            read_only: false,
+            tmpfs: vec![],
+            capabilities: None,
         }
     }
 

@@ -99,6 +99,9 @@ impl World {
             terminal: None,
             log: Some(LogSpec::new(home.join("0.log"))),
             rlimits: vec![],
+            read_only: false,
+            tmpfs: vec![],
+            capabilities: None,
         };
         tweak(&mut spec);
         Made { dir: home.join("run"), spec, cgroup }

@@ -20,6 +20,7 @@ pub mod ps;
 pub mod publish;
 pub mod rm;
 pub mod run;
+pub mod start;
 pub mod status;
 pub mod stop;
 pub mod version;
@@ -124,6 +125,8 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Status(args) => status::run(&context, args).await,
         Command::Metrics(args) => metrics::run(&context, args).await,
         Command::Logs(args) => logs::run(&context, args).await,
+        Command::Start(args) => start::run(&context, args).await,
+        Command::Restart(args) => start::again(&context, args).await,
         Command::Stop(args) => stop::run(&context, args).await,
         Command::Kill(args) => kill::run(&context, args).await,
         Command::Rm(args) => rm::run(&context, args).await,

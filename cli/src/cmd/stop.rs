@@ -10,9 +10,9 @@ use crate::render::Ids;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cc stop web\n  cc stop -t 60 db")]
 pub struct StopArgs {
-    /// Seconds until SIGKILL
-    #[arg(short = 't', long = "time", value_name = "SECONDS", default_value_t = 10)]
-    time: u32,
+    /// Seconds until SIGKILL (default: as it was run with, or 10)
+    #[arg(short = 't', long = "time", value_name = "SECONDS")]
+    time: Option<u32>,
     /// Names or ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,

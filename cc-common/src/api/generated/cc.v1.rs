@@ -386,6 +386,36 @@ pub struct ContainerSpec {
     pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "30")]
     pub publish: ::prost::alloc::vec::Vec<PortMapping>,
+    /// a program instead of the image's entrypoint; "": none
+    #[prost(string, optional, tag = "41")]
+    pub entrypoint: ::core::option::Option<::prost::alloc::string::String>,
+    /// name or number; empty: the image's
+    #[prost(string, tag = "42")]
+    pub stop_signal: ::prost::alloc::string::String,
+    /// from the stop signal to SIGKILL; absent: 10
+    #[prost(uint32, optional, tag = "43")]
+    pub stop_timeout_s: ::core::option::Option<u32>,
+    /// the root; what is mounted on it can be written
+    #[prost(bool, tag = "44")]
+    pub read_only: bool,
+    /// PATH\[:size=64m,mode=1777\]
+    #[prost(string, repeated, tag = "45")]
+    pub tmpfs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// beyond the usual ones: for admins, or by a grant
+    #[prost(string, repeated, tag = "46")]
+    pub cap_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// names, or ALL
+    #[prost(string, repeated, tag = "47")]
+    pub cap_drop: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// NAME=SOFT\[:HARD\]
+    #[prost(string, repeated, tag = "48")]
+    pub ulimits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// thousandths of a CPU, at most; 0: no limit
+    #[prost(uint32, tag = "49")]
+    pub cpu_milli: u32,
+    /// no, on-failure, on-failure:N, always, unless-stopped; empty: no
+    #[prost(string, tag = "40")]
+    pub restart: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortMapping {
@@ -615,6 +645,9 @@ pub struct Container {
     /// with prefix length; empty where the VPC has none
     #[prost(string, tag = "24")]
     pub ipv6: ::prost::alloc::string::String,
+    /// by its policy, since somebody started it or it ran well
+    #[prost(uint32, tag = "40")]
+    pub restarts: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MetricsResponse {
@@ -727,8 +760,8 @@ pub struct LogRecord {
 pub struct StopRequest {
     #[prost(string, repeated, tag = "1")]
     pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(uint32, tag = "2")]
-    pub timeout_s: u32,
+    #[prost(uint32, optional, tag = "2")]
+    pub timeout_s: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KillRequest {
@@ -3500,6 +3533,50 @@ pub mod container_service_client {
                 .insert(GrpcMethod::new("cc.v1.ContainerService", "Stop"));
             self.inner.unary(req, path, codec).await
         }
+        /// Containers that have ended, once more.
+        pub async fn start(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ContainerIds>,
+        ) -> std::result::Result<tonic::Response<super::ContainerIds>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Start",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Start"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Stop and start; one that has ended is started.
+        pub async fn restart(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StopRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContainerIds>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cc.v1.ContainerService/Restart",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cc.v1.ContainerService", "Restart"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn kill(
             &mut self,
             request: impl tonic::IntoRequest<super::KillRequest>,
@@ -3762,6 +3839,16 @@ pub mod container_service_server {
             request: tonic::Request<super::LogsRequest>,
         ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
         async fn stop(
+            &self,
+            request: tonic::Request<super::StopRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContainerIds>, tonic::Status>;
+        /// Containers that have ended, once more.
+        async fn start(
+            &self,
+            request: tonic::Request<super::ContainerIds>,
+        ) -> std::result::Result<tonic::Response<super::ContainerIds>, tonic::Status>;
+        /// Stop and start; one that has ended is started.
+        async fn restart(
             &self,
             request: tonic::Request<super::StopRequest>,
         ) -> std::result::Result<tonic::Response<super::ContainerIds>, tonic::Status>;
@@ -4162,6 +4249,94 @@ pub mod container_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StopSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Start" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::ContainerIds> for StartSvc<T> {
+                        type Response = super::ContainerIds;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ContainerIds>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::start(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.ContainerService/Restart" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestartSvc<T: ContainerService>(pub Arc<T>);
+                    impl<
+                        T: ContainerService,
+                    > tonic::server::UnaryService<super::StopRequest> for RestartSvc<T> {
+                        type Response = super::ContainerIds;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StopRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContainerService>::restart(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestartSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,13 +16,19 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// As in v1: 1024 is one share like everybody's, 2 the least.
     pub cpu_shares: Option<u32>,
+    /// Of a CPU, in thousandths: what it may use though nobody else wants it.
+    pub cpu_milli: Option<u32>,
     pub pids_max: Option<u32>,
 }
+
+/// The kernel's default, and docker's.
+const PERIOD_US: u64 = 100_000;
 
 /// What a container is limited by; `cgroups-rs` behind it, or a test.
 trait Controls {
     fn memory(&self, bytes: u64) -> Result<(), String>;
     fn cpu(&self, shares: u32) -> Result<(), String>;
+    fn cpu_quota(&self, milli: u32) -> Result<(), String>;
     fn pids(&self, max: u32) -> Result<(), String>;
 }
 
@@ -37,6 +43,7 @@ fn set(controls: &dyn Controls, limits: &Limits) -> Result<(), (&'static str, St
     let named = |name| move |reason| (name, reason);
     limits.memory_bytes.map_or(Ok(()), |bytes| controls.memory(bytes)).map_err(named("memory"))?;
     limits.cpu_shares.map_or(Ok(()), |shares| controls.cpu(shares)).map_err(named("cpu"))?;
+    limits.cpu_milli.map_or(Ok(()), |milli| controls.cpu_quota(milli)).map_err(named("cpu"))?;
     limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))
 }
 
@@ -61,6 +68,12 @@ impl Controls for Kernel<'_> {
         let (dir, v2) = self.hierarchies.controller("cpu", self.dir);
         let value = if v2 { weight(shares) } else { u64::from(shares) };
         CpuController::new(dir, v2).set_shares(value).map_err(reason)
+    }
+
+    fn cpu_quota(&self, milli: u32) -> Result<(), String> {
+        let (dir, v2) = self.hierarchies.controller("cpu", self.dir);
+        let quota_us = i64::from(milli) * (PERIOD_US / 1000) as i64;
+        CpuController::new(dir, v2).set_cfs_quota_and_period(Some(quota_us), Some(PERIOD_US)).map_err(reason)
     }
 
     fn pids(&self, max: u32) -> Result<(), String> {
@@ -97,6 +110,10 @@ mod tests {
             self.0.borrow_mut().push(format!("cpu {shares}"));
             Ok(())
         }
+        fn cpu_quota(&self, milli: u32) -> Result<(), String> {
+            self.0.borrow_mut().push(format!("quota {milli}"));
+            Ok(())
+        }
         fn pids(&self, _: u32) -> Result<(), String> {
             Err("full".into())
         }
@@ -106,9 +123,12 @@ mod tests {
     fn only_what_is_asked_for_is_set_and_failures_name_the_limit() {
         let recorder = Recorder::default();
         set(&recorder, &Limits { memory_bytes: Some(1), ..Limits::default() }).unwrap();
-        let failed = set(&recorder, &Limits { cpu_shares: Some(512), pids_max: Some(1), ..Limits::default() });
+        let failed = set(
+            &recorder,
+            &Limits { cpu_shares: Some(512), cpu_milli: Some(1500), pids_max: Some(1), ..Limits::default() },
+        );
         assert_eq!(failed, Err(("process", "full".to_owned())));
-        assert_eq!(*recorder.0.borrow(), ["memory 1", "cpu 512"]);
+        assert_eq!(*recorder.0.borrow(), ["memory 1", "cpu 512", "quota 1500"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod spec;
 pub use spec::environment;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::run_output::Output;
@@ -54,6 +55,12 @@ pub struct RunArgs {
     /// KEY=VALUE, or KEY to pass on our own; more than once
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
+    /// A file with a KEY=VALUE, or a KEY, on each line; more than once
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// A program instead of the image's entrypoint; \"\" for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
     /// The working directory
     #[arg(short = 'w', long, value_name = "DIR", default_value = "", hide_default_value = true)]
     dir: String,
@@ -99,6 +106,33 @@ pub struct RunArgs {
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing")]
     pull: Pull,
+    /// CPUs that it may use at most, such as 1.5
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    cpus: Option<u32>,
+    /// When to start it again: no, on-failure[:N], always, unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no", hide_default_value = true)]
+    restart: String,
+    /// What cc stop sends first (default: the image's, or TERM)
+    #[arg(long, value_name = "SIGNAL", default_value = "", hide_default_value = true)]
+    stop_signal: String,
+    /// Seconds from the stop signal to SIGKILL (default 10)
+    #[arg(long, value_name = "SECONDS")]
+    stop_timeout: Option<u32>,
+    /// Make its root read-only
+    #[arg(long)]
+    read_only: bool,
+    /// A file system in memory; more than once
+    #[arg(long, value_name = "PATH[:size=64m,mode=1777]")]
+    tmpfs: Vec<String>,
+    /// A capability beyond the usual ones, or ALL; for admins, or by a grant; more than once
+    #[arg(long, value_name = "CAP")]
+    cap_add: Vec<String>,
+    /// A capability that it shall not have, or ALL; more than once
+    #[arg(long, value_name = "CAP")]
+    cap_drop: Vec<String>,
+    /// A resource limit: core, cpu, data, fsize, memlock, nofile, nproc, stack; more than once
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    ulimit: Vec<String>,
     /// How many processes there may be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pids_limit: Option<u32>,
@@ -194,6 +228,13 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
         what: What::Container,
     };
     foreground::attend(outputs, &id, inputs, signals, how).await
+}
+
+/// As thousandths: `1.5` is 1500.
+fn cpus(text: &str) -> Result<u32, String> {
+    let cpus: f64 = text.parse().map_err(|_| "it is no number of CPUs; try 1.5".to_owned())?;
+    let milli = (cpus * 1000.0).round();
+    if (10.0..=1_024_000.0).contains(&milli) { Ok(milli as u32) } else { Err("CPUs go from 0.01 to 1024".to_owned()) }
 }
 
 fn refuse_later(args: &RunArgs) -> Result<(), Fault> {

@@ -1,12 +1,16 @@
 //! The flags of `cc run` as a container's specification. Refuses to guess what the daemon decides (0 and empty ask it to).
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::{ContainerSpec, RateLimit};
 
 use super::RunArgs;
 use crate::error::usage;
+
+/// The daemon takes 128 KiB of them.
+const ENV_FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// `KEY` alone takes the value from our own environment, and is left out if there is none there, as elsewhere.
 pub fn environment(given: &[String], ours: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Fault> {
@@ -21,8 +25,26 @@ pub fn environment(given: &[String], ours: impl Fn(&str) -> Option<String>) -> R
     Ok(env)
 }
 
+/// Lines as `--env` takes them; empty ones and those that start with # are nothing.
+fn env_file(path: &Path) -> Result<Vec<String>, Fault> {
+    let failed = |why: String| usage(format!("cannot read --env-file {}", path.display()), why);
+    let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
+    if size > ENV_FILE_BYTES_MAX {
+        return Err(failed(format!("it is larger than {ENV_FILE_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let lines = text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line).trim_start());
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
 pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Result<ContainerSpec, Fault> {
-    let env = environment(&args.env, ours)?;
+    // What is said on the command line comes later, and so wins.
+    let mut given = Vec::new();
+    for path in &args.env_file {
+        given.extend(env_file(path)?);
+    }
+    given.extend(args.env.iter().cloned());
+    let env = environment(&given, ours)?;
     let mut labels = HashMap::new();
     for text in &args.label {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -46,6 +68,16 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         mtu: args.mtu.unwrap_or(0),
         auto_remove: args.remove,
         pids_max: args.pids_limit.unwrap_or(0),
+        entrypoint: args.entrypoint.clone(),
+        stop_signal: args.stop_signal.clone(),
+        stop_timeout_s: args.stop_timeout,
+        read_only: args.read_only,
+        tmpfs: args.tmpfs.clone(),
+        cap_add: args.cap_add.clone(),
+        cap_drop: args.cap_drop.clone(),
+        ulimits: args.ulimit.clone(),
+        cpu_milli: args.cpus.unwrap_or(0),
+        restart: args.restart.clone(),
         groups: args.group.clone(),
         publish: args.publish.iter().map(Into::into).collect(),
         egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
@@ -83,6 +115,18 @@ mod tests {
         assert_eq!(spec.command, ["ls", "-l"]);
         assert_eq!(spec.labels["l"], "");
         assert!(spec.auto_remove);
+    }
+
+    #[test]
+    fn an_env_file_is_lines_and_the_command_line_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        std::fs::write(&path, "# nothing\n\nA=1\r\n  B\nC\nD=a b\n").unwrap();
+        let args = parsed(&["--env-file", path.to_str().unwrap(), "-e", "A=2"]).unwrap();
+        let spec = from_args(&args, |key| (key == "B").then(|| "ours".to_owned())).unwrap();
+        assert_eq!(spec.env, ["A=1", "B=ours", "D=a b", "A=2"]);
+        let missing = parsed(&["--env-file", "/no/such/file"]).unwrap();
+        assert!(from_args(&missing, |_| None).unwrap_err().what.contains("/no/such/file"));
     }
 
     #[test]
