@@ -83,6 +83,10 @@ pub enum Command {
     Status(cmd::status::StatusArgs),
     /// Show what containers use, and their traffic
     Metrics(cmd::metrics::MetricsArgs),
+    /// Show the processes of containers
+    Top(cmd::top::TopArgs),
+    /// Watch what containers use
+    Stats(cmd::stats::StatsArgs),
     /// Print what a container wrote
     Logs(cmd::logs::LogsArgs),
     /// Start containers that have ended

@@ -75,6 +75,9 @@ impl ContainerService for Fake {
     async fn attach(&self, _: Request<Streaming<RunInput>>) -> Result<Response<Self::AttachStream>, Status> {
         none()
     }
+    async fn top(&self, _: Request<ContainerIds>) -> Result<Response<TopResponse>, Status> {
+        none()
+    }
     async fn start(&self, _: Request<ContainerIds>) -> Result<Response<ContainerIds>, Status> {
         none()
     }

@@ -33,6 +33,29 @@ fn it_is_in_the_container_and_its_code_is_ours() {
 }
 
 #[test]
+fn its_processes_and_what_they_use_are_told() {
+    let world = World::new();
+    let id = world.run("busybox", &["--name", "web", "-u", "app"], &["sh", "-c", "while :; do :; done"]);
+    world.cc(&["exec", "-d", "-u", "0", "web", "sleep", "599"]).ok();
+    let top = world.cc(&["top", "web", "--json"]).json()[0]["processes"].clone();
+    let told = |index: usize| (top[index]["uid"].as_u64(), top[index]["command"].as_str().map(str::to_owned));
+    assert_eq!(told(0), (Some(1000), Some("sh -c while :; do :; done".to_owned())), "{top}");
+    assert_eq!(told(1), (Some(0), Some("sleep 599".to_owned())), "{top}");
+    assert_eq!((top[0]["pid"].as_i64(), top[0]["host_pid"].as_i64()), (Some(1), Some(world.pid(&id).into())));
+    assert!(world.cc(&["top", "web"]).ok().stdout.contains("sleep 599"));
+    let stats = world.cc(&["stats", "--once", "--json"]).json();
+    let percent = stats[0]["cpu_percent"].as_f64().expect("two looks make a rate");
+    assert!((20.0..150.0).contains(&percent) && stats[0]["pids"] == 2, "{stats}");
+    let mut live = Typist::start(world.command(&["stats", "web"]), 24, 120);
+    live.sees("web").sees("%").sees("web").sees("%").types("\x03");
+    live.ends();
+    world.cc(&["stop", "-t", "0", "web"]).ok();
+    world.cc(&["top", "web"]).fails(1, "not running");
+    world.remove_all();
+    world.assert_clean();
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let world = World::new();
     let id = world.run("busybox", &["--name", "web"], SLEEP);

@@ -16,7 +16,7 @@ use super::follow::until_left;
 use super::session;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
-use crate::container::{ContainerRecord, Containers, RunSpec, options};
+use crate::container::{ContainerRecord, Containers, Process, RunSpec, options};
 use crate::image::Images;
 use crate::outside::PortMapping;
 
@@ -68,6 +68,11 @@ pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: 
         return Ok(());
     }
     caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted("--cap-add")))
+}
+
+fn process_view(process: Process) -> v1::Process {
+    let Process { pid, own_pid, uid, state, cpu_ms, resident_bytes, command } = process;
+    v1::Process { pid: own_pid, host_pid: pid, uid, state, cpu_ms, resident_bytes, command }
 }
 
 fn ids(records: &[ContainerRecord]) -> Response<v1::ContainerIds> {
@@ -142,6 +147,22 @@ impl ContainerService for ContainerApi {
             metrics.push(metrics_view(&record, figures));
         }
         Ok(Response::new(v1::MetricsResponse { metrics }))
+    }
+
+    async fn top(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::TopResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let mut containers = Vec::new();
+        for record in self.find_all(&caller, &request.into_inner().ids)? {
+            let processes = self.containers.processes(&record).await.map_err(Fault::from)?;
+            let processes = processes.into_iter().map(process_view).collect();
+            containers.push(v1::ContainerProcesses {
+                id: record.id.to_string(),
+                name: record.name.to_string(),
+                processes,
+            });
+        }
+        Ok(Response::new(v1::TopResponse { containers }))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

@@ -162,7 +162,7 @@ impl Containers {
             move |source| ContainerError::File { operation, name, source }
         };
         let (state, run) = (self.state_dir(record), self.run_dir(record));
-        let id_base = self.rooms.config.id_base + record.slot * ID_RANGE;
+        let id_base = self.id_base(record);
         for dir in ["upper", "work", "log", "etc"] {
             private_dir(&state.join(dir)).map_err(file("make the writable layer"))?;
         }
@@ -303,6 +303,11 @@ impl Containers {
             drop(live);
             room.end(&record, &cgroup, ended, tell).await;
         });
+    }
+
+    /// The first id of its range, on the host.
+    pub(super) fn id_base(&self, record: &ContainerRecord) -> u32 {
+        self.rooms.config.id_base + record.slot * ID_RANGE
     }
 
     fn shim_binary(&self) -> PathBuf {

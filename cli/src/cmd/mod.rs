@@ -21,8 +21,10 @@ pub mod publish;
 pub mod rm;
 pub mod run;
 pub mod start;
+pub mod stats;
 pub mod status;
 pub mod stop;
+pub mod top;
 pub mod version;
 pub mod vpc;
 pub mod wait;
@@ -124,6 +126,8 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Ps(args) => ps::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Metrics(args) => metrics::run(&context, args).await,
+        Command::Top(args) => top::run(&context, args).await,
+        Command::Stats(args) => stats::run(&context, args).await,
         Command::Logs(args) => logs::run(&context, args).await,
         Command::Start(args) => start::run(&context, args).await,
         Command::Restart(args) => start::again(&context, args).await,

@@ -27,6 +27,8 @@ pub struct ContainerView {
     pub created: String,
     pub started: String,
     pub exit: Option<ExitView>,
+    /// By its policy, since somebody started it or it ran well.
+    pub restarts: u32,
     pub endpoint: u32,
     pub interface: String,
     pub project: String,
@@ -58,6 +60,17 @@ pub struct SpecView {
     pub egress_bandwidth: Option<RateLimitView>,
     pub ingress_bandwidth: Option<RateLimitView>,
     pub dns: Vec<String>,
+    pub entrypoint: Option<String>,
+    /// Empty: the image's.
+    pub stop_signal: String,
+    pub stop_timeout_s: Option<u32>,
+    pub read_only: bool,
+    pub tmpfs: Vec<String>,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub ulimits: Vec<String>,
+    pub cpus: Option<f64>,
+    pub restart: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +125,16 @@ impl From<v1::ContainerSpec> for SpecView {
             egress_bandwidth: spec.egress_bandwidth.map(Into::into),
             ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
             dns: spec.dns,
+            entrypoint: spec.entrypoint,
+            stop_signal: spec.stop_signal,
+            stop_timeout_s: spec.stop_timeout_s,
+            read_only: spec.read_only,
+            tmpfs: spec.tmpfs,
+            cap_add: spec.cap_add,
+            cap_drop: spec.cap_drop,
+            ulimits: spec.ulimits,
+            cpus: (spec.cpu_milli != 0).then(|| f64::from(spec.cpu_milli) / 1000.0),
+            restart: spec.restart,
         }
     }
 }
@@ -140,6 +163,7 @@ impl From<v1::Container> for ContainerView {
             created: rfc3339_ms(c.created_ms),
             started: rfc3339_ms(c.started_ms),
             exit: c.exit.map(Into::into),
+            restarts: c.restarts,
             endpoint: c.endpoint,
             interface: c.interface,
             project: c.project,
@@ -280,6 +304,7 @@ mod tests {
             spec: Some(spec),
             endpoint: 1,
             interface: "cc1".into(),
+            restarts: 0,
             project: "default".into(),
             groups: vec!["blue".into()],
             ipv6: ipv6.into(),

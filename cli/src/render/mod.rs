@@ -14,7 +14,9 @@ pub mod inspection;
 pub mod log;
 pub mod metrics;
 pub mod prefixes;
+pub mod stats;
 pub mod table;
+pub mod top;
 pub mod vpc;
 pub mod why;
 
