@@ -1,5 +1,6 @@
 //! Further programs in a container: where they run, what they may, how they end, and what becomes of them when nobody is there.
 #![cfg(feature = "daemon")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod runtime_world;
 
