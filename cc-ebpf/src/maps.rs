@@ -70,7 +70,8 @@ pub static CC_FLOWS: HashMap<FlowKey, Flow, { FLOWS_MAX as usize }, NO_PREALLOC>
 pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new();
 
 #[btf_map]
-pub static CC_FRAGMENTS: HashMap<FragmentPlace, FragmentEntry, { FRAGMENTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+pub static CC_FRAGMENTS: HashMap<FragmentPlace, FragmentEntry, { FRAGMENTS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map]
 pub static CC_NAT: HashMap<FlowKey, NatEntry, { NAT_MAX as usize }, NO_PREALLOC> = HashMap::new();

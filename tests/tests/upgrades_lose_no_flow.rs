@@ -117,7 +117,8 @@ impl Open {
         let guarded = GUARDED.parse().expect("an address");
         let guarded = Probe::start((&beyond.netns, guarded), heard, &world.netns, heard);
         probes.push(("denied by the guard".to_owned(), guarded));
-        let mut open = Open { going, newcomers, iperf, idle, probes, denial, ids: [web, client], seen: Seen::default() };
+        let mut open =
+            Open { going, newcomers, iperf, idle, probes, denial, ids: [web, client], seen: Seen::default() };
         open.all_is_well(world, "at first");
         open
     }

@@ -10,6 +10,7 @@ mod groups;
 pub mod launch;
 mod leave;
 mod leftover;
+mod log_options;
 pub mod logs;
 mod metrics;
 mod names;
@@ -27,6 +28,7 @@ mod tunnel;
 
 pub use bandwidth::{BadLimit, Bandwidth, Queue, RateLimit};
 pub use error::ContainerError;
+pub use log_options::{BadLogOption, LogOptions};
 pub use metrics::ContainerMetrics;
 pub use record::{Attachment, ContainerRecord, Exit, Ipv6Attachment, RunSpec, State};
 pub use room::{Containers, Rooms};

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
+use super::log_options::LogOptions;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
@@ -39,6 +40,9 @@ pub struct RunSpec {
     /// Name servers to ask instead of the VPC's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// Absent of one from before there were any: then no other program may touch the log's files, for its shim expects nobody to.
+    #[serde(default)]
+    pub log: Option<LogOptions>,
     pub auto_remove: bool,
     pub stdin: bool,
 }

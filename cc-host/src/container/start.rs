@@ -19,7 +19,7 @@ use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
 use crate::kernel::link::{self, Veth};
 use crate::kernel::{carrier, netns, uplink};
-use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
+use crate::shim::spec::{RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
 const MTU_DEFAULT: u16 = 1450;
@@ -190,7 +190,7 @@ impl Containers {
             cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
-            log: Some(LogSpec::new(state.join("log").join("0.log"))),
+            log: Some(own.log.unwrap_or_default().spec(self.log_path(record))),
             // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
             rlimits: vec![RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX }],
         })
@@ -310,6 +310,10 @@ impl Containers {
 
     pub(super) fn state_dir(&self, record: &ContainerRecord) -> PathBuf {
         self.rooms.config.containers_state_dir().join(record.id.as_str())
+    }
+
+    pub(super) fn log_path(&self, record: &ContainerRecord) -> PathBuf {
+        self.state_dir(record).join("log").join("0.log")
     }
 
     pub(super) fn alias(&self, record: &ContainerRecord) -> String {

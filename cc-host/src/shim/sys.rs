@@ -43,6 +43,25 @@ pub unsafe fn clone3(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Side
     }
 }
 
+/// Both sides of a plain fork.
+pub enum Forked {
+    Parent,
+    Child,
+}
+
+/// A copy of this process, in the same namespaces and cgroup.
+///
+/// # Safety
+/// As of `clone3`: the calling process has one thread.
+pub unsafe fn fork() -> io::Result<Forked> {
+    // SAFETY: the caller's single thread makes the child's copy of memory consistent.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        pid if pid > 0 => Ok(Forked::Parent),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Ends the process at once: no destructors, no exit handlers of a library the parent set up.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: has no preconditions and does not return.

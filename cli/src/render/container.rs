@@ -58,6 +58,9 @@ pub struct SpecView {
     pub egress_bandwidth: Option<RateLimitView>,
     pub ingress_bandwidth: Option<RateLimitView>,
     pub dns: Vec<String>,
+    pub log_max_bytes: u64,
+    pub log_max_files: u32,
+    pub log_mode: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +115,9 @@ impl From<v1::ContainerSpec> for SpecView {
             egress_bandwidth: spec.egress_bandwidth.map(Into::into),
             ingress_bandwidth: spec.ingress_bandwidth.map(Into::into),
             dns: spec.dns,
+            log_max_bytes: spec.log_max_bytes,
+            log_max_files: spec.log_max_files,
+            log_mode: spec.log_mode,
         }
     }
 }
@@ -261,6 +267,9 @@ mod tests {
             image: "debian:12".into(),
             memory_bytes: 512 << 20,
             egress_bandwidth: Some(v1::RateLimit { bytes_per_s: 10 << 20, burst_bytes: 0 }),
+            log_max_bytes: 10 << 20,
+            log_max_files: 3,
+            log_mode: "block".into(),
             ..Default::default()
         };
         ContainerView::from(v1::Container {

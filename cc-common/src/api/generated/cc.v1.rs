@@ -386,6 +386,15 @@ pub struct ContainerSpec {
     pub dns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "30")]
     pub publish: ::prost::alloc::vec::Vec<PortMapping>,
+    /// of one file of its log; 0: 10 MiB
+    #[prost(uint64, tag = "60")]
+    pub log_max_bytes: u64,
+    /// 0: 3
+    #[prost(uint32, tag = "61")]
+    pub log_max_files: u32,
+    /// block or drop; empty: block
+    #[prost(string, tag = "62")]
+    pub log_mode: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortMapping {
@@ -597,6 +606,9 @@ pub struct Metrics {
     /// of limited directions
     #[prost(message, repeated, tag = "20")]
     pub queues: ::prost::alloc::vec::Vec<Queue>,
+    /// of its output
+    #[prost(uint64, tag = "60")]
+    pub log_dropped_records: u64,
 }
 /// What holds a direction to its limit.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
