@@ -36,13 +36,18 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let containers = options.common.rounds.unwrap_or(CONTAINERS);
     let mut figures = Vec::new();
     for (what, script) in [("idle", IDLE), ("after 4 MiB of log", WRITTEN)] {
-        let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let mut pids: Vec<(&str, i64)> = Vec::new();
         for _ in 0..containers {
             interrupt::check()?;
             if let (Some(host), Some(image)) = (&host, &image) {
-                samples.entry(OURS.to_owned()).or_default().push(shim_kib(host, image, script)?);
+                pids.push((OURS, shim(host, image, script)?));
             }
-            samples.entry("conmon".to_owned()).or_default().push(podman.conmon_kib(script)?);
+            pids.push(("conmon", podman.conmon(script)?));
+        }
+        // Of all that run together: the pages of a program that runs once are its own, however clean.
+        let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (who, pid) in pids {
+            samples.entry(who.to_owned()).or_default().push(settled_kib(pid)?);
         }
         let mut figure = Figure::from_samples(&format!("private memory of a shim, {what}"), "KiB", 0.5, &samples);
         figure.setup = BTreeMap::from([
@@ -54,13 +59,13 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     report::print(&figures, options.common.json)
 }
 
-fn shim_kib(host: &Host, image: &str, script: &str) -> Result<f64> {
+/// Its pid.
+fn shim(host: &Host, image: &str, script: &str) -> Result<i64> {
     let id = output(host.cc().args(["run", "-d", "--image", image, "sh", "-c", script]))?;
     let file = host.file("run/containers").join(id.trim()).join("state.json");
     let state = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let state: Value = serde_json::from_slice(&state).context("the shim wrote a state that is no JSON")?;
-    let pid = state["shim"]["pid"].as_i64().context("the state names no shim")?;
-    settled_kib(pid)
+    state["shim"]["pid"].as_i64().context("the state names no shim")
 }
 
 /// podman's containers, which go with their guard.
@@ -69,12 +74,12 @@ struct Conmons {
 }
 
 impl Conmons {
-    fn conmon_kib(&self, script: &str) -> Result<f64> {
+    fn conmon(&self, script: &str) -> Result<i64> {
         let mut run = self.podman.command();
         run.args(["run", "-d", "--net=none", "--log-driver=k8s-file", peers::PODMAN_IMAGE, "sh", "-c", script]);
         let id = output(&mut run)?;
         let pid = self.asked(&["inspect", "--format", "{{.State.ConmonPid}}", id.trim()])?;
-        settled_kib(pid.trim().parse().context("podman names no conmon")?)
+        pid.trim().parse().context("podman names no conmon")
     }
 
     fn asked(&self, args: &[&str]) -> Result<String> {
