@@ -21,8 +21,8 @@ const BOUND: Duration = Duration::from_secs(30);
 /// Open for both, so that nobody waits for the other side to come.
 fn fifo(world: &World) -> (PathBuf, File) {
     let path = world.dir.path().join("slow.log");
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let file = File::options().read(true).write(true).open(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO is made");
+    let file = File::options().read(true).write(true).open(&path).expect("it opens");
     (path, file)
 }
 
@@ -66,7 +66,7 @@ impl Drain {
     }
 
     fn end(self) -> u64 {
-        self.thread.join().unwrap();
+        self.thread.join().expect("it ends");
         self.count.load(Ordering::Relaxed)
     }
 }
