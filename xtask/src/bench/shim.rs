@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -13,8 +14,11 @@ use super::report::{self, Figure, OURS};
 use crate::build::{self, Profile};
 use crate::host::Host;
 use crate::interrupt;
-use crate::process::output;
+use crate::process::{ask, output};
 
+/// For podman's last processes.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Containers of each kind, of each contender.
 const CONTAINERS: usize = 10;
 const IDLE: &str = "sleep 1000";
@@ -32,7 +36,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let host = if options.common.peers { None } else { Some(Host::start(root, Profile::Release, "shim")?) };
     let image = host.as_ref().map(|host| host.load(&layout)).transpose()?;
     let dir = peers::Dir::make()?;
-    let podman = Conmons { podman: Podman::prepare(&dir, &layout)? };
+    let podman = Conmons { podman: Podman::prepare(&dir, &layout)?, dir: dir.path().display().to_string() };
     let containers = options.common.rounds.unwrap_or(CONTAINERS);
     let mut figures = Vec::new();
     for (what, script) in [("idle", IDLE), ("after 4 MiB of log", WRITTEN)] {
@@ -71,6 +75,8 @@ fn shim(host: &Host, image: &str, script: &str) -> Result<i64> {
 /// podman's containers, which go with their guard.
 struct Conmons {
     podman: Podman,
+    /// Its processes name it.
+    dir: String,
 }
 
 impl Conmons {
@@ -93,6 +99,11 @@ impl Drop for Conmons {
         if let Err(error) = self.asked(&["rm", "--all", "--force", "--time", "0"]) {
             eprintln!("xtask: cannot remove podman's containers: {error:#}");
         }
+        // Each conmon has a podman clean up after it, which mounts the storage once more.
+        let began = Instant::now();
+        while ask("ps", &["-eo", "args="]).is_some_and(|all| all.contains(&self.dir)) && began.elapsed() < GONE_WITHIN {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -101,7 +112,7 @@ fn settled_kib(pid: i64) -> Result<f64> {
     const LOOKS_MAX: usize = 100;
     let mut before = f64::NAN;
     for _ in 0..LOOKS_MAX {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(LOOK_EVERY);
         let now = private_kib(pid)?;
         if now == before {
             return Ok(now);
