@@ -11,7 +11,7 @@ use crate::netns::Netns;
 /// Longer than any test: it is ended when it is dropped.
 const SECONDS: &str = "600";
 /// As fast as it goes it would leave a small machine no time for a daemon.
-const BITS_PER_SECOND: &str = "500M";
+const BITS_PER_SECOND: &str = "100M";
 
 /// What it has told so far.
 #[derive(Debug, Default)]

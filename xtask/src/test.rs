@@ -106,6 +106,7 @@ fn lints(root: &Path, report: &mut Report) {
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     report.step("clippy", run_command(cargo(root).args(clippy)));
     // The layout that only the tests of upgrades have.
+    report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
     let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/next-abi", "--", "-D", "warnings"];
     report.step("clippy of the next layout", run_command(cargo(root).args(clippy)));
     match tools::install_cargo_deny(root) {

@@ -7,8 +7,8 @@ use cc_common::api::v1;
 use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
 use crate::container::{
-    BadLimit, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, Restart, RunSpec,
-    State, parse_signal,
+    BadLimit, BadLogOption, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, LogOptions, Queue,
+    RateLimit, Restart, RunSpec, State, parse_signal,
 };
 use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
@@ -109,6 +109,11 @@ pub(super) fn run_spec(
         return Err(bad("--dns", spec.dns.join(" "), "programs ask three name servers at most"));
     }
     let dns = spec.dns.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
+    let log = LogOptions::new(spec.log_max_bytes, spec.log_max_files, &spec.log_mode).map_err(|wrong| match wrong {
+        BadLogOption::Bytes => bad(wrong.flag(), spec.log_max_bytes, wrong.why()),
+        BadLogOption::Files => bad(wrong.flag(), spec.log_max_files, wrong.why()),
+        BadLogOption::Mode => bad(wrong.flag(), &spec.log_mode, wrong.why()),
+    })?;
     Ok(RunSpec {
         image: spec.image,
         vpc: non_empty(spec.vpc),
@@ -125,6 +130,7 @@ pub(super) fn run_spec(
         bandwidth,
         publish,
         dns,
+        log: Some(log),
         mtu: u16::try_from(spec.mtu).ok().filter(|&mtu| mtu != 0),
         auto_remove: spec.auto_remove,
         entrypoint: spec.entrypoint.map(|program| if program.is_empty() { vec![] } else { vec![program] }),
@@ -236,6 +242,7 @@ fn is_hostname(text: &str) -> bool {
 }
 
 pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
+    let log = spec.log.unwrap_or_default();
     v1::ContainerSpec {
         image: spec.image.clone(),
         vpc: spec.vpc.clone().unwrap_or_default(),
@@ -266,6 +273,9 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         publish: spec.publish.iter().map(port_mapping_view).collect(),
         egress_bandwidth: rate_limit_view(spec.bandwidth.egress),
         ingress_bandwidth: rate_limit_view(spec.bandwidth.ingress),
+        log_max_bytes: log.bytes_max,
+        log_max_files: log.files_max,
+        log_mode: log.mode_name().to_owned(),
     }
 }
 
@@ -351,7 +361,7 @@ pub(super) fn progress_view(progress: LayerProgress) -> v1::PullProgress {
 }
 
 pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) -> v1::Metrics {
-    let ContainerMetrics { resources, traffic, queues } = metrics;
+    let ContainerMetrics { resources, traffic, queues, log_dropped } = metrics;
     let count = |t: crate::datapath::Traffic| Some(v1::Traffic { packets: t.packets, bytes: t.bytes });
     v1::Metrics {
         id: record.id.to_string(),
@@ -381,6 +391,7 @@ pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) 
             .collect(),
         at_ms: crate::ids::now_ms(),
         queues: queues.into_iter().map(queue_view).collect(),
+        log_dropped_records: log_dropped,
     }
 }
 
@@ -405,7 +416,10 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 18] = [
+        let cases: [Spoil; 21] = [
+            ("--log-max-size", |s| s.log_max_bytes = 1),
+            ("--log-max-files", |s| s.log_max_files = 11),
+            ("--log-mode", |s| s.log_mode = "wait".into()),
             ("--image", |s| s.image.clear()),
             ("--memory", |s| s.memory_bytes = 1),
             ("--cpu", |s| s.cpu_shares = 1),

@@ -8,6 +8,7 @@ use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::datapath::EndpointCounters;
 use crate::kernel::cgroup::Stats;
+use crate::shim::record::{self, LOG_FILE, LogRecord};
 
 #[derive(Debug, Clone, Default)]
 pub struct ContainerMetrics {
@@ -15,6 +16,8 @@ pub struct ContainerMetrics {
     pub traffic: EndpointCounters,
     /// Of what is limited.
     pub queues: Vec<Queue>,
+    /// Records of its output that were not written.
+    pub log_dropped: u64,
 }
 
 impl Containers {
@@ -25,6 +28,7 @@ impl Containers {
         let (cgroup, datapath) = (Arc::clone(&live.cgroup), Arc::clone(&self.rooms.datapath));
         let endpoint = record.slot;
         let queues = self.queues(record, Arc::clone(&live.netns)).await;
+        let run_dir = self.run_dir(record);
         tokio::task::spawn_blocking(move || {
             let resources = cgroup.stats();
             let traffic = datapath.counters(endpoint).map_err(|source| ContainerError::Datapath {
@@ -32,7 +36,10 @@ impl Containers {
                 name,
                 source,
             })?;
-            Ok(ContainerMetrics { resources, traffic, queues })
+            // Not there until something was dropped, and of shims that do not tell.
+            let log: Option<LogRecord> = record::read(&run_dir, LOG_FILE).unwrap_or_default();
+            let log_dropped = log.unwrap_or_default().dropped;
+            Ok(ContainerMetrics { resources, traffic, queues, log_dropped })
         })
         .await
         .expect("reading counters does not panic")

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
+use super::log_options::LogOptions;
 use super::options::Capabilities;
 use super::restart::Restart;
 use crate::datapath::Endpoint;
@@ -43,6 +44,9 @@ pub struct RunSpec {
     /// Name servers to ask instead of the VPC's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// Absent of one from before there were any: then no other program may touch the log's files, for its shim expects nobody to.
+    #[serde(default)]
+    pub log: Option<LogOptions>,
     pub auto_remove: bool,
     /// Instead of the image's; empty: none.
     #[serde(default)]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -19,7 +20,7 @@ use crate::image::ImageRecord;
 use crate::kernel::cgroup::{Cgroup, Limits};
 use crate::kernel::link::{self, Veth};
 use crate::kernel::{carrier, netns, uplink};
-use crate::shim::spec::{LogSpec, RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
+use crate::shim::spec::{RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
 const MTU_DEFAULT: u16 = 1450;
@@ -28,6 +29,9 @@ const OVERLAY_HEADER_BYTES: u32 = 50;
 
 /// A container's range of ids: all that 16 bits can name, as images use them.
 const ID_RANGE: u32 = 0x1_0000;
+/// For a shim to hear that its container's first process has ended, and how often it is asked.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+const SHIM_HEARS: Duration = Duration::from_millis(5);
 /// What Linux gives a login.
 const NOFILE_SOFT: u64 = 1024;
 
@@ -96,7 +100,10 @@ impl Containers {
         if let (Some(vpc), Some(joined)) = (&mut record.vpc, &joined) {
             vpc.membership = joined.membership().clone();
         }
-        let netns = self.connect_network(&record, pid, &cgroup, pace).await?;
+        let netns = match self.connect_network(&record, pid, &cgroup, pace).await {
+            Err(error @ ContainerError::Netns { .. }) => return Err(why_it_is_gone(&record, &shim, error).await),
+            connected => connected?,
+        };
         // Before its program runs, which may ask for its own name.
         self.publish(&record);
         let stdio = if attach {
@@ -192,7 +199,7 @@ impl Containers {
             cgroup_tasks: cgroup.tasks_files(),
             stdin: own.stdin,
             terminal: own.terminal,
-            log: Some(LogSpec::new(state.join("log").join("0.log"))),
+            log: Some(own.log.unwrap_or_default().spec(self.log_path(record))),
             // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
             rlimits: std::iter::once(RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX })
                 .chain(own.ulimits.iter().cloned())
@@ -324,8 +331,29 @@ impl Containers {
         self.rooms.config.containers_state_dir().join(record.id.as_str())
     }
 
+    pub(super) fn log_path(&self, record: &ContainerRecord) -> PathBuf {
+        self.state_dir(record).join("log").join("0.log")
+    }
+
     pub(super) fn alias(&self, record: &ContainerRecord) -> String {
         format!("cc:{}:{}", self.rooms.host_id, record.id)
+    }
+}
+
+/// Its first process may have failed before its namespace was opened, and has said better why.
+async fn why_it_is_gone(record: &ContainerRecord, shim: &Shim, error: ContainerError) -> ContainerError {
+    let is_gone = async {
+        // No signal at all: it only asks. One that has ended is there until its shim has heard of it.
+        while !matches!(shim.signal(0).await, Ok(false) | Err(_)) {
+            tokio::time::sleep(SHIM_HEARS).await;
+        }
+    };
+    if tokio::time::timeout(GONE_WITHIN, is_gone).await.is_err() {
+        return error;
+    }
+    match shim.start().await {
+        Err(source) => ContainerError::Start { name: record.name.to_string(), source },
+        Ok(()) => error,
     }
 }
 

@@ -39,6 +39,7 @@ impl Containers {
     ) {
         let mut pace = Pace::new("end");
         let _leaving = Leaving::of(self, record.slot);
+        let log_dropped = ended.log_dropped;
         let exit = exit_of(record, cgroup, ended).await;
         self.silence(record).await;
         pace.step("silence");
@@ -55,6 +56,10 @@ impl Containers {
         // Nobody waiting is fine: a detached container has no client.
         let _ = tell.send(Some(exit.clone()));
         self.tell_of_end(record, &exit).await;
+        if log_dropped > 0 {
+            let text = format!("the log of {} lacks {log_dropped} records of its output", record.name);
+            self.rooms.events.add_for(Some(&record.project), "container.log_dropped", record.id.as_str(), &text).await;
+        }
         pace.step("event");
         self.interface_goes(record).await;
         pace.step("interface");

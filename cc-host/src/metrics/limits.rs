@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cc_common::limits::ENDPOINTS_MAX;
 
-/// Series of one scrape. A container has 19, and two for each direction and reason that it lost packets by: 32 are six
+/// Series of one scrape. A container has 20, and two for each direction and reason that it lost packets by: 32 are six
 /// reasons for each of 4,096. A series takes 110 bytes with short names, 340 with the longest: 14 to 43 MiB of text. Beyond it
 /// whole containers are left out, the youngest first, and the scrape says so.
 pub const SERIES_MAX: usize = 16 * ENDPOINTS_MAX as usize;

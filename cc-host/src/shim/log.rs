@@ -1,15 +1,30 @@
-//! The container's log: CRI lines (`TIME STREAM F|P TEXT`), rotated by renaming. Refuses to make the container wait: what a
-//! full disk does not take is dropped and counted.
+//! The container's log: CRI lines (`TIME STREAM F|P TEXT`), into a file here or by a writer apart, and how many were dropped. Refuses to
+//! make the container wait for a full disk; a slow one it waits for, unless it was told to drop.
+//!
+//! `file` rotates and counts, `apart` is the writer's process, `time` the time before each line.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod apart;
+mod file;
+mod time;
 
-use super::spec::LogSpec;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::apart::Apart;
+use self::file::LogFile;
+use self::time::{TIME_BYTES, timestamp};
+use super::record::{self, LOG_FILE, LogRecord};
+use super::spec::{LogMode, LogSpec};
+
+pub use self::file::{compressed, numbered};
 
 /// A longer line is written in parts, all but the last marked `P`.
 pub const LINE_BYTES_MAX: usize = 16 << 10;
+/// Records that are written at once; one with its line of the longest fits.
+const BLOCK_BYTES_MAX: usize = 32 << 10;
+/// Between two notes of how many were dropped.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -17,178 +32,171 @@ pub enum Stream {
     Stderr,
 }
 
+enum Sink {
+    Here(LogFile),
+    Apart(Apart),
+}
+
 pub struct Log {
-    spec: LogSpec,
-    file: Option<File>,
-    written_bytes: u64,
+    sink: Sink,
     /// The start of a line whose end has not come yet, for each stream.
     pending: [Vec<u8>; 2],
-    /// A record was cut in the middle: the next one starts on a line of its own.
-    torn: bool,
-    pub dropped: u64,
+    /// Records on their way to the sink.
+    block: Vec<u8>,
+    /// How many drops are noted, and since when.
+    told: (u64, Option<Instant>),
 }
 
 impl Log {
-    /// A log that cannot be opened drops and counts everything, as on a full disk.
+    /// Before there is an init: a writer apart must not have its pipes.
     pub fn open(spec: LogSpec) -> Log {
-        let mut log =
-            Log { spec, file: None, written_bytes: 0, pending: [Vec::new(), Vec::new()], torn: false, dropped: 0 };
-        log.reopen();
-        log
+        let sink = match spec.mode {
+            LogMode::Block => Sink::Here(LogFile::open(spec)),
+            // Without a process to spare it is written here: a log that may hold the container up is better than none.
+            LogMode::Drop => match Apart::spawn(spec.clone()) {
+                Ok(apart) => Sink::Apart(apart),
+                Err(_) => Sink::Here(LogFile::open(spec)),
+            },
+        };
+        Log { sink, pending: [Vec::new(), Vec::new()], block: Vec::new(), told: (0, None) }
     }
 
     pub fn append(&mut self, stream: Stream, mut bytes: &[u8], now: SystemTime) {
-        let mut records = Vec::with_capacity(bytes.len() + 64);
-        let mut count = 0;
+        let header = Header::new(now, stream);
         while !bytes.is_empty() {
-            let pending = &mut self.pending[stream as usize];
-            let room = LINE_BYTES_MAX - pending.len();
+            let room = LINE_BYTES_MAX - self.pending[stream as usize].len();
             let piece = &bytes[..bytes.len().min(room)];
-            match piece.iter().position(|&b| b == b'\n') {
-                Some(end) => {
-                    pending.extend_from_slice(&piece[..end]);
-                    write_record(&mut records, now, stream, b'F', pending);
-                    bytes = &bytes[end + 1..];
-                }
+            let (text, tag, used) = match memchr::memchr(b'\n', piece) {
+                Some(end) => (&piece[..end], b'F', end + 1),
+                None if piece.len() == room => (piece, b'P', room),
                 None => {
-                    pending.extend_from_slice(piece);
-                    bytes = &bytes[piece.len()..];
-                    if pending.len() < LINE_BYTES_MAX {
-                        continue;
-                    }
-                    write_record(&mut records, now, stream, b'P', pending);
+                    self.pending[stream as usize].extend_from_slice(piece);
+                    break;
                 }
-            }
-            pending.clear();
-            count += 1;
+            };
+            self.record(&header, tag, stream, text);
+            bytes = &bytes[used..];
         }
-        self.write(&records, count);
+        self.flush();
     }
 
-    /// The last line need not have had an end.
+    /// The last line need not have had an end. After this, `dropped` is final.
     pub fn close(&mut self, now: SystemTime) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let pending = std::mem::take(&mut self.pending[stream as usize]);
-            if !pending.is_empty() {
-                let mut record = Vec::new();
-                write_record(&mut record, now, stream, b'F', &pending);
-                self.write(&record, 1);
+            if !self.pending[stream as usize].is_empty() {
+                self.record(&Header::new(now, stream), b'F', stream, b"");
             }
         }
+        self.flush();
+        if let Sink::Apart(apart) = &mut self.sink {
+            apart.close();
+        }
     }
 
-    fn write(&mut self, records: &[u8], count: u64) {
-        if records.is_empty() {
+    pub fn dropped(&self) -> u64 {
+        match &self.sink {
+            Sink::Here(file) => file.dropped,
+            Sink::Apart(apart) => apart.dropped(),
+        }
+    }
+
+    /// A descriptor to poll for reading, and to `hear` when there is something.
+    pub fn news(&self) -> Option<BorrowedFd<'_>> {
+        match &self.sink {
+            Sink::Here(_) => None,
+            Sink::Apart(apart) => apart.news(),
+        }
+    }
+
+    pub fn hear(&mut self) {
+        if let Sink::Apart(apart) = &mut self.sink {
+            apart.hear();
+        }
+    }
+
+    /// Whether `tell` has to be called within a second.
+    pub fn has_untold(&self) -> bool {
+        self.dropped() != self.told.0
+    }
+
+    /// Notes in the container's run-time directory how many were dropped; the first time at once, then once a second at most.
+    pub fn tell(&mut self, dir: &Path) {
+        if !self.has_untold() || self.told.1.is_some_and(|last| last.elapsed() < TOLD_EVERY) {
             return;
         }
-        if self.written_bytes > 0 && self.written_bytes + records.len() as u64 > self.spec.bytes_max {
-            self.rotate();
+        let dropped = self.dropped();
+        // That directory may be full too: then it is tried again in a second.
+        let noted = record::write(dir, LOG_FILE, &LogRecord { dropped }, false).is_ok();
+        self.told = (if noted { dropped } else { self.told.0 }, Some(Instant::now()));
+    }
+
+    /// What is pending of the line comes before `text`.
+    fn record(&mut self, header: &Header, tag: u8, stream: Stream, text: &[u8]) {
+        let pending = self.pending[stream as usize].len();
+        if self.block.len() + Header::BYTES + pending + text.len() + 1 > BLOCK_BYTES_MAX {
+            self.flush();
         }
-        let Some(file) = &mut self.file else {
-            self.dropped += count;
-            self.reopen();
+        header.write(tag, &mut self.block);
+        self.block.append(&mut self.pending[stream as usize]);
+        self.block.extend_from_slice(text);
+        self.block.push(b'\n');
+    }
+
+    fn flush(&mut self) {
+        if self.block.is_empty() {
             return;
-        };
-        let result = if self.torn {
-            file.write_all(b"\n").and_then(|()| file.write_all(records))
-        } else {
-            file.write_all(records)
-        };
-        self.torn = result.is_err();
-        match result {
-            Ok(()) => self.written_bytes += records.len() as u64,
-            Err(_) => self.dropped += count,
         }
-    }
-
-    fn rotate(&mut self) {
-        let name = |index: u32| if index == 0 { self.spec.path.clone() } else { numbered(&self.spec.path, index) };
-        for index in (0..self.spec.files_max.saturating_sub(1)).rev() {
-            // Where a file of that number does not exist yet there is nothing to move.
-            let _ = std::fs::rename(name(index), name(index + 1));
+        match &mut self.sink {
+            Sink::Here(file) => file.write(&self.block),
+            Sink::Apart(apart) => apart.write(&self.block),
         }
-        if self.spec.files_max <= 1 {
-            let _ = std::fs::remove_file(name(0));
-        }
-        self.reopen();
-    }
-
-    fn reopen(&mut self) {
-        self.file = open(&self.spec.path).ok();
-        self.written_bytes = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
+        self.block.clear();
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+/// What comes before the text, the same for all records of one piece of output but for the tag.
+struct Header([u8; Header::BYTES]);
+
+impl Header {
+    const BYTES: usize = TIME_BYTES + 10;
+
+    fn new(now: SystemTime, stream: Stream) -> Header {
+        let mut bytes = [b' '; Header::BYTES];
+        bytes[..TIME_BYTES].copy_from_slice(&timestamp(now));
+        bytes[TIME_BYTES + 1..TIME_BYTES + 7].copy_from_slice(match stream {
+            Stream::Stdout => b"stdout",
+            Stream::Stderr => b"stderr",
+        });
+        Header(bytes)
+    }
+
+    fn write(&self, tag: u8, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+        let at = out.len() - 2;
+        out[at] = tag;
+    }
 }
 
-fn numbered(path: &Path, index: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{index}"));
-    name.into()
-}
-
-fn write_record(out: &mut Vec<u8>, now: SystemTime, stream: Stream, tag: u8, text: &[u8]) {
-    let name = match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
-    };
-    out.extend_from_slice(timestamp(now).as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(&[b' ', tag, b' ']);
-    out.extend_from_slice(text);
-    out.push(b'\n');
-}
-
-/// RFC 3339 with nanoseconds, in UTC.
-pub fn timestamp(now: SystemTime) -> String {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Days to a date: eras of 400 years that start on the first of March, so that the leap day comes last.
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
-}
+const _: () = assert!(Header::BYTES + LINE_BYTES_MAX < BLOCK_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(secs: u64, nanos: u32) -> SystemTime {
-        UNIX_EPOCH + Duration::new(secs, nanos)
-    }
+    use std::time::UNIX_EPOCH;
 
     fn log(bytes_max: u64) -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
-        let spec = LogSpec { path: dir.path().join("0.log"), bytes_max, files_max: 3 };
-        (dir, Log::open(spec))
-    }
-
-    #[test]
-    fn timestamps_are_calendar_dates() {
-        assert_eq!(timestamp(at(0, 0)), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(timestamp(at(951_782_400, 5)), "2000-02-29T00:00:00.000000005Z");
-        assert_eq!(timestamp(at(1_735_689_599, 999_999_999)), "2024-12-31T23:59:59.999999999Z");
+        let path = dir.path().join("0.log");
+        (dir, Log::open(LogSpec { path, bytes_max, files_max: 3, mode: LogMode::Block }))
     }
 
     #[test]
     fn lines_are_whole_whatever_the_pieces_and_streams_do_not_mix() {
         let (dir, mut log) = log(1 << 20);
-        log.append(Stream::Stdout, b"hel", at(0, 0));
-        log.append(Stream::Stderr, b"oops\n", at(0, 0));
-        log.append(Stream::Stdout, b"lo\n\nrest", at(0, 0));
-        log.close(at(0, 0));
+        log.append(Stream::Stdout, b"hel", UNIX_EPOCH);
+        log.append(Stream::Stderr, b"oops\n", UNIX_EPOCH);
+        log.append(Stream::Stdout, b"lo\n\nrest", UNIX_EPOCH);
+        log.close(UNIX_EPOCH);
         let text = std::fs::read_to_string(dir.path().join("0.log")).unwrap();
         let t = "1970-01-01T00:00:00.000000000Z";
         assert_eq!(text, format!("{t} stderr F oops\n{t} stdout F hello\n{t} stdout F \n{t} stdout F rest\n"));
@@ -199,29 +207,38 @@ mod tests {
         let (dir, mut log) = log(1 << 20);
         let mut line = vec![b'x'; LINE_BYTES_MAX + 1];
         line.push(b'\n');
-        log.append(Stream::Stdout, &line, at(0, 0));
+        // In two pieces: what is pending counts.
+        log.append(Stream::Stdout, &line[..100], UNIX_EPOCH);
+        log.append(Stream::Stdout, &line[100..], UNIX_EPOCH);
         let text = std::fs::read_to_string(dir.path().join("0.log")).unwrap();
-        let tags: Vec<_> = text.lines().map(|l| l.split(' ').nth(2).unwrap()).collect();
-        assert_eq!(tags, ["P", "F"]);
+        let records: Vec<(&str, usize)> =
+            text.lines().map(|l| (&l[TIME_BYTES + 8..TIME_BYTES + 9], l.len() - Header::BYTES)).collect();
+        assert_eq!(records, [("P", LINE_BYTES_MAX), ("F", 1)]);
     }
 
     #[test]
-    fn rotation_keeps_the_newest_files() {
-        let (dir, mut log) = log(200);
-        for number in 0..50 {
-            log.append(Stream::Stdout, format!("line {number}\n").as_bytes(), at(number, 0));
-        }
-        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["0.log", "0.log.1", "0.log.2"]);
-        let newest = std::fs::read_to_string(dir.path().join("0.log")).unwrap();
-        assert!(newest.ends_with("line 49\n") && newest.len() <= 200);
+    fn many_lines_of_one_piece_are_split_among_files() {
+        let (dir, mut log) = log(64 << 10);
+        log.append(Stream::Stdout, &b"\n".repeat(4000), UNIX_EPOCH);
+        let sizes = ["0.log", "0.log.1", "0.log.2"].map(|name| std::fs::metadata(dir.path().join(name)).unwrap().len());
+        let all = (4000 * (Header::BYTES as u64 + 1)).min(3 * (64 << 10));
+        assert!(sizes.iter().all(|&size| size <= 64 << 10) && sizes.iter().sum::<u64>() == all, "{sizes:?}");
     }
 
     #[test]
-    fn what_cannot_be_written_is_dropped_and_counted() {
-        let mut log = Log::open(LogSpec { path: "/dev/full".into(), bytes_max: 1 << 20, files_max: 1 });
-        log.append(Stream::Stdout, b"a\nb\n", at(0, 0));
-        assert_eq!(log.dropped, 2);
+    fn drops_are_noted_at_once_and_then_once_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = LogSpec { path: "/dev/full".into(), bytes_max: 1 << 20, files_max: 1, mode: LogMode::Block };
+        let mut log = Log::open(spec);
+        let noted = || record::read::<LogRecord>(dir.path(), LOG_FILE).unwrap().map(|log| log.dropped);
+        log.tell(dir.path());
+        assert_eq!(noted(), None);
+        log.append(Stream::Stdout, b"a\nb\n", UNIX_EPOCH);
+        assert!(log.has_untold());
+        log.tell(dir.path());
+        assert_eq!((noted(), log.has_untold()), (Some(2), false));
+        log.append(Stream::Stdout, b"c\n", UNIX_EPOCH);
+        log.tell(dir.path());
+        assert_eq!((noted(), log.has_untold()), (Some(2), true));
     }
 }

@@ -1,4 +1,5 @@
-//! What a shim leaves on disk for whoever comes later: `state.json` (who runs) and `exit.json` (how it ended). Refuses to
+//! What a shim leaves on disk for whoever comes later: `state.json` (who runs), `exit.json` (how it ended) and
+//! `log.json` (what its log has lost). Refuses to
 //! hold anything that the daemon can derive.
 
 use std::io::{self, Write};
@@ -12,6 +13,8 @@ pub const STATE_FILE: &str = "state.json";
 pub const EXIT_FILE: &str = "exit.json";
 pub const SOCKET_FILE: &str = "shim.sock";
 pub const STDERR_FILE: &str = "shim.stderr";
+/// There once something was dropped.
+pub const LOG_FILE: &str = "log.json";
 
 /// A process that can be told from a later one that got its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +45,15 @@ pub struct ExitRecord {
     /// Set where the record was put together after the shim had died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Log records that a full disk swallowed.
+    /// Log records that were dropped.
     #[serde(default)]
     pub log_dropped: u64,
+}
+
+/// How the log fares while the container runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    pub dropped: u64,
 }
 
 impl ExitRecord {

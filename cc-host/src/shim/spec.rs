@@ -97,13 +97,27 @@ pub struct LogSpec {
     /// The file being written; rotated ones have `.1`, `.2` … behind it.
     pub path: PathBuf,
     pub bytes_max: u64,
+    /// With the one being written; at least one.
     pub files_max: u32,
+    #[serde(default)]
+    pub mode: LogMode,
+}
+
+/// Who waits for a disk that is slow. A full one nobody waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogMode {
+    /// The container, until its output is written.
+    #[default]
+    Block,
+    /// Nobody: what cannot be taken at once is dropped and counted.
+    Drop,
 }
 
 impl LogSpec {
     /// 10 MiB, three files.
     pub fn new(path: PathBuf) -> Self {
-        LogSpec { path, bytes_max: 10 << 20, files_max: 3 }
+        LogSpec { path, bytes_max: 10 << 20, files_max: 3, mode: LogMode::Block }
     }
 }
 
@@ -279,6 +293,12 @@ mod tests {
             spoil(&mut bad);
             assert!(matches!(bad.check(), Err(SpecError::Invalid(_))), "spoiler {index}");
         }
+    }
+
+    #[test]
+    fn a_log_from_before_there_were_modes_blocks() {
+        let old = r#"{"path":"/l","bytes_max":10485760,"files_max":3}"#;
+        assert_eq!(serde_json::from_str::<LogSpec>(old).unwrap(), LogSpec::new("/l".into()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -158,6 +158,8 @@ enum Source {
     Channel,
     Stdin,
     Output(usize),
+    /// The log's writer, where it is apart.
+    Log,
     Client(usize),
     Exec(usize, execs::Source),
 }
@@ -225,6 +227,9 @@ impl<'a> Supervisor<'a> {
                 self.clients[index].flush();
             }
             self.bury_clients();
+            if let Some(log) = &mut self.log {
+                log.tell(self.dir);
+            }
         }
     }
 
@@ -254,6 +259,9 @@ impl<'a> Supervisor<'a> {
             }
         }
         self.poll_execs(&mut fds);
+        if let Some(news) = self.log.as_ref().and_then(Log::news) {
+            fds.push((Source::Log, PollFd::from_borrowed_fd(news, PollFlags::IN)));
+        }
         for (index, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::empty();
             if self.takes_input(client) && client.has_room() && !client.silent {
@@ -272,10 +280,12 @@ impl<'a> Supervisor<'a> {
         Ok(sources.into_iter().zip(fds.iter().map(PollFd::revents)).filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
-    /// Only the two waits that must not last for ever have a limit.
+    /// Only waits that must not last for ever have a limit, and that for the moment to note what the log has lost.
     fn timeout(&self) -> Option<Timespec> {
-        let waits =
-            self.ending() || (!self.had_client && matches!(self.phase, Phase::Created { .. } | Phase::Failed(_)));
+        let untold = self.log.as_ref().is_some_and(Log::has_untold);
+        let waits = untold
+            || self.ending()
+            || (!self.had_client && matches!(self.phase, Phase::Created { .. } | Phase::Failed(_)));
         waits.then_some(Timespec { tv_sec: 1, tv_nsec: 0 })
     }
 
@@ -297,6 +307,7 @@ impl<'a> Supervisor<'a> {
             Source::Stdin => self.feed(),
             Source::Output(index) => self.forward(index),
             Source::Exec(index, source) => self.handle_exec(index, source),
+            Source::Log => self.log.iter_mut().for_each(Log::hear),
             Source::Client(index) => {
                 if flags.contains(PollFlags::IN) {
                     self.clients[index].fill();
@@ -334,9 +345,7 @@ impl<'a> Supervisor<'a> {
             }
             _ => return,
         }
-        if let Some(log) = &mut self.log {
-            log.close(SystemTime::now());
-        }
+        self.close_log();
         self.finished = true;
         self.accept();
         let record = self.record.clone().expect("both ends write it");

@@ -30,7 +30,7 @@ pub unsafe fn clone3(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Side
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: the arguments are a fork's, and the caller has one thread.
-    unsafe { fork(&args, &raw const pidfd) }
+    unsafe { fork_as(&args, &raw const pidfd) }
 }
 
 /// `clone3` as a fork whose child is this process's sibling: a child of its parent, which reaps it.
@@ -45,12 +45,12 @@ pub unsafe fn clone3_sibling() -> io::Result<Side> {
     args.flags = libc::CLONE_PIDFD as u64 | libc::CLONE_PARENT as u64;
     args.pidfd = &raw mut pidfd as u64;
     // SAFETY: the arguments are a fork's, and the caller has one thread.
-    unsafe { fork(&args, &raw const pidfd) }
+    unsafe { fork_as(&args, &raw const pidfd) }
 }
 
 /// # Safety
 /// `args` are those of a fork, with `pidfd` for the descriptor, and the calling process has one thread.
-unsafe fn fork(args: &libc::clone_args, pidfd: *const RawFd) -> io::Result<Side> {
+unsafe fn fork_as(args: &libc::clone_args, pidfd: *const RawFd) -> io::Result<Side> {
     // SAFETY: `args` has the size passed and lives through the call; without CLONE_VM and a stack the child continues here
     // on its own copy of memory, which the caller's single thread makes consistent.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<libc::clone_args>()) };
@@ -61,6 +61,25 @@ unsafe fn fork(args: &libc::clone_args, pidfd: *const RawFd) -> io::Result<Side>
             let pidfd = unsafe { OwnedFd::from_raw_fd(*pidfd) };
             Ok(Side::Parent(Cloned { pid: pid as i32, pidfd }))
         }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Both sides of a plain fork.
+pub enum Forked {
+    Parent,
+    Child,
+}
+
+/// A copy of this process, in the same namespaces and cgroup.
+///
+/// # Safety
+/// As of `clone3`: the calling process has one thread.
+pub unsafe fn fork() -> io::Result<Forked> {
+    // SAFETY: the caller's single thread makes the child's copy of memory consistent.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        pid if pid > 0 => Ok(Forked::Parent),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -71,6 +71,9 @@ pub struct SpecView {
     pub ulimits: Vec<String>,
     pub cpus: Option<f64>,
     pub restart: String,
+    pub log_max_bytes: u64,
+    pub log_max_files: u32,
+    pub log_mode: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +138,9 @@ impl From<v1::ContainerSpec> for SpecView {
             ulimits: spec.ulimits,
             cpus: (spec.cpu_milli != 0).then(|| f64::from(spec.cpu_milli) / 1000.0),
             restart: spec.restart,
+            log_max_bytes: spec.log_max_bytes,
+            log_max_files: spec.log_max_files,
+            log_mode: spec.log_mode,
         }
     }
 }
@@ -285,6 +291,9 @@ mod tests {
             image: "debian:12".into(),
             memory_bytes: 512 << 20,
             egress_bandwidth: Some(v1::RateLimit { bytes_per_s: 10 << 20, burst_bytes: 0 }),
+            log_max_bytes: 10 << 20,
+            log_max_files: 3,
+            log_mode: "block".into(),
             ..Default::default()
         };
         ContainerView::from(v1::Container {

@@ -29,6 +29,7 @@ pub struct MetricsView {
     pub socket_sent: TrafficView,
     pub drops: Vec<DropView>,
     pub queues: Vec<QueueView>,
+    pub log_dropped_records: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,6 +87,7 @@ impl From<v1::Metrics> for MetricsView {
             socket_sent: traffic(m.socket_sent),
             drops: m.drops.into_iter().map(Into::into).collect(),
             queues: m.queues.into_iter().map(Into::into).collect(),
+            log_dropped_records: m.log_dropped_records,
         }
     }
 }
@@ -152,6 +154,9 @@ fn print_one(out: &mut impl Write, m: &MetricsView) -> io::Result<()> {
             format!("{direction} to {rate}/s: waited {waits} times, {waiting} wait now, no room for {dropped_packets} packets"),
         ));
     }
+    if m.log_dropped_records > 0 {
+        pairs.push(("Log", format!("{} records of its output were dropped", m.log_dropped_records)));
+    }
     table::print_pairs_into(out, &pairs)
 }
 
@@ -180,6 +185,7 @@ mod tests {
                 waiting_bytes: 65_536,
             }],
             at_ms: 1_700_000_000_000,
+            log_dropped_records: 12,
             ..Default::default()
         };
         let all = AllMetrics(vec![metrics.into()]);

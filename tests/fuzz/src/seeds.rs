@@ -252,6 +252,9 @@ fn messages() -> Vec<Seed> {
         mtu: 1400,
         publish: vec![publish],
         egress_bandwidth: Some(v1::RateLimit { bytes_per_s: 1 << 20, burst_bytes: 1 << 17 }),
+        log_max_bytes: 1 << 20,
+        log_max_files: 5,
+        log_mode: "drop".into(),
         ..Default::default()
     };
     let rule = |protocol: &str, icmp_type: &str, peer: &str| v1::Rule {

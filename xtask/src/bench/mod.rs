@@ -12,6 +12,7 @@ mod peers;
 mod report;
 pub mod rig;
 mod rules;
+mod shim;
 mod start;
 pub mod traffic;
 
@@ -35,6 +36,8 @@ pub enum Bench {
     Cost(cost::Options),
     /// From nothing to a finished container, against crun, runc and podman
     Start(start::Options),
+    /// The memory of a container's shim, against podman's conmon
+    Shim(shim::Options),
 }
 
 /// What every benchmark takes.
@@ -70,7 +73,9 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         | Bench::Nat(nat::Options { common, .. })
         | Bench::Guard(guard::Options { common, .. })
             if common.peers => {}
-        Bench::Start(options) if options.common.peers => build::images_only(root)?,
+        Bench::Start(start::Options { common }) | Bench::Shim(shim::Options { common }) if common.peers => {
+            build::images_only(root)?;
+        }
         _ => build::run_with_images(root, Profile::Release)?,
     }
     interrupt::catch()?;
@@ -80,5 +85,6 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         Bench::Guard(options) => guard::run(root, &options),
         Bench::Cost(options) => cost::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
+        Bench::Shim(options) => shim::run(root, &options),
     }
 }

@@ -416,6 +416,15 @@ pub struct ContainerSpec {
     /// no, on-failure, on-failure:N, always, unless-stopped; empty: no
     #[prost(string, tag = "40")]
     pub restart: ::prost::alloc::string::String,
+    /// of one file of its log; 0: 10 MiB
+    #[prost(uint64, tag = "60")]
+    pub log_max_bytes: u64,
+    /// 0: 3
+    #[prost(uint32, tag = "61")]
+    pub log_max_files: u32,
+    /// block or drop; empty: block
+    #[prost(string, tag = "62")]
+    pub log_mode: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortMapping {
@@ -731,6 +740,9 @@ pub struct Metrics {
     /// of limited directions
     #[prost(message, repeated, tag = "20")]
     pub queues: ::prost::alloc::vec::Vec<Queue>,
+    /// of its output
+    #[prost(uint64, tag = "60")]
+    pub log_dropped_records: u64,
 }
 /// What holds a direction to its limit.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,7 +7,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::{Phase, Supervisor};
 use crate::shim::channel::{FromInit, ToInit};
-use crate::shim::log::Stream;
+use crate::shim::log::{Log, Stream};
 use crate::shim::protocol::{FailureKind, Kind, Report, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord};
 use crate::shim::sys;
@@ -134,10 +134,19 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn write_exit(&mut self, mut record: ExitRecord) {
-        record.log_dropped = self.log.as_ref().map_or(0, |log| log.dropped);
+        record.log_dropped = self.log.as_ref().map_or(0, Log::dropped);
         // The directory may be gone, which means that nobody wants to know.
         let _ = record::write(self.dir, EXIT_FILE, &record, false);
         self.record = Some(record);
+    }
+
+    /// The last lines may have been dropped, after the end was written down.
+    pub(super) fn close_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        log.close(SystemTime::now());
+        if let Some(record) = self.record.take_if(|record| record.log_dropped != log.dropped()) {
+            self.write_exit(record);
+        }
     }
 }
 

@@ -103,6 +103,15 @@ pub struct RunArgs {
     /// Publish a port at the host, may be repeated; rules of its groups that deny still do
     #[arg(short, long, value_name = "[IP:]HOSTPORT:PORT[/udp]")]
     publish: Vec<super::publish::Port>,
+    /// Size at which a file of its log is followed by the next: 64KiB to 10GiB (default 10MiB)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    log_max_size: Option<u64>,
+    /// How many files of its log are kept, 1 to 10 (default 3)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
+    log_max_files: Option<u32>,
+    /// Whether it waits for a slow disk or loses output; for a full one it never waits
+    #[arg(long, value_enum, default_value = "block")]
+    log_mode: LogMode,
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing")]
     pull: Pull,
@@ -154,6 +163,12 @@ pub struct RunArgs {
     /// The command and its arguments; without one, the image's own
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogMode {
+    Block,
+    Drop,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::{ContainerSpec, RateLimit};
 
-use super::RunArgs;
+use super::{LogMode, RunArgs};
 use crate::error::usage;
 
 /// The daemon takes 128 KiB of them.
@@ -83,6 +83,9 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         egress_bandwidth: limit(args.egress_bandwidth, args.egress_burst),
         ingress_bandwidth: limit(args.ingress_bandwidth, args.ingress_burst),
         dns: args.dns.iter().map(ToString::to_string).collect(),
+        log_max_bytes: args.log_max_size.unwrap_or(0),
+        log_max_files: args.log_max_files.unwrap_or(0),
+        log_mode: if args.log_mode == LogMode::Drop { "drop" } else { "block" }.to_owned(),
     })
 }
 
@@ -140,6 +143,18 @@ mod tests {
         let both = ["--ingress-bandwidth", "1250000", "--ingress-burst", "64KiB", "--egress-bandwidth", "1MB"];
         assert_eq!(limits(&both), [Some((1_000_000, 0)), Some((1_250_000, 64 << 10))]);
         assert!(parsed(&["--egress-burst", "64KiB"]).is_err(), "a burst of what?");
+    }
+
+    #[test]
+    fn a_log_has_a_size_a_number_and_a_mode() {
+        let log = |args: &[&str]| {
+            let spec = from_args(&parsed(args).unwrap(), |_| None).unwrap();
+            (spec.log_max_bytes, spec.log_max_files, spec.log_mode)
+        };
+        assert_eq!(log(&[]), (0, 0, "block".to_owned()));
+        let all = ["--log-max-size", "1MiB", "--log-max-files", "10", "--log-mode", "drop"];
+        assert_eq!(log(&all), (1 << 20, 10, "drop".to_owned()));
+        assert!(parsed(&["--log-max-files", "0"]).is_err() && parsed(&["--log-mode", "wait"]).is_err());
     }
 
     #[test]
