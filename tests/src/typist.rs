@@ -34,9 +34,11 @@ impl Typist {
         let pty = openpty(Some(&window(rows, columns)), None).expect("a terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor can be copied"));
         command.stdin(end()).stdout(end()).stderr(end());
-        // SAFETY: two system calls between fork and exec, both async-signal-safe, on the standard input that was just set.
+        // SAFETY: three system calls between fork and exec, both async-signal-safe, on the standard input that was just set.
         unsafe {
             command.pre_exec(|| {
+                // Whoever runs the tests may ignore it, and what is ignored is inherited; a login does this, too.
+                nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::SigDfl)?;
                 nix::unistd::setsid()?;
                 if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                     return Err(std::io::Error::last_os_error());

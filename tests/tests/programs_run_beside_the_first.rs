@@ -140,6 +140,28 @@ fn one_that_was_started_in_the_background_is_attached_to() {
     world.assert_clean();
 }
 
+/// Whoever has left takes nothing any more, and nobody waits for that.
+#[test]
+fn a_client_that_leaves_holds_nobody_up() {
+    let world = World::new();
+    let script = "read x; head -c 4000000 /dev/zero | tr '\\0' 'x' | fold -w 99; echo done; sleep 600";
+    let image = world.image("busybox");
+    let run = world.command(&["run", "-it", "--name", "web", "--image", &image, "sh", "-c", script]);
+    let mut first = Typist::start(run, 24, 80);
+    first.takes_over();
+    eventually("it runs", BOUND, || (!world.cc(&["ps", "-q"]).ok().stdout.is_empty()).then_some(()));
+    first.types("\x10\x11");
+    assert_eq!(first.ends().code(), Some(0), "{}", first.all());
+    let mut second = Typist::start(world.command(&["attach", "web"]), 24, 80);
+    second.takes_over().types("go\n\x10\x11");
+    assert_eq!(second.ends().code(), Some(0), "{}", second.all());
+    eventually("it goes on without anybody", BOUND, || {
+        world.cc(&["logs", "-n", "2", "web"]).ok().stdout.contains("done").then_some(())
+    });
+    world.remove_all();
+    world.assert_clean();
+}
+
 #[test]
 fn what_was_detached_goes_on_and_a_killed_daemon_changes_nothing() {
     let mut world = World::new();

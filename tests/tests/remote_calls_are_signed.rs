@@ -84,6 +84,8 @@ fn added_capabilities_need_an_admin_or_a_grant() {
     // Who may not run it may not start it again, either.
     remote.cc(&url, Some(&operator), &["wait", "more"]).ok();
     remote.cc(&url, Some(&operator), &["start", "more"]).fails(1, "admins");
+    remote.cc(&url, Some(&operator), &["exec", "more", "true"]).fails(125, "admins");
+    remote.cc(&url, Some(&operator), &["attach", "more"]).fails(1, "admins");
     remote.cc(&url, Some(&admin), &["start", "more"]).ok();
     remote.cc(&url, Some(&viewer), &["exec", "more", "true"]).fails(125, "role");
     remote.cc(&url, Some(&viewer), &["attach", "more"]).fails(1, "role");

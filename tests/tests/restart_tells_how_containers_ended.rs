@@ -111,7 +111,7 @@ fn what_cannot_go_on_is_taken_down_and_says_why() {
         ("run-time directory was removed", |world, id| {
             std::fs::remove_dir_all(world.path(&format!("run/containers/{id}"))).unwrap();
         }),
-        ("speaks protocol version 2", |world, id| another_shim(world, id)),
+        ("speaks protocol version 0", |world, id| another_shim(world, id)),
         ("cannot connect to the shim", |world, id| {
             std::fs::remove_file(world.path(&format!("run/containers/{id}/shim.sock"))).unwrap();
         }),
@@ -180,7 +180,7 @@ fn another_shim(world: &World, id: &str) {
     let path = world.path(&format!("run/containers/{id}/shim.sock"));
     std::fs::remove_file(&path).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
-    let hello = br#"{"type":"hello","version":2}"#;
+    let hello = br#"{"type":"hello","version":0}"#;
     let length = u32::try_from(hello.len() + 1).unwrap().to_le_bytes();
     let frame = [&length[..], &[0], hello].concat();
     // Ends with the one connection that comes, or with the test.

@@ -71,8 +71,7 @@ async fn conduct(
     let feeder = session::feed(input, stdin, To::Container(Arc::clone(containers), Box::new(record.clone())));
     let mut exit = exit;
     let to_its_end = async {
-        let mut output = output;
-        carry(&mut output, send).await;
+        carry(output, send).await;
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone())
     };
     let ended = done_or_left(containers, to_its_end).await;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::container::may_be_privileged;
 use super::convert::{bad, check_dir, check_env, check_strings, exit_view};
 use super::follow::done_or_left;
 use crate::auth::Caller;
@@ -74,17 +75,18 @@ async fn conduct_exec(
         return Err(bad_start("cannot run a program in a container"));
     };
     let record = containers.find(&caller.project, &start.container).map_err(Fault::from)?;
+    // Whoever runs something there has what the container has.
+    may_be_privileged(caller, containers, &record.spec)?;
     let wanted = exec_spec(&start).map_err(Fault::from)?;
-    let Stdio { stdin, mut output } = containers.exec(&record, &wanted).await.map_err(Fault::from)?;
+    let Stdio { stdin, output } = containers.exec(&record, &wanted).await.map_err(Fault::from)?;
     tell(send, Out::Started(true)).await;
     if wanted.detach {
         return Ok(());
     }
     let feeder = feed(input, stdin, To::Program);
-    let carried = done_or_left(containers, carry(&mut output, send)).await;
+    let end = done_or_left(containers, carry(output, send)).await;
     feeder.abort();
-    carried?;
-    let exit = output.end().map_or_else(lost, ended);
+    let exit = end?.as_ref().map_or_else(lost, ended);
     tell(send, Out::Exit(exit_view(record.id.as_str(), &exit))).await;
     Ok(())
 }
@@ -100,19 +102,22 @@ async fn conduct_attach(
     };
     let record = containers.find(&caller.project, &start.container).map_err(Fault::from)?;
     let with_stdin = start.stdin && record.spec.stdin;
-    let Stdio { mut stdin, mut output } = containers.attach(&record, with_stdin).await.map_err(Fault::from)?;
+    may_be_privileged(caller, containers, &record.spec)?;
+    let (stdio, mut exit) = containers.attach(&record, with_stdin).await.map_err(Fault::from)?;
+    let Stdio { mut stdin, output } = stdio;
     if let Some(size) = &start.terminal {
         stdin.resize(window(size)).await.map_err(Fault::from)?;
     }
     tell(send, Out::Attached(v1::Attached { terminal: record.spec.terminal.is_some(), stdin: with_stdin })).await;
     let feeder = feed(input, stdin, To::Container(Arc::clone(containers), Box::new(record.clone())));
     let to_its_end = async {
-        carry(&mut output, send).await;
-        containers.wait(&record).await
+        let end = carry(output, send).await;
+        let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        exit.or_else(|| end.as_ref().map(ended)).unwrap_or_else(lost)
     };
     let exit = done_or_left(containers, to_its_end).await;
     feeder.abort();
-    let exit = exit?.or_else(|| output.end().map(ended)).unwrap_or_else(lost);
+    let exit = exit?;
     tell(send, Out::Exit(exit_view(record.id.as_str(), &exit))).await;
     Ok(())
 }
@@ -154,21 +159,21 @@ pub(super) async fn tell(send: &Sender, output: Out) -> bool {
     send.send(Ok(v1::RunOutput { output: Some(output) })).await.is_ok()
 }
 
-pub(super) async fn carry(output: &mut OutputReceiver, send: &Sender) {
+/// Until the program's end, which it gives, or the client's. The receiver goes with it: the shim waits for nobody who listens no more.
+pub(super) async fn carry(mut output: OutputReceiver, send: &Sender) -> Option<ExitRecord> {
     loop {
         let chunk = tokio::select! {
             // Half a frame may have been read: nothing of it is wanted any more.
-            () = send.closed() => return,
+            () = send.closed() => return None,
             chunk = output.recv() => chunk,
         };
-        let Some(chunk) = chunk else { return };
+        let Some(chunk) = chunk else { return output.end().cloned() };
         let chunk = match chunk.stream {
             From::Stdout => Out::Stdout(chunk.bytes.to_vec()),
             From::Stderr => Out::Stderr(chunk.bytes.to_vec()),
         };
         if send.send(Ok(v1::RunOutput { output: Some(chunk) })).await.is_err() {
-            // Dropping the receiver detaches: the shim stops sending, and the program runs on.
-            return;
+            return None;
         }
     }
 }

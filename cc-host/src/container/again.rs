@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::claims::Claim;
 use super::error::ContainerError;
 use super::pace::Pace;
 use super::record::{ContainerRecord, Exit, State};
@@ -12,7 +13,7 @@ use super::restart::Restart;
 use super::room::Containers;
 use super::start::{Started, command};
 use crate::error_chain;
-use crate::ids::{ContainerId, now_ms};
+use crate::ids::now_ms;
 
 /// The first pause before a restart; each next one is twice as long, as docker's are.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -20,54 +21,31 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Whoever ran for so long did not fail at its start: pauses begin anew.
 const RAN_WELL: Duration = Duration::from_secs(10);
 
-/// One start at a time.
-struct Starting {
-    room: Arc<Containers>,
-    id: ContainerId,
-}
-
-impl Starting {
-    fn of(room: &Arc<Containers>, record: &ContainerRecord) -> Result<Starting, ContainerError> {
-        let mut starting = room.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !starting.insert(record.id.clone()) {
-            return Err(ContainerError::Busy { name: record.name.to_string() });
-        }
-        Ok(Starting { room: Arc::clone(room), id: record.id.clone() })
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        self.room.starting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
-}
-
 impl Containers {
     /// One that runs is no error.
     pub async fn start(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), ContainerError> {
-        self.set_by_hand(record, false).await?;
-        self.start_now(record).await
+        let claim = self.claims.of(&record.id).await;
+        self.begin_anew(record).await?;
+        self.start_claimed(record, &claim).await
     }
 
-    /// Stopped first if it runs.
+    /// Stopped first if it runs. A daemon that dies in between leaves it to its policy.
     pub async fn restart(
         self: &Arc<Self>,
         record: &ContainerRecord,
         grace: Option<Duration>,
     ) -> Result<(), ContainerError> {
-        self.stop(record, grace).await?;
-        self.start(record).await
+        let claim = self.claims.of(&record.id).await;
+        self.end_within(record, grace).await?;
+        self.begin_anew(record).await?;
+        self.start_claimed(record, &claim).await
     }
 
-    pub(super) fn is_starting(&self, id: &ContainerId) -> bool {
-        self.starting.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    async fn start_now(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), ContainerError> {
-        let _starting = Starting::of(self, record)?;
+    async fn start_claimed(self: &Arc<Self>, record: &ContainerRecord, _claim: &Claim) -> Result<(), ContainerError> {
         if self.live(&record.id).is_some() {
             return Ok(());
         }
+        self.not_closing(record.name.as_str())?;
         // Of what it was, everything goes first.
         self.wait_for_leaving_of(record.slot).await;
         let record = self.find(&record.project, record.id.as_str())?;
@@ -77,85 +55,148 @@ impl Containers {
         let image = self.rooms.images.get(&record.project, &record.image_digest).await?;
         let _hold = self.rooms.images.hold(&record.project, &image).await?;
         let command = command(&record.spec, &image)?;
-        // A volatile overlay is marked as not to be mounted again, since a power loss may have torn it. The mark is in the directory that is
-        // overlayfs' own, and says nothing about an end in order: what was written is in the page cache.
+        // A volatile overlay is marked as not to be mounted again, since a power loss may have torn it. The mark is in the directory that
+        // is overlayfs' own, and says nothing about an end in order: what was written is in the page cache.
         let work = self.state_dir(&record).join("work");
-        tokio::task::spawn_blocking(move || remove_tree(&work)).await.expect("removing files does not panic").map_err(
-            |source| ContainerError::File {
-                operation: "prepare the writable layer",
-                name: record.name.to_string(),
-                source,
-            },
-        )?;
+        let removed = tokio::task::spawn_blocking(move || remove_tree(&work)).await.expect("removing does not panic");
+        removed.map_err(|source| ContainerError::File {
+            operation: "prepare the writable layer",
+            name: record.name.to_string(),
+            source,
+        })?;
         match self.bring_up(&record, &image, command, false, &mut Pace::new("start again")).await {
             Ok(Started { .. }) => Ok(()),
             Err(error) => {
                 self.tear_down(&record).await;
+                self.put_back(&record).await;
                 Err(error)
             }
         }
     }
 
-    /// Whether its end was somebody's wish, which a restart policy respects.
-    pub(super) async fn set_by_hand(&self, record: &ContainerRecord, by_hand: bool) -> Result<(), ContainerError> {
+    /// It was said to run, and does not go on.
+    async fn put_back(&self, before: &ContainerRecord) {
         let _allocation = self.allocation().await;
-        let mut record = self.find(&record.project, record.id.as_str())?;
-        if record.stopped_by_hand == by_hand {
+        let Ok(now) = self.find(&before.project, before.id.as_str()) else { return };
+        if matches!(now.state, State::Running { .. })
+            && let Err(error) = self.update(&ContainerRecord { state: before.state.clone(), ..now }).await
+        {
+            tracing::error!(container = %before.id, error = error_chain(&error), "cannot write that it did not start");
+        }
+    }
+
+    /// Somebody wants it to run.
+    async fn begin_anew(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        if record.spec.restart == Restart::No {
             return Ok(());
         }
-        record.stopped_by_hand = by_hand;
-        self.update(&record).await
+        let _allocation = self.allocation().await;
+        let now = self.find(&record.project, record.id.as_str())?;
+        self.update(&ContainerRecord { restarts: 0, stopped_by_hand: false, ..now }).await
+    }
+
+    /// Somebody wants it to end, which its policy respects. Where that cannot be written it is known as long as this daemon runs: what
+    /// fills a disk must be stoppable.
+    pub(super) async fn stopped_by_hand(&self, record: &ContainerRecord) {
+        if record.spec.restart == Restart::No {
+            return;
+        }
+        let _allocation = self.allocation().await;
+        let Ok(mut now) = self.find(&record.project, record.id.as_str()) else { return };
+        if std::mem::replace(&mut now.stopped_by_hand, true) {
+            return;
+        }
+        if let Err(error) = self.update(&now).await {
+            tracing::error!(container = %record.id, error = error_chain(&error), "cannot write that it was stopped by hand");
+            self.with_records(|records| {
+                if let Some(known) = records.get_mut(&record.id) {
+                    known.stopped_by_hand = true;
+                }
+            });
+        }
     }
 
     /// After its end, as its policy says.
     pub(super) fn restart_by_policy(self: &Arc<Self>, record: &ContainerRecord, exit: &Exit) {
+        let since_ms = match record.state {
+            State::Running { since_ms, .. } => Some(since_ms),
+            _ => None,
+        };
+        self.restart_later(record, exit.clone(), ran(since_ms, exit));
+    }
+
+    /// From here on policies start containers: everything that they need is in its place. Also those that ended while no daemon was there.
+    pub fn has_booted(self: &Arc<Self>) {
+        self.booted.send_replace(true);
+        for record in self.all() {
+            if let State::Stopped { started_ms, exit } = &record.state
+                && !self.restarting().contains_key(&record.id)
+            {
+                self.restart_later(&record, exit.clone(), ran(*started_ms, exit));
+            }
+        }
+    }
+
+    fn restarting(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<crate::ids::ContainerId, u64>> {
+        self.restarting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One at a time for each container: the last that was asked for.
+    fn restart_later(self: &Arc<Self>, record: &ContainerRecord, exit: Exit, ran: Duration) {
         if record.spec.restart == Restart::No {
             return;
         }
-        let ran = match record.state {
-            State::Running { since_ms, .. } => Duration::from_millis(exit.finished_ms.saturating_sub(since_ms)),
-            _ => Duration::ZERO,
-        };
-        self.restart_later(record, exit.clone(), ran);
-    }
-
-    /// At boot, those that were not restarted because no daemon was there to do it.
-    pub(super) fn restart_at_boot(self: &Arc<Self>, record: &ContainerRecord) {
-        if let State::Stopped { exit, .. } = &record.state
-            && record.spec.restart != Restart::No
-        {
-            self.restart_later(record, exit.clone(), RAN_WELL);
-        }
-    }
-
-    fn restart_later(self: &Arc<Self>, record: &ContainerRecord, mut exit: Exit, mut ran: Duration) {
+        let number = rand::random();
+        self.restarting().insert(record.id.clone(), number);
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
-            let mut closing = room.closing.subscribe();
-            loop {
-                let Ok(now) = room.find(&record.project, record.id.as_str()) else { return };
-                let restarts = if ran >= RAN_WELL { 0 } else { now.restarts };
-                if now.stopped_by_hand || !now.spec.restart.applies(exit.code, restarts) {
-                    return;
-                }
-                let pause = PAUSE_FIRST.saturating_mul(1 << restarts.min(16)).min(PAUSE_MAX);
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    // The next daemon goes on from here.
-                    _ = closing.wait_for(|closing| *closing) => return,
-                }
-                let Some(why) = room.restart_once(&record, restarts + 1).await else { return };
-                tracing::warn!(container = %record.id, error = error_chain(&why), "cannot restart it");
-                let text = format!("{} could not be restarted: {}", record.name, error_chain(&why));
-                room.rooms.events.add_for(Some(&record.project), "container.restart", record.id.as_str(), &text).await;
-                exit = Exit { code: 125, finished_ms: now_ms(), ..exit };
-                ran = Duration::ZERO;
+            room.restart_until_it_runs(&record, number, exit, ran).await;
+            let mut restarting = room.restarting();
+            if restarting.get(&record.id) == Some(&number) {
+                restarting.remove(&record.id);
             }
         });
     }
 
+    async fn restart_until_it_runs(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        number: u64,
+        mut exit: Exit,
+        mut ran: Duration,
+    ) {
+        let (mut booted, mut closing) = (self.booted.subscribe(), self.closing.subscribe());
+        // The sender lives as long as this room.
+        let _ = booted.wait_for(|booted| *booted).await;
+        loop {
+            let Ok(now) = self.find(&record.project, record.id.as_str()) else { return };
+            let restarts = if ran >= RAN_WELL { 0 } else { now.restarts };
+            if now.stopped_by_hand || !now.spec.restart.applies(exit.code, restarts) {
+                return;
+            }
+            let pause = PAUSE_FIRST.saturating_mul(1 << restarts.min(16)).min(PAUSE_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // The next daemon goes on from here.
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            if self.restarting().get(&record.id) != Some(&number) {
+                return;
+            }
+            let Some(why) = self.restart_once(record, restarts + 1).await else { return };
+            tracing::warn!(container = %record.id, error = error_chain(&why), "cannot restart it");
+            let text = format!("{} could not be restarted: {}", record.name, error_chain(&why));
+            self.rooms.events.add_for(Some(&record.project), "container.restart", record.id.as_str(), &text).await;
+            exit = Exit { code: 125, finished_ms: now_ms(), ..exit };
+            ran = Duration::ZERO;
+        }
+    }
+
     /// Why it was not, where another try may help.
     async fn restart_once(self: &Arc<Self>, record: &ContainerRecord, restarts: u32) -> Option<ContainerError> {
+        let claim = self.claims.of(&record.id).await;
+        // Before the last look at whether somebody has stopped it meanwhile.
+        self.wait_for_leaving_of(record.slot).await;
         let now = {
             let _allocation = self.allocation().await;
             let mut now = self.find(&record.project, record.id.as_str()).ok()?;
@@ -163,18 +204,24 @@ impl Containers {
                 return None;
             }
             now.restarts = restarts;
-            self.update(&now).await.ok()?;
+            if let Err(error) = self.update(&now).await {
+                return Some(error);
+            }
             now
         };
-        match self.start_now(&now).await {
+        match self.start_claimed(&now, &claim).await {
             Ok(()) => {
                 let text = format!("{} was restarted, for the {restarts}. time", now.name);
                 self.rooms.events.add_for(Some(&now.project), "container.restarted", now.id.as_str(), &text).await;
                 None
             }
-            // Somebody else starts or removes it.
-            Err(ContainerError::Busy { .. } | ContainerError::NotFound { .. } | ContainerError::Closing { .. }) => None,
+            // It was removed, or nothing is started any more.
+            Err(ContainerError::NotFound { .. } | ContainerError::Closing { .. }) => None,
             Err(error) => Some(error),
         }
     }
+}
+
+fn ran(since_ms: Option<u64>, exit: &Exit) -> Duration {
+    since_ms.map_or(Duration::ZERO, |since_ms| Duration::from_millis(exit.finished_ms.saturating_sub(since_ms)))
 }

@@ -27,9 +27,6 @@ impl Containers {
         let own = futures::stream::iter(&records).for_each_concurrent(AT_ONCE, |record| self.bring_in_line(record));
         let ((), ()) = tokio::join!(strays, own);
         self.sweep_datapath(self.live_slots()).await;
-        for record in self.all() {
-            self.restart_at_boot(&record);
-        }
         Ok(())
     }
 

@@ -17,6 +17,11 @@ impl Containers {
         detach: &[String],
     ) -> Result<ContainerRecord, ContainerError> {
         // One after the other, and none while groups are deleted.
+        // Whoever starts it would write what it found.
+        let _claim = match self.live(&record.id) {
+            Some(_) => None,
+            None => Some(self.claims.of(&record.id).await),
+        };
         let _allocation = self.allocation().await;
         let mut record = self.find(&record.project, record.id.as_str())?;
         let name = record.name.to_string();

@@ -45,7 +45,7 @@ impl Containers {
         for record in running {
             let room = Arc::clone(self);
             stops.spawn(async move {
-                if let Err(error) = room.stop(&record, Some(grace)).await {
+                if let Err(error) = room.end_within(&record, Some(grace)).await {
                     tracing::warn!(container = %record.id, error = error_chain(&error), "cannot stop it");
                 }
             });

@@ -4,6 +4,7 @@ mod adopt;
 mod again;
 mod bandwidth;
 mod boot;
+mod claims;
 mod create;
 mod error;
 mod exec;

@@ -64,6 +64,11 @@ impl Containers {
         record: &ContainerRecord,
         ports: &[PortMapping],
     ) -> Result<ContainerRecord, ContainerError> {
+        // Whoever starts it would write what it found.
+        let _claim = match self.live(&record.id) {
+            Some(_) => None,
+            None => Some(self.claims.of(&record.id).await),
+        };
         let _allocation = self.allocation().await;
         let mut record = self.find(&record.project, record.id.as_str())?;
         if let Some(&mapping) = ports.iter().find(|port| !record.spec.publish.contains(port)) {

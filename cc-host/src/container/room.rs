@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::claims::Claims;
 use super::error::ContainerError;
 use super::launch::Shim;
 use super::record::{CONTAINERS, ContainerRecord, Exit};
@@ -59,8 +60,11 @@ pub struct Containers {
     pub(super) closing: watch::Sender<bool>,
     /// The slots of those that have ended and are not gone yet.
     pub(super) leaving: watch::Sender<BTreeSet<u32>>,
-    /// Those that have ended before and are being started again.
-    pub(super) starting: Mutex<HashSet<ContainerId>>,
+    pub(super) claims: Claims,
+    /// Those that wait to be started by their policy, each with the number of the one task that is to do it.
+    pub(super) restarting: Mutex<HashMap<ContainerId, u64>>,
+    /// From when on policies start containers.
+    pub(super) booted: watch::Sender<bool>,
     /// Held from the choice of an address to its record's being known here, and while VPCs are deleted: the records in memory
     /// are what both decide by.
     allocation: tokio::sync::Mutex<()>,
@@ -77,7 +81,9 @@ impl Containers {
             slots,
             closing: watch::Sender::new(false),
             leaving: watch::Sender::default(),
-            starting: Mutex::default(),
+            claims: Claims::default(),
+            restarting: Mutex::default(),
+            booted: watch::Sender::new(false),
             allocation: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             records: Mutex::default(),

@@ -121,7 +121,7 @@ impl Containers {
         let live = Arc::new(Live { shim, cgroup, netns, joined, exit: exit.clone() });
         // Live before it is said to run, so that whoever reads that can stop it.
         self.set_live(&record.id, Some(Arc::clone(&live)));
-        if let Err(error) = self.update(&record).await.and_then(|()| self.may_go_on(record.name.as_str())) {
+        if let Err(error) = self.write_running(&mut record).await.and_then(|()| self.may_go_on(record.name.as_str())) {
             self.set_live(&record.id, None);
             return Err(error);
         }
@@ -130,7 +130,19 @@ impl Containers {
         Ok(Started { record, stdio, exit })
     }
 
-    fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
+    /// What was changed of it while it was on its way stays: whether it was stopped by hand, above all.
+    async fn write_running(&self, record: &mut ContainerRecord) -> Result<(), ContainerError> {
+        let _allocation = match record.restarts_or_by_hand() {
+            true => Some(self.allocation().await),
+            false => None,
+        };
+        if let Ok(now) = self.find(&record.project, record.id.as_str()) {
+            (record.stopped_by_hand, record.restarts) = (now.stopped_by_hand, now.restarts);
+        }
+        self.update(record).await
+    }
+
+    pub(super) fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
         match *self.closing.borrow() {
             true => Err(ContainerError::Closing { name: name.to_owned() }),
             false => Ok(()),

@@ -17,7 +17,7 @@ impl Containers {
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
         // As docker has it: whoever sends one of these wants it to end.
         if signal == libc::SIGKILL || signal == record.stop_signal {
-            self.set_by_hand(record, true).await?;
+            self.stopped_by_hand(record).await;
         }
         match live.shim.signal(signal).await {
             Ok(true) => Ok(()),
@@ -28,8 +28,22 @@ impl Containers {
 
     /// The stop signal, then SIGKILL after the grace; returns when it has ended. A stopped one is no error.
     pub async fn stop(&self, record: &ContainerRecord, grace: Option<Duration>) -> Result<(), ContainerError> {
-        self.set_by_hand(record, true).await?;
-        let Some(live) = self.live(&record.id) else { return self.not_starting(record) };
+        self.stopped_by_hand(record).await;
+        if self.live(&record.id).is_some() {
+            return self.end_within(record, grace).await;
+        }
+        // One that its policy starts just now is stopped when it runs.
+        let _claim = self.claims.of(&record.id).await;
+        self.end_within(record, grace).await
+    }
+
+    /// As `stop`, by nobody's wish: its policy is asked.
+    pub(super) async fn end_within(
+        &self,
+        record: &ContainerRecord,
+        grace: Option<Duration>,
+    ) -> Result<(), ContainerError> {
+        let Some(live) = self.live(&record.id) else { return self.not_new(record) };
         let mut exit = live.exit.clone();
         let own = record.spec.stop_timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
         let grace = grace.or(own).unwrap_or(STOP_GRACE_DEFAULT);
@@ -44,10 +58,12 @@ impl Containers {
 
     /// A running one only by force.
     pub async fn remove(self: &Arc<Self>, record: &ContainerRecord, force: bool) -> Result<(), ContainerError> {
+        // Nobody starts it meanwhile, its policy neither.
+        let _claim = self.claims.of(&record.id).await;
         match self.live(&record.id) {
             Some(_) if !force => return Err(ContainerError::Running { name: record.name.to_string() }),
             Some(live) => self.kill_and_wait(record, &live).await?,
-            None => self.not_starting(record)?,
+            None => self.not_new(record)?,
         }
         self.erase(record).await
     }
@@ -66,12 +82,12 @@ impl Containers {
     }
 
     /// One that is being started belongs to whoever starts it.
-    fn not_starting(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
-        let is_new =
-            matches!(self.find(&record.project, record.id.as_str()), Ok(ContainerRecord { state: State::Created, .. }));
-        match is_new || self.is_starting(&record.id) {
-            true => Err(ContainerError::Busy { name: record.name.to_string() }),
-            false => Ok(()),
+    fn not_new(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        match self.find(&record.project, record.id.as_str()) {
+            Ok(ContainerRecord { state: State::Created, .. }) => {
+                Err(ContainerError::Busy { name: record.name.to_string() })
+            }
+            _ => Ok(()),
         }
     }
 

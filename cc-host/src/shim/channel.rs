@@ -21,8 +21,10 @@ const DESCRIPTORS_MAX: usize = 253;
 pub enum FromInit {
     /// With the shim's end of the terminal that the program will have.
     Terminal,
-    /// With a descriptor of the process that was cloned inside the container.
-    Joined,
+    /// With a descriptor of the process that was cloned inside the container, which waits for `Go`.
+    Joined {
+        pid: i32,
+    },
     /// All that could be prepared is; the next thing is the program.
     Ready,
     /// About to execute. If the channel closes after this without a failure, the program runs.

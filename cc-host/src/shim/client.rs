@@ -83,7 +83,7 @@ impl Client {
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
                     self.silent = true;
-                    self.gone |= !self.attached;
+                    self.gone |= !(self.attached || self.has_exec);
                     return;
                 }
                 Ok(count) => self.inbox.extend_from_slice(&bytes[..count]),

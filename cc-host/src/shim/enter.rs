@@ -18,6 +18,7 @@ use super::{exec, privileges, sys, user};
 
 /// A helper that has been cloned, and what it will tell.
 pub struct Entering {
+    pub pid: i32,
     pub helper: OwnedFd,
     pub channel: Channel,
     pub streams: Streams,
@@ -40,7 +41,7 @@ pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<En
     // SAFETY: the shim starts no thread, ever.
     match unsafe { sys::clone3(0, cgroup.as_fd()) } {
         Ok(sys::Side::Child) => run(spec, wanted, stdio, tasks, init, own_channel),
-        Ok(sys::Side::Parent(cloned)) => Ok(Entering { helper: cloned.pidfd, channel, streams }),
+        Ok(sys::Side::Parent(cloned)) => Ok(Entering { pid: cloned.pid, helper: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone a helper", source)),
     }
 }
@@ -80,7 +81,7 @@ fn join(init: OwnedFd, channel: &Channel) -> Result<sys::Side, StartFailure> {
     // SAFETY: the helper is a copy of the shim's one thread.
     let side = unsafe { sys::clone3_sibling() }.map_err(|e| failed("clone a process in the container", e))?;
     if let sys::Side::Parent(cloned) = &side {
-        channel.send(&FromInit::Joined, &[cloned.pidfd.as_fd()]).map_err(lost)?;
+        channel.send(&FromInit::Joined { pid: cloned.pid }, &[cloned.pidfd.as_fd()]).map_err(lost)?;
     }
     Ok(side)
 }
@@ -97,6 +98,8 @@ fn start(
             .map_err(|e| other("tie a process to its shim", e))
     };
     tie()?;
+    // When the shim knows of this process: it would be nobody's to reap.
+    init::expect_go(channel)?;
     rustix::process::umask(Mode::empty());
     privileges::become_root()?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

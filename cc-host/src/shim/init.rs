@@ -171,7 +171,7 @@ fn expect_mounts(channel: &Channel, spec: &Spec) -> Result<Mounts, StartFailure>
     Ok(Mounts { root, devices, binds })
 }
 
-fn expect_go(channel: &Channel) -> Result<(), StartFailure> {
+pub fn expect_go(channel: &Channel) -> Result<(), StartFailure> {
     match channel.receive().map_err(lost)? {
         Some((ToInit::Go, _)) => Ok(()),
         // The shim is gone, and with it everyone who could be told.
@@ -206,12 +206,15 @@ fn sysctls(kernel: &KernelMounts) {
     }
 }
 
-/// The shim blocks what it reads from a descriptor and ignores SIGPIPE; programs expect neither.
+/// The shim blocks what it reads from a descriptor, and it ignores what whoever started the daemon ignored; programs expect neither, and a
+/// shell cannot even trap what was ignored before it.
 fn restore_signals() -> Result<(), StartFailure> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     let failed = |e: nix::errno::Errno| StartFailure::new(FailureKind::Other, format!("cannot restore signals: {e}"));
-    // SAFETY: the default action runs no code of this program.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(failed)?;
+    for number in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of this program.
+        unsafe { signal(number, SigHandler::SigDfl) }.map_err(failed)?;
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)
 }
 

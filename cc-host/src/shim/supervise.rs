@@ -85,6 +85,7 @@ fn block_signals() -> io::Result<SignalFd> {
     mask.add(Signal::SIGTERM);
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGHUP);
+    mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
@@ -137,6 +138,8 @@ struct Supervisor<'a> {
     clients_ever: u64,
     init: Option<Init>,
     execs: Vec<Exec>,
+    /// A child has ended: it may be one that nobody here knows of.
+    strangers: bool,
     phase: Phase,
     log: Option<Log>,
     /// What exit.json says.
@@ -175,6 +178,7 @@ impl<'a> Supervisor<'a> {
             clients_ever: 0,
             init: None,
             execs: Vec::new(),
+            strangers: false,
             phase: Phase::Created { ready: false, wanted: false },
             log: spec.log.clone().map(Log::open),
             record: None,
@@ -220,6 +224,7 @@ impl<'a> Supervisor<'a> {
                 self.handle(source, flags);
             }
             self.conclude_execs();
+            self.reap_strangers();
             // Of all clients: frames may have waited for room that there is now.
             for index in 0..self.clients.len() {
                 self.obey(index);
@@ -298,8 +303,11 @@ impl<'a> Supervisor<'a> {
         match source {
             Source::Listener => self.accept(),
             Source::Signals => {
-                while let Ok(Some(_)) = self.signals.read_signal() {
-                    self.kill();
+                while let Ok(Some(signal)) = self.signals.read_signal() {
+                    match signal.ssi_signo == libc::SIGCHLD as u32 {
+                        true => self.strangers = true,
+                        false => self.kill(),
+                    }
                 }
             }
             Source::Pidfd => self.reap(),

@@ -3,12 +3,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::wait::{self, WaitPidFlag, WaitStatus};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::tend::ended;
 use super::{Phase, Supervisor};
-use crate::shim::channel::{Channel, FromInit};
+use crate::shim::channel::{Channel, FromInit, ToInit};
 use crate::shim::enter::{self, Entering};
 use crate::shim::exec_spec::ExecSpec;
 use crate::shim::protocol::{FailureKind, Kind, Report, Request, StartFailure};
@@ -39,6 +40,7 @@ pub(super) struct Exec {
     client: Option<u64>,
     helper: Option<OwnedFd>,
     process: Option<OwnedFd>,
+    pids: Vec<i32>,
     channel: Option<Channel>,
     pub(super) streams: Streams,
     size: Size,
@@ -68,13 +70,14 @@ impl Supervisor<'_> {
             Ok((wanted, entering))
         });
         match begun {
-            Ok((wanted, Entering { helper, channel, streams })) => {
+            Ok((wanted, Entering { pid, helper, channel, streams })) => {
                 let client = &mut self.clients[index];
                 client.has_exec = true;
                 self.execs.push(Exec {
                     client: Some(client.id),
                     helper: Some(helper),
                     process: None,
+                    pids: vec![pid],
                     channel: Some(channel),
                     streams,
                     size: wanted.terminal.unwrap_or_default(),
@@ -99,6 +102,27 @@ impl Supervisor<'_> {
             return Err(refused("too many programs were started in this container and have not ended"));
         }
         enter::clone_helper(self.spec, wanted, init)
+    }
+
+    /// Children that nobody here knows of: cloned by a helper that was killed before it said so. As long as one is not reaped, the kernel
+    /// does not let the container's first process end.
+    pub(super) fn reap_strangers(&mut self) {
+        // Of those that are on their way it is not known yet who they are.
+        if !self.strangers || self.execs.iter().any(|exec| exec.channel.is_some()) {
+            return;
+        }
+        self.strangers = false;
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = wait::waitid(wait::Id::All, look) {
+            let is_known = self.init.as_ref().is_some_and(|init| init.pid == pid.as_raw() && !init.reaped)
+                || self.execs.iter().any(|exec| exec.pids.contains(&pid.as_raw()));
+            if is_known {
+                // Its own descriptor tells of it; who is behind it comes after.
+                self.strangers = true;
+                return;
+            }
+            let _ = wait::waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
     }
 
     /// What a client with a program of its own asks for.
@@ -172,6 +196,7 @@ impl Supervisor<'_> {
             Source::Helper => {
                 if exec.helper.as_ref().is_some_and(|helper| reap(helper).is_some()) {
                     exec.helper = None;
+                    exec.without_helper();
                 }
             }
             Source::Process => exec.record = exec.process.as_ref().and_then(reap),
@@ -246,8 +271,11 @@ impl Exec {
     fn hear(&mut self) -> bool {
         let Some(channel) = &self.channel else { return false };
         match channel.receive() {
-            Ok(Some((FromInit::Joined, mut fds))) => {
+            Ok(Some((FromInit::Joined { pid }, mut fds))) => {
                 self.process = fds.pop();
+                self.pids.push(pid);
+                // Where it is gone, its end is seen by the pidfd.
+                let _ = channel.send(&ToInit::Go, &[]);
                 for signal in std::mem::take(&mut self.wanted_signals) {
                     self.signal(signal);
                 }
@@ -255,6 +283,9 @@ impl Exec {
             Ok(Some((FromInit::Terminal, mut fds))) => {
                 if let Some(master) = fds.pop() {
                     self.streams.set_terminal(master, self.size);
+                    if self.client.is_none() && !self.detached {
+                        self.streams.hang_up();
+                    }
                 }
             }
             Ok(Some((FromInit::Executing, _))) => self.executing = true,
@@ -275,6 +306,17 @@ impl Exec {
         false
     }
 
+    /// The helper says last whom it has cloned. One that was killed before it said so has left somebody who waits for a word, and goes
+    /// when none comes.
+    fn without_helper(&mut self) {
+        while self.process.is_none() && self.channel.as_ref().is_some_and(is_readable) {
+            self.hear();
+        }
+        if self.process.is_none() {
+            self.channel = None;
+        }
+    }
+
     fn signal(&mut self, signal: i32) -> bool {
         match &self.process {
             Some(process) if self.record.is_none() => sys::pidfd_send_signal(process.as_fd(), signal).is_ok(),
@@ -286,6 +328,12 @@ impl Exec {
             None => false,
         }
     }
+}
+
+fn is_readable(channel: &Channel) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready == 1)
 }
 
 fn reap(pidfd: &OwnedFd) -> Option<ExitRecord> {
