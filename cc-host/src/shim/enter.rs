@@ -110,8 +110,8 @@ fn start(
     exec::enter_existing(&root, cwd)?;
     rustix::process::setsid().map_err(|e| other("start a session", e))?;
     init::standard_streams(has_stdin, &user)?;
-    if wanted.terminal.is_some() {
-        init::terminal(&root, &user, channel)?;
+    if let Some(size) = wanted.terminal {
+        init::terminal(&root, &user, size, channel)?;
     }
     privileges::limit(&spec.rlimits)?;
     privileges::drop_to(&user, privileges::capabilities(spec.capabilities))?;

@@ -12,6 +12,7 @@ use super::mounts::DEVICES;
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs::{self, KernelMounts};
 use super::spec::Spec;
+use super::terminal::Size;
 use super::user::{self, User, UserError};
 use super::{exec, privileges, sys, terminal};
 
@@ -115,8 +116,8 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     }
     rustix::process::setsid().map_err(|e| other("start a session", e))?;
     standard_streams(has_stdin, &user)?;
-    if spec.terminal.is_some() {
-        terminal(&prepared.root, &user, channel)?;
+    if let Some(size) = spec.terminal {
+        terminal(&prepared.root, &user, size, channel)?;
     }
     privileges::limit(&spec.rlimits)?;
     channel.send(&FromInit::Ready, &[]).map_err(lost)?;
@@ -146,9 +147,10 @@ pub fn with_term(env: &[String]) -> Vec<String> {
     std::iter::once(terminal::TERM.to_owned()).chain(env.iter().cloned()).collect()
 }
 
-/// Its session's terminal; the other end goes to the shim.
-pub fn terminal(root: &OwnedFd, user: &User, channel: &Channel) -> Result<(), StartFailure> {
+/// Its session's terminal, which has its size before anybody can ask for it; the other end goes to the shim.
+pub fn terminal(root: &OwnedFd, user: &User, size: Size, channel: &Channel) -> Result<(), StartFailure> {
     let (master, slave) = terminal::open(root)?;
+    terminal::resize(&master, size).map_err(|e| other("set the size of a terminal", e))?;
     channel.send(&FromInit::Terminal, &[master.as_fd()]).map_err(lost)?;
     terminal::take(slave, user)
 }
