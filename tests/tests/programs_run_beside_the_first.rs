@@ -128,6 +128,15 @@ fn one_that_was_started_in_the_background_is_attached_to() {
     world.run("busybox", &["--name", "ticks"], &["sh", "-c", script]);
     world.leave(Leave::Killed);
     world.start();
+    // Signals that are kept to ourselves end the listening, and nothing else.
+    let listens = world.command(&["attach", "--no-stdin", "--no-signals", "ticks"]).stdout(Stdio::piped()).spawn();
+    let mut listens = listens.expect("cc can be run");
+    let heard = BufReader::new(listens.stdout.take().expect("it is piped")).lines().next();
+    assert_eq!(heard.expect("it ticks").expect("text"), "tick");
+    let pid = nix::unistd::Pid::from_raw(listens.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+    assert_eq!(listens.wait().expect("it is ours").code(), Some(143));
+    assert_eq!(world.inspect("ticks")["state"], "running");
     let attached = world.command(&["attach", "--no-stdin", "ticks"]).stdout(Stdio::piped()).spawn();
     let mut attached = attached.expect("cc can be run");
     let mut lines = BufReader::new(attached.stdout.take().expect("it is piped")).lines();

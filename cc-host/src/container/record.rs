@@ -224,11 +224,6 @@ impl ContainerRecord {
         }
     }
 
-    /// Whether others than who starts it write to its record meanwhile.
-    pub(super) fn restarts_or_by_hand(&self) -> bool {
-        self.spec.restart != Restart::No
-    }
-
     pub fn hostname(&self) -> &str {
         self.spec.hostname.as_deref().unwrap_or(self.name.as_str())
     }

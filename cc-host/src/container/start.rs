@@ -13,6 +13,7 @@ use super::error::ContainerError;
 use super::launch::{OutputReceiver, Shim, StdinSender};
 use super::pace::Pace;
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
+use super::restart::Restart;
 use super::room::{Containers, Live};
 use crate::datapath::{Datapath, DatapathError};
 use crate::ids::{Project, now_ms};
@@ -132,7 +133,7 @@ impl Containers {
 
     /// What was changed of it while it was on its way stays: whether it was stopped by hand, above all.
     async fn write_running(&self, record: &mut ContainerRecord) -> Result<(), ContainerError> {
-        let _allocation = match record.restarts_or_by_hand() {
+        let _allocation = match record.spec.restart != Restart::No {
             true => Some(self.allocation().await),
             false => None,
         };

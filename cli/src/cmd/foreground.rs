@@ -115,9 +115,10 @@ pub async fn attend(
     if how.terminal {
         tokio::spawn(forward_size(inputs.clone(), signal(SignalKind::window_change())?));
     }
-    if how.signals {
-        tokio::spawn(forward_signals(signals, inputs.clone(), give_up.clone(), how.what));
-    }
+    match how.signals {
+        true => tokio::spawn(forward_signals(signals, inputs.clone(), give_up.clone(), how.what)),
+        false => tokio::spawn(leave_on_signal(signals, give_up.clone())),
+    };
     if how.stdin {
         let detach = if how.terminal { Detach::by(how.detach_keys.clone()) } else { Detach::default() };
         tokio::spawn(forward_stdin(tokio::io::stdin(), inputs.clone(), detach, give_up));
@@ -204,6 +205,13 @@ async fn forward_size(inputs: mpsc::Sender<RunInput>, mut changed: Caught) {
         if inputs.send(RunInput { input: Some(Input::Resize(terminal::size())) }).await.is_err() {
             return;
         }
+    }
+}
+
+/// They are caught all the same, and are for this command alone.
+async fn leave_on_signal(signals: Signals, give_up: mpsc::Sender<i32>) {
+    if let Some(number) = signals.caught.lock().await.recv().await {
+        let _ = give_up.send(128 + number).await;
     }
 }
 
