@@ -22,6 +22,8 @@ pub enum Kind {
     Plain,
     /// An ICMP error: belongs to the flow of the packet that it quotes.
     Error,
+    /// What leads hosts to routers and neighbours: belongs to no flow, and no container sends it to another.
+    Advice,
 }
 
 /// What a packet of a TCP connection says of it.
@@ -175,6 +177,8 @@ impl Packet {
         self.icmp = [h[0], h[1]];
         if is_icmp_error(self.protocol, h[0]) {
             self.kind = Kind::Error;
+        } else if is_icmp_advice(self.protocol, h[0]) {
+            self.kind = Kind::Advice;
         } else {
             let identifier = Be16([h[4], h[5]]);
             self.source_port = identifier;
@@ -187,6 +191,13 @@ impl Packet {
 #[inline(always)]
 pub fn is_icmp_error(protocol: u8, kind: u8) -> bool {
     if protocol == PROTOCOL_ICMPV6 { kind < 128 } else { matches!(kind, 3 | 4 | 11 | 12) }
+}
+
+/// Whether an ICMP or ICMPv6 type changes where its receiver sends: redirects, router discovery (RFC 1256), neighbour discovery
+/// (RFC 4861).
+#[inline(always)]
+pub fn is_icmp_advice(protocol: u8, kind: u8) -> bool {
+    if protocol == PROTOCOL_ICMPV6 { matches!(kind, 133..=137) } else { matches!(kind, 5 | 9 | 10) }
 }
 
 /// Whether a protocol's header is understood: of others only addresses count.
@@ -263,6 +274,17 @@ pub(crate) mod tests {
         assert_eq!((error.kind, error.source_port, error.service()), (Kind::Error, Be16::new(0), Be16([3, 4])));
         assert!(is_icmp_error(PROTOCOL_ICMPV6, 2) && !is_icmp_error(PROTOCOL_ICMPV6, 128));
         assert!(!is_icmp_error(PROTOCOL_ICMP, 5), "a redirect is not forwarded as an error");
+        for (protocol, kind) in [
+            (PROTOCOL_ICMP, 5),
+            (PROTOCOL_ICMP, 9),
+            (PROTOCOL_ICMP, 10),
+            (PROTOCOL_ICMPV6, 134),
+            (PROTOCOL_ICMPV6, 137),
+        ] {
+            let header = [kind, 0, 0, 0, 0x12, 0x34, 0, 1];
+            let advice = short(protocol, &header);
+            assert_eq!((advice.kind, advice.source_port), (Kind::Advice, Be16::new(0)), "{protocol} {kind}");
+        }
     }
 
     #[test]

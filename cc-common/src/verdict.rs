@@ -162,7 +162,7 @@ drop_reasons! {
     FlowClosing = 37, "flow_closing";
     /// A reset that its receiver does not await.
     TcpReset = 38, "tcp_reset_out_of_window";
-    /// An ICMP error that quotes no packet of a flow.
+    /// An ICMP error that quotes no packet of a flow, or a redirect or a router's word, which belongs to none.
     IcmpUnrelated = 39, "icmp_unrelated";
     /// A later fragment whose first one was not seen, where ports decide.
     FragmentUnknown = 40, "fragment_unknown";

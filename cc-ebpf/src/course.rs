@@ -25,6 +25,9 @@ pub fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
             refused => Err(refused),
         };
     }
+    if matches!(work.parsed.packet.kind, Kind::Advice) {
+        return Err(work.refuse(DropReason::IcmpUnrelated));
+    }
     work.headless = false;
     if !work.parsed.fragment.is_whole() {
         cc_fragment();

@@ -145,10 +145,10 @@ const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
 const PACKET_TOO_BIG: [u8; 2] = [2, 0];
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// Nobody is told of an error about an error, nor of a later fragment (RFC 1122, 3.2.2).
+/// Nobody is told of an error about an error (or advice), nor of a later fragment (RFC 1122, 3.2.2).
 #[inline(always)]
 pub fn may_be_told(work: &Work) -> bool {
-    !matches!(work.parsed.packet.kind, Kind::Error) && !work.parsed.fragment.is_later()
+    matches!(work.parsed.packet.kind, Kind::Plain) && !work.parsed.fragment.is_later()
 }
 
 /// "Its time to live ended here."

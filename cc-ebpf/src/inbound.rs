@@ -77,6 +77,10 @@ fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext
         // SAFETY: the context is this program's.
         return Ok(Outcome::from_bits(unsafe { icmp::cc_related_outside(ctx.skb.skb) }) == Outcome::GO);
     }
+    // The host's own affair.
+    if matches!(work.parsed.packet.kind, Kind::Advice) {
+        return Ok(false);
+    }
     work.headless = false;
     if work.parsed.fragment.is_later() {
         cc_fragment();

@@ -32,6 +32,12 @@ fn what_is_dropped_and_why() {
         packet.extend(vec![0; extra]);
         packet
     };
+    let leading = |kind| {
+        let mut packet = ethernet(GATEWAY_MAC.0, OWN_MAC, 0x0800);
+        packet.extend(ipv4_header(5, 36, OWN, PEER, 1));
+        packet.extend([&[kind, 0, 0, 0][..], &[10, 0, 0, 4], &[0; 8]].concat());
+        packet
+    };
     let typed = |ethertype| [ethernet(GATEWAY_MAC.0, OWN_MAC, ethertype), vec![0; 50]].concat();
     let mut other_version = udp(OWN, PEER);
     other_version[14] = 0x65;
@@ -66,6 +72,9 @@ fn what_is_dropped_and_why() {
         ("options beyond the frame", R::Ipv4Length, ip(15, 60, 0)[..14 + 59].to_vec()),
         ("the gateway by UDP", R::GatewayClosed, udp(OWN, GATEWAY.octets())),
         ("an echo reply to the gateway", R::GatewayClosed, echo(5, 0)),
+        ("a redirect", R::IcmpUnrelated, leading(5)),
+        ("a router's advertisement", R::IcmpUnrelated, leading(9)),
+        ("a router solicitation", R::IcmpUnrelated, leading(10)),
         ("ARP for nobody", R::ArpUnknownTarget, arp(1, OWN_MAC, OWN, [10, 0, 0, 77])),
         ("ARP into the other VPC", R::ArpUnknownTarget, arp(1, OWN_MAC, OWN, ELSEWHERE)),
         ("ARP with another's MAC", R::SpoofedArp, arp(1, PEER_MAC, OWN, PEER)),

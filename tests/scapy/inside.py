@@ -150,7 +150,7 @@ for source, to, to_mac in ((own6, "ff02::1", all_nodes), ("fe80::1", "ff02::1", 
 # As peer and client would quote each other: a conversation that is none of the sender's.
 foreign = IP(src=peer, dst=client) / TCP(sport=port, dport=flow_port, seq=1)
 foreign6 = IPv6(src=peer6, dst=client6) / TCP(sport=port, dport=flow_port, seq=1)
-for kind, code in ((3, 0), (3, 1), (3, 3), (3, 4), (4, 0), (5, 0), (5, 1), (11, 0), (12, 0)):
+for kind, code in ((3, 0), (3, 1), (3, 3), (3, 4), (4, 0), (5, 0), (5, 1), (9, 0), (10, 0), (11, 0), (12, 0)):
     wire.send_some("forged error v4", many // 8, lambda: out(IP(src=own, dst=peer) / ICMP(type=kind, code=code, gw=own) / foreign))
     wire.send_some("forged error v4", many // 8, lambda: out(IP(src=told["gateway"], dst=peer) / ICMP(type=kind, code=code, gw=own) / foreign))
 for error in (ICMPv6DestUnreach(), ICMPv6PacketTooBig(mtu=1280)):

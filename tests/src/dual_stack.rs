@@ -10,7 +10,9 @@ use crate::packet::Wire;
 use crate::world::World;
 
 /// Far longer than a frame takes.
-const HEARS_FOR: Duration = Duration::from_secs(3);
+const ASKS_EVERY: Duration = Duration::from_millis(50);
+/// What was sent before nobody listens any more has arrived after that time.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
 
 /// With 10.0.0.0/24 and fd00:1::/64; returns its id.
 pub fn vpc(world: &World, name: &str) -> String {
@@ -35,10 +37,11 @@ pub fn mac(world: &World, id: &str) -> [u8; 6] {
     bytes.try_into().expect("six bytes")
 }
 
-/// Hears what comes to a container for a moment.
+/// Hears what comes to a container, from its making on.
 #[derive(Debug)]
 pub struct Ear {
     hearing: std::thread::JoinHandle<Vec<Vec<u8>>>,
+    enough: mpsc::Sender<()>,
     own: [u8; 6],
 }
 
@@ -46,22 +49,30 @@ impl Ear {
     pub fn at(world: &World, id: &str) -> Ear {
         let netns = Netns::of_pid(world.pid(id)).expect("the container runs");
         let (open, opened) = mpsc::channel();
+        let (enough, asked) = mpsc::channel();
         let ear = std::thread::spawn(move || {
             let hear = move || {
                 let wire = Wire::open("eth0").expect("it has an interface");
                 open.send(()).expect("somebody waits for it");
-                wire.hear(Instant::now() + HEARS_FOR).expect("the interface stays")
+                let mut heard = Vec::new();
+                let mut hear = |time| heard.extend(wire.hear(Instant::now() + time).expect("the interface stays"));
+                while asked.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    hear(ASKS_EVERY);
+                }
+                hear(ON_THE_WAY);
+                heard
             };
             netns.run(hear).expect("the code inside ends")
         });
         // Nothing is sent before somebody listens.
         opened.recv().expect("it listens");
-        Ear { hearing: ear, own: mac(world, id) }
+        Ear { hearing: ear, enough, own: mac(world, id) }
     }
 
-    /// Its own kernel reports the groups that it is in, which nobody else hears.
+    /// All that has come until now. Its own kernel reports the groups that it is in, which nobody else hears.
     pub fn heard(self) -> Vec<Vec<u8>> {
-        let Ear { hearing, own } = self;
+        let Ear { hearing, enough, own } = self;
+        enough.send(()).expect("it listens until it is told");
         hearing.join().expect("it does not panic").into_iter().filter(|frame| frame[6..12] != own).collect()
     }
 }

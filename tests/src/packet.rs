@@ -102,6 +102,7 @@ impl Wire {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsFd;
         let mut frames = Vec::new();
+        let mut buffer = vec![0; 65_536];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -111,11 +112,9 @@ impl Wire {
             if poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], wait)? == 0 {
                 return Ok(frames);
             }
-            let mut buffer = vec![0; 65_536];
             let n =
                 nix::sys::socket::recv(self.socket.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::MSG_DONTWAIT)?;
-            buffer.truncate(n);
-            frames.push(buffer);
+            frames.push(buffer[..n].to_vec());
         }
     }
 }
