@@ -274,16 +274,11 @@ pub(crate) mod tests {
         assert_eq!((error.kind, error.source_port, error.service()), (Kind::Error, Be16::new(0), Be16([3, 4])));
         assert!(is_icmp_error(PROTOCOL_ICMPV6, 2) && !is_icmp_error(PROTOCOL_ICMPV6, 128));
         assert!(!is_icmp_error(PROTOCOL_ICMP, 5), "a redirect is not forwarded as an error");
-        for (protocol, kind) in [
-            (PROTOCOL_ICMP, 5),
-            (PROTOCOL_ICMP, 9),
-            (PROTOCOL_ICMP, 10),
-            (PROTOCOL_ICMPV6, 134),
-            (PROTOCOL_ICMPV6, 137),
-        ] {
-            let header = [kind, 0, 0, 0, 0x12, 0x34, 0, 1];
-            let advice = short(protocol, &header);
-            assert_eq!((advice.kind, advice.source_port), (Kind::Advice, Be16::new(0)), "{protocol} {kind}");
+        let redirect = short(PROTOCOL_ICMP, &[5, 0, 0, 0, 0x12, 0x34, 0, 1]);
+        assert_eq!((redirect.kind, redirect.source_port), (Kind::Advice, Be16::new(0)));
+        for (protocol, kinds) in [(PROTOCOL_ICMP, &[5, 9, 10][..]), (PROTOCOL_ICMPV6, &[133, 134, 135, 136, 137])] {
+            let advice: Vec<u8> = (0..=255).filter(|&kind| is_icmp_advice(protocol, kind)).collect();
+            assert_eq!(advice, kinds);
         }
     }
 
