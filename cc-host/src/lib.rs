@@ -11,6 +11,8 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod container;
 #[cfg(feature = "daemon")]
+pub mod copy;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;

@@ -100,9 +100,15 @@ const ROLE_METRICS: &str = "metrics";
 const CUT_AFTER: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    // The confined unpacker is a command of its own, before any thread exists.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "unpack-layer") {
-        return cc_host::image::unpack::child_main(std::env::args_os().skip(2));
+    // The confined children are commands of their own, before any thread exists.
+    match std::env::args_os().nth(1).as_ref().and_then(|argument| argument.to_str()) {
+        Some(cc_host::image::unpack::SUBCOMMAND) => {
+            return cc_host::image::unpack::child_main(std::env::args_os().skip(2));
+        }
+        Some(copy @ (cc_host::copy::SUBCOMMAND | cc_host::copy::HOLD_SUBCOMMAND)) => {
+            return cc_host::copy::child_main(copy);
+        }
+        _ => {}
     }
     match run(Cli::parse().command) {
         Ok(code) => code,

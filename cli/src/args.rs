@@ -73,6 +73,8 @@ pub enum Command {
     Exec(cmd::exec::ExecArgs),
     /// Be at a running container's input and output
     Attach(cmd::attach::AttachArgs),
+    /// Copy files into a container, or out of it
+    Cp(cmd::cp::CpArgs),
     /// Publish ports of a container at the host
     Publish(cmd::publish::PublishArgs),
     /// Take published ports back

@@ -30,6 +30,7 @@ impl ContainerService for Fake {
     type TunnelStream = Answers<TunnelData>;
     type ExecStream = Answers<RunOutput>;
     type AttachStream = Answers<RunOutput>;
+    type CopyFromStream = Answers<CopyOutput>;
 
     /// Echoes stdin until its end, and exits with 42. For some commands, the daemon goes before the container does.
     async fn run(&self, request: Request<Streaming<RunInput>>) -> Result<Response<Self::RunStream>, Status> {
@@ -73,6 +74,12 @@ impl ContainerService for Fake {
         none()
     }
     async fn attach(&self, _: Request<Streaming<RunInput>>) -> Result<Response<Self::AttachStream>, Status> {
+        none()
+    }
+    async fn copy_to(&self, _: Request<Streaming<CopyInput>>) -> Result<Response<CopyDone>, Status> {
+        none()
+    }
+    async fn copy_from(&self, _: Request<CopyFromRequest>) -> Result<Response<Self::CopyFromStream>, Status> {
         none()
     }
     async fn top(&self, _: Request<ContainerIds>) -> Result<Response<TopResponse>, Status> {

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
-use super::session;
+use super::{copy, session};
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers, Process, RunSpec, options};
@@ -97,6 +97,7 @@ impl ContainerService for ContainerApi {
     type TunnelStream = BoxStream<v1::TunnelData>;
     type ExecStream = BoxStream<v1::RunOutput>;
     type AttachStream = BoxStream<v1::RunOutput>;
+    type CopyFromStream = BoxStream<v1::CopyOutput>;
 
     async fn run(&self, request: Request<Streaming<v1::RunInput>>) -> Result<Response<Self::RunStream>, Status> {
         let caller = Caller::of(&request)?;
@@ -115,6 +116,18 @@ impl ContainerService for ContainerApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
         Ok(Response::new(Box::pin(session::attach(&self.containers, caller, request.into_inner()))))
+    }
+
+    async fn copy_to(&self, request: Request<Streaming<v1::CopyInput>>) -> Result<Response<v1::CopyDone>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        copy::into_container(&self.containers, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn copy_from(&self, request: Request<v1::CopyFromRequest>) -> Result<Response<Self::CopyFromStream>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        Ok(Response::new(Box::pin(copy::out_of_container(&self.containers, caller, request.into_inner()))))
     }
 
     async fn list(

@@ -3,6 +3,7 @@
 
 mod container;
 mod convert;
+mod copy;
 mod firewall;
 mod follow;
 #[cfg(feature = "fuzzing")]

@@ -71,6 +71,8 @@ pub enum ContainerError {
     Decode { key: String, source: serde_json::Error },
     #[error("cannot connect to port {port} of container {name}")]
     Connect { name: String, port: u16, source: std::io::Error },
+    #[error("cannot copy files of container {name}")]
+    Copy { name: String, source: super::copy::CopyFailure },
     #[error(transparent)]
     Outside(#[from] crate::outside::OutsideError),
     #[error(transparent)]
@@ -172,6 +174,7 @@ impl From<ContainerError> for Fault {
                 source.to_string(),
                 "check that the program listens on that port: cc logs ID",
             ),
+            E::Copy { source, .. } => Fault { what, ..Fault::from(source) },
             E::Datapath { source, .. } => Fault { what, ..Fault::from(source) },
             other => Fault::new(Code::Internal, "container.internal", what, crate::error_chain(&other))
                 .next("see the daemon's log; cc-host check names what is missing"),

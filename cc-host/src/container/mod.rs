@@ -5,6 +5,7 @@ mod again;
 mod bandwidth;
 mod boot;
 mod claims;
+pub(crate) mod copy;
 mod create;
 mod error;
 mod exec;

@@ -29,7 +29,7 @@ const MTU_DEFAULT: u16 = 1450;
 const OVERLAY_HEADER_BYTES: u32 = 50;
 
 /// A container's range of ids: all that 16 bits can name, as images use them.
-const ID_RANGE: u32 = 0x1_0000;
+pub(super) const ID_RANGE: u32 = 0x1_0000;
 /// For a shim to hear that its container's first process has ended, and how often it is asked.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 const SHIM_HEARS: Duration = Duration::from_millis(5);
@@ -371,7 +371,7 @@ async fn why_it_is_gone(record: &ContainerRecord, shim: &Shim, error: ContainerE
 }
 
 /// With everything above it that is missing, for root only.
-fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
+pub(super) fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 

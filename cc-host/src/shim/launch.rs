@@ -68,7 +68,12 @@ pub fn open_cgroups(spec: &Spec) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailure
 
 /// Gives the waiting init its ids.
 pub fn map_ids(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
-    let map = format!("0 {} {}\n", spec.id_base, spec.id_count);
+    map_range(spec.id_base, spec.id_count, pid)
+}
+
+/// Of users and of groups: the ids from 0 are these of the host.
+pub fn map_range(base: u32, count: u32, pid: i32) -> Result<(), StartFailure> {
+    let map = format!("0 {base} {count}\n");
     for name in ["uid_map", "gid_map"] {
         write_once(Path::new(&format!("/proc/{pid}/{name}")), &map).map_err(|e| failed(&format!("write {name}"), e))?;
     }

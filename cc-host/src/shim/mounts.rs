@@ -41,7 +41,7 @@ pub fn prepare(spec: &Spec, userns: BorrowedFd<'_>) -> Result<Prepared, StartFai
 
 /// The layers belong to host ids from 0 and are shown under the container's; the upper directory belongs to the container's
 /// range already, because an idmapped upper silently becomes read-only.
-fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
+pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
     let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("open overlayfs"))?;
     fsconfig_set_string(&context, "source", "overlay").map_err(at("name the overlay"))?;

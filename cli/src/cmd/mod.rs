@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod completion;
+pub mod cp;
 pub mod events;
 pub mod exec;
 mod foreground;
@@ -121,6 +122,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Run(args) => run::run(&context, *args).await,
         Command::Exec(args) => exec::run(&context, args).await,
         Command::Attach(args) => attach::run(&context, args).await,
+        Command::Cp(args) => cp::run(&context, args).await,
         Command::Publish(args) => publish::run(&context, args).await,
         Command::Unpublish(args) => publish::take_back(&context, args).await,
         Command::Ps(args) => ps::run(&context, args).await,
