@@ -1,5 +1,6 @@
 //! The life of the daemon: start in order, serve, stop in order. Refuses to do the rooms' work.
 
+pub mod disk;
 pub mod events;
 mod lock;
 mod logging;

@@ -95,6 +95,8 @@ pub enum Command {
     Start(cmd::start::StartArgs),
     /// Stop containers and start them
     Restart(cmd::start::RestartArgs),
+    /// Change limits and the restart policy of containers
+    Update(cmd::update::UpdateArgs),
     /// Ask containers to end, then make them
     Stop(cmd::stop::StopArgs),
     /// Send a signal to containers
@@ -111,6 +113,10 @@ pub enum Command {
     Image(cmd::image::ImageArgs),
     /// List what happened on the host
     Events(cmd::events::EventsArgs),
+    /// Remove ended containers and unused images
+    Prune(cmd::prune::PruneArgs),
+    /// What the daemon's data takes on the disk
+    System(cmd::system::SystemArgs),
     /// Show the daemon and its host
     Info(cmd::info::InfoArgs),
     /// Print a completion script for a shell

@@ -76,6 +76,9 @@ impl ContainerService for Fake {
     async fn attach(&self, _: Request<Streaming<RunInput>>) -> Result<Response<Self::AttachStream>, Status> {
         none()
     }
+    async fn update(&self, _: Request<UpdateRequest>) -> Result<Response<ContainerIds>, Status> {
+        none()
+    }
     async fn copy_to(&self, _: Request<Streaming<CopyInput>>) -> Result<Response<CopyDone>, Status> {
         none()
     }

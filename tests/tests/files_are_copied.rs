@@ -191,7 +191,8 @@ fn links_that_change_while_it_copies_lead_to_nothing_of_the_host() {
 #[test]
 fn a_container_that_ends_ends_its_copies() {
     let world = World::new();
-    let id = world.run("busybox", &["--name", "web"], &["sh", "-c", "dd if=/dev/zero of=/large bs=1M count=64; sleep 600"]);
+    let id =
+        world.run("busybox", &["--name", "web"], &["sh", "-c", "dd if=/dev/zero of=/large bs=1M count=64; sleep 600"]);
     eventually("the file is there", Duration::from_secs(20), || {
         (world.cc(&["exec", "web", "sh", "-c", "test $(stat -c %s /large) = 67108864"]).code == 0).then_some(())
     });

@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{container_view, exit_view, metrics_view, port_mappings};
+use super::convert::{change, container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
 use super::{copy, session};
 use crate::auth::{Caller, Role};
@@ -226,6 +226,18 @@ impl ContainerService for ContainerApi {
         }
         let grace = timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
         on_all(&records, |r| async move { self.containers.restart(&r, grace).await }).await?;
+        Ok(ids(&records))
+    }
+
+    async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::ContainerIds>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Operator)?;
+        let wanted = request.into_inner();
+        let change = change(&wanted).map_err(Fault::from)?;
+        let records = self.find_all(&caller, &wanted.ids)?;
+        for record in &records {
+            self.containers.change(record, &change).await.map_err(Fault::from)?;
+        }
         Ok(ids(&records))
     }
 

@@ -7,8 +7,8 @@ use cc_common::api::v1;
 use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
 use crate::container::{
-    BadLimit, BadLogOption, Bandwidth, ContainerError, ContainerMetrics, ContainerRecord, Exit, LogOptions, Queue,
-    RateLimit, Restart, RunSpec, State, parse_signal,
+    BadLimit, BadLogOption, Bandwidth, Change, ContainerError, ContainerMetrics, ContainerRecord, Exit, LogOptions,
+    Queue, RateLimit, Restart, RunSpec, State, parse_signal,
 };
 use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
@@ -36,6 +36,39 @@ pub(super) fn bad(field: &'static str, value: impl ToString, why: &'static str) 
     ContainerError::BadField { field, value: value.to_string(), why }
 }
 
+/// Of each, 0 is no limit of its own.
+fn check_limits(memory_bytes: u64, cpu_shares: u32, cpu_milli: u32) -> Result<(), ContainerError> {
+    if memory_bytes != 0 && memory_bytes < MEMORY_BYTES_MIN {
+        return Err(bad("--memory", memory_bytes, "a container needs at least 4 MiB"));
+    }
+    if cpu_shares != 0 && !CPU_SHARES_RANGE.contains(&cpu_shares) {
+        return Err(bad("--cpu", cpu_shares, "shares go from 2 to 262144, and 1024 is the default"));
+    }
+    if cpu_milli != 0 && !CPU_MILLI_RANGE.contains(&cpu_milli) {
+        return Err(bad("--cpus", f64::from(cpu_milli) / 1000.0, "CPUs go from 0.01 to 1024"));
+    }
+    Ok(())
+}
+
+fn restart_policy(text: &str) -> Result<Restart, ContainerError> {
+    let why = "it is no, on-failure, on-failure:N, always or unless-stopped";
+    Restart::parse(text).ok_or_else(|| bad("--restart", text, why))
+}
+
+pub(super) fn change(wanted: &v1::UpdateRequest) -> Result<Change, ContainerError> {
+    let v1::UpdateRequest { memory_bytes, cpu_shares, cpu_milli, pids_max, .. } = *wanted;
+    check_limits(memory_bytes.unwrap_or(0), cpu_shares.unwrap_or(0), cpu_milli.unwrap_or(0))?;
+    let restart = (!wanted.restart.is_empty()).then(|| restart_policy(&wanted.restart)).transpose()?;
+    let small = |number: Option<u32>| number.map(|number| (number != 0).then_some(number));
+    Ok(Change {
+        memory_bytes: memory_bytes.map(|bytes| (bytes != 0).then_some(bytes)),
+        cpu_shares: small(cpu_shares),
+        cpu_milli: small(cpu_milli),
+        pids_max: small(pids_max),
+        restart,
+    })
+}
+
 pub(super) fn run_spec(
     spec: v1::ContainerSpec,
     stdin: bool,
@@ -45,12 +78,7 @@ pub(super) fn run_spec(
     if spec.image.is_empty() {
         return Err(bad("--image", "", "an image is needed"));
     }
-    if spec.memory_bytes != 0 && spec.memory_bytes < MEMORY_BYTES_MIN {
-        return Err(bad("--memory", spec.memory_bytes, "a container needs at least 4 MiB"));
-    }
-    if spec.cpu_shares != 0 && !CPU_SHARES_RANGE.contains(&spec.cpu_shares) {
-        return Err(bad("--cpu", spec.cpu_shares, "shares go from 2 to 262144, and 1024 is the default"));
-    }
+    check_limits(spec.memory_bytes, spec.cpu_shares, spec.cpu_milli)?;
     if spec.mtu != 0 && !MTU_RANGE.contains(&spec.mtu) {
         return Err(bad("--mtu", spec.mtu, "an MTU goes from 576 to 65535"));
     }
@@ -90,18 +118,13 @@ pub(super) fn run_spec(
     let ulimits = ulimits.map_err(said("--ulimit"))?;
     let tmpfs = spec.tmpfs.iter().map(|text| options::tmpfs(text)).collect::<Result<_, _>>();
     let tmpfs = tmpfs.map_err(said("--tmpfs"))?;
-    if spec.cpu_milli != 0 && !CPU_MILLI_RANGE.contains(&spec.cpu_milli) {
-        return Err(bad("--cpus", f64::from(spec.cpu_milli) / 1000.0, "CPUs go from 0.01 to 1024"));
-    }
     let stop_signal = non_empty(spec.stop_signal);
     if let Some(signal) = &stop_signal
         && parse_signal(signal).is_none()
     {
         return Err(bad("--stop-signal", signal, "it is no signal's name or number; try TERM, QUIT or 3"));
     }
-    let restart = Restart::parse(&spec.restart).ok_or_else(|| {
-        bad("--restart", &spec.restart, "it is no, on-failure, on-failure:N, always or unless-stopped")
-    })?;
+    let restart = restart_policy(&spec.restart)?;
     if restart != Restart::No && spec.auto_remove {
         return Err(bad("--restart", restart, "with --rm there is nothing left to start again"));
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::host_service_server::HostService;
+use cc_common::api::v1::{DiskUsage, DiskUsageReport, DiskUsageRequest};
 use cc_common::api::v1::{Event, EventsRequest, EventsResponse, FlowLimits, HostInfo, InfoRequest};
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, Role};
 use crate::config::Flows;
+use crate::daemon::disk::{Part, Usage};
 use crate::daemon::events::Events;
 use crate::ids::Project;
 
@@ -24,6 +26,8 @@ pub struct Counts {
 #[async_trait]
 pub trait CountObjects: Send + Sync {
     async fn count(&self, project: &Project) -> Result<Counts, Fault>;
+    /// Of all projects, on the disk.
+    async fn disk(&self) -> Result<Usage, Fault>;
 }
 
 /// Counts nothing: for a daemon without rooms, as in tests.
@@ -33,6 +37,9 @@ pub struct NoObjects;
 impl CountObjects for NoObjects {
     async fn count(&self, _: &Project) -> Result<Counts, Fault> {
         Ok(Counts::default())
+    }
+    async fn disk(&self) -> Result<Usage, Fault> {
+        Ok(Usage::default())
     }
 }
 
@@ -60,6 +67,20 @@ impl HostService for HostApi {
             host_id: self.host_id.clone(),
             flows: Some(flow_limits(&self.flows)),
         }))
+    }
+
+    async fn disk_usage(&self, request: Request<DiskUsageRequest>) -> Result<Response<DiskUsageReport>, Status> {
+        Caller::of(&request)?.require(Role::Admin)?;
+        let usage = self.objects.disk().await?;
+        let part = |(kind, part): (&str, Part)| DiskUsage {
+            kind: kind.to_owned(),
+            count: part.count,
+            active: part.active,
+            bytes: part.bytes,
+            reclaimable_bytes: part.reclaimable_bytes,
+        };
+        let parts = usage.parts().map(part).into();
+        Ok(Response::new(DiskUsageReport { parts, total_bytes: usage.total_bytes() }))
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {

@@ -9,7 +9,7 @@ use cc_common::api::signing::{
 };
 use cc_common::api::v1::host_service_client::HostServiceClient;
 use cc_common::api::v1::host_service_server::{HostService, HostServiceServer};
-use cc_common::api::v1::{EventsRequest, EventsResponse, HostInfo, InfoRequest};
+use cc_common::api::v1::{DiskUsageReport, DiskUsageRequest, EventsRequest, EventsResponse, HostInfo, InfoRequest};
 use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
@@ -45,6 +45,9 @@ impl HostService for Service {
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
         Caller::of(&request)?.require(Role::Admin)?;
         Ok(Response::new(EventsResponse::default()))
+    }
+    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Result<Response<DiskUsageReport>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
 

@@ -4,6 +4,7 @@ mod adopt;
 mod again;
 mod bandwidth;
 mod boot;
+mod change;
 mod claims;
 pub(crate) mod copy;
 mod create;
@@ -34,6 +35,7 @@ mod teardown;
 mod tunnel;
 
 pub use bandwidth::{BadLimit, Bandwidth, Queue, RateLimit};
+pub use change::Change;
 pub use create::parse_signal;
 pub use error::ContainerError;
 pub use log_options::{BadLogOption, LogOptions};

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::claims::Claims;
 use super::error::ContainerError;
 use super::launch::Shim;
-use super::record::{CONTAINERS, ContainerRecord, Exit};
+use super::record::{CONTAINERS, ContainerRecord, Exit, State};
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
@@ -242,6 +242,12 @@ impl Containers {
     pub fn users_of(&self, vpc: &crate::ids::VpcId) -> Vec<String> {
         let uses = |r: &&ContainerRecord| r.vpc.as_ref().is_some_and(|a| a.vpc == *vpc);
         self.with_records(|records| records.values().filter(uses).map(|r| r.name.to_string()).collect())
+    }
+
+    /// Of all projects: the name of its directory, and whether it runs.
+    pub fn all_that_run_or_not(&self) -> Vec<(String, bool)> {
+        let runs = |record: &ContainerRecord| matches!(record.state, State::Running { .. });
+        self.with_records(|records| records.values().map(|r| (r.id.to_string(), runs(r))).collect())
     }
 
     /// Digests of the images that containers were made from.

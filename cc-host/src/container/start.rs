@@ -18,7 +18,7 @@ use super::room::{Containers, Live};
 use crate::datapath::{Datapath, DatapathError};
 use crate::ids::{Project, now_ms};
 use crate::image::ImageRecord;
-use crate::kernel::cgroup::{Cgroup, Limits};
+use crate::kernel::cgroup::Cgroup;
 use crate::kernel::link::{self, Veth};
 use crate::kernel::{carrier, netns, uplink};
 use crate::shim::spec::{RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
@@ -157,12 +157,7 @@ impl Containers {
     }
 
     async fn make_cgroup(&self, record: &ContainerRecord) -> Result<Cgroup, ContainerError> {
-        let limits = Limits {
-            memory_bytes: record.spec.memory_bytes,
-            cpu_shares: record.spec.cpu_shares,
-            cpu_milli: record.spec.cpu_milli,
-            pids_max: Some(record.spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
-        };
+        let limits = self.limits(&record.spec);
         let (root, id) = (Arc::clone(&self.rooms.cgroups), record.id.clone());
         tokio::task::spawn_blocking(move || root.create(id.as_str(), &limits))
             .await

@@ -18,8 +18,8 @@ use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
 
-use super::RunLock;
 use super::events::Events;
+use super::{RunLock, disk};
 use crate::api::host::{CountObjects, Counts};
 use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi, WhyApi};
 use crate::auth::Tally;
@@ -178,7 +178,8 @@ impl House {
     }
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {
-        Arc::new(Counter { vpcs: Arc::clone(&self.vpcs), containers: Arc::clone(&self.containers) })
+        let (vpcs, containers) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers));
+        Arc::new(Counter { vpcs, containers, images: self.images.clone(), state_dir: self.config.state_dir.clone() })
     }
 
     /// Starts nothing more, and stops the containers if the configuration says so.
@@ -283,6 +284,8 @@ fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {
 struct Counter {
     vpcs: Arc<Vpcs>,
     containers: Arc<Containers>,
+    images: Images,
+    state_dir: std::path::PathBuf,
 }
 
 #[async_trait]
@@ -293,5 +296,13 @@ impl CountObjects for Counter {
         let vpcs = self.vpcs.list(project).await?.len();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Counts { containers_running: small(running), containers_total: small(records.len()), vpcs: small(vpcs) })
+    }
+
+    async fn disk(&self) -> Result<disk::Usage, Fault> {
+        let (images, needed) = self.images.needed(&self.containers.images_in_use()).await?;
+        let containers = self.containers.all_that_run_or_not();
+        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers };
+        let measured = tokio::task::spawn_blocking(move || disk::usage(&known)).await.expect("reading does not panic");
+        measured.map_err(|e| cannot("host", "measure the state directory", &e))
     }
 }

@@ -82,6 +82,24 @@ impl Images {
         Ok(done)
     }
 
+    /// How many images there are, how many of them containers were made from, and the names below `layers` and `blobs` of what these need.
+    pub async fn needed(&self, in_use: &HashSet<String>) -> Result<([u32; 2], HashSet<String>), ImageError> {
+        let records: Vec<ImageRecord> =
+            records::range(&*self.0.store, "images/").await?.into_iter().map(|(_, record)| record).collect();
+        let inner = self.0.clone();
+        let (count, used): (usize, Vec<ImageRecord>) =
+            (records.len(), records.into_iter().filter(|record| in_use.contains(&record.digest)).collect());
+        blocking(move || {
+            let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let blobs = used.iter().flat_map(|record| manifest_and_config(&inner.layout, &record.digest));
+            let layers = used.iter().flat_map(|record| record.layers.iter().cloned());
+            let name = |digest: String| digest.strip_prefix("sha256:").unwrap_or(&digest).to_owned();
+            let needed = layers.chain(blobs).map(name).collect();
+            Ok(([small(count), small(used.len())], needed))
+        })
+        .await
+    }
+
     /// Removes blobs and layers that no record of any project leads to and that nobody holds; gives the bytes freed.
     /// `pruning` began before the records are read here: who lets go later has written its record before.
     async fn collect(&self, pruning: Pruning) -> Result<u64, ImageError> {

@@ -185,6 +185,11 @@ impl Cgroup {
         self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir).join(name)).collect()
     }
 
+    /// From what it was limited by to what it is to be limited by.
+    pub fn change_limits(&self, old: &Limits, new: &Limits) -> Result<(), CgroupError> {
+        limits::change(&self.hierarchies, &self.dir, old, new)
+    }
+
     pub fn stats(&self) -> Stats {
         stats::read(&self.hierarchies, &self.dir)
     }

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod metrics;
 pub mod net;
 pub mod prefixes;
+pub mod prune;
 pub mod ps;
 pub mod publish;
 pub mod rm;
@@ -25,7 +26,9 @@ pub mod start;
 pub mod stats;
 pub mod status;
 pub mod stop;
+pub mod system;
 pub mod top;
+pub mod update;
 pub mod version;
 pub mod vpc;
 pub mod wait;
@@ -133,6 +136,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Logs(args) => logs::run(&context, args).await,
         Command::Start(args) => start::run(&context, args).await,
         Command::Restart(args) => start::again(&context, args).await,
+        Command::Update(args) => update::run(&context, args).await,
         Command::Stop(args) => stop::run(&context, args).await,
         Command::Kill(args) => kill::run(&context, args).await,
         Command::Rm(args) => rm::run(&context, args).await,
@@ -141,6 +145,8 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::LocalRemote(args) => local_remote::run(&context, args).await,
         Command::Image(args) => image::run(&context, args).await,
         Command::Events(args) => events::run(&context, args).await,
+        Command::Prune(args) => prune::run(&context, args).await,
+        Command::System(args) => system::run(&context, args).await,
         Command::Info(args) => info::run(&context, args).await,
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&context, args),

@@ -6,6 +6,7 @@ use cc_common::api::v1;
 use serde::Serialize;
 
 use super::{View, table};
+use crate::size::human;
 
 #[derive(Debug, Serialize)]
 pub struct HostView {
@@ -18,6 +19,52 @@ pub struct HostView {
     pub vpcs: u32,
     /// None of a daemon that does not tell.
     pub flows: Option<FlowsView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct DiskView {
+    pub parts: Vec<DiskPart>,
+    pub total_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct DiskPart {
+    pub kind: String,
+    pub count: u32,
+    pub active: u32,
+    pub bytes: u64,
+    pub reclaimable_bytes: u64,
+}
+
+impl From<v1::DiskUsageReport> for DiskView {
+    fn from(report: v1::DiskUsageReport) -> Self {
+        let part = |part: v1::DiskUsage| DiskPart {
+            kind: part.kind,
+            count: part.count,
+            active: part.active,
+            bytes: part.bytes,
+            reclaimable_bytes: part.reclaimable_bytes,
+        };
+        DiskView { parts: report.parts.into_iter().map(part).collect(), total_bytes: report.total_bytes }
+    }
+}
+
+impl View for DiskView {
+    fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
+        let number = |part: &DiskPart, count: u32| if part.kind == "store" { String::new() } else { count.to_string() };
+        let row = |part: &DiskPart| {
+            let (count, active) = (number(part, part.count), number(part, part.active));
+            vec![part.kind.clone(), count, active, human(part.bytes), human(part.reclaimable_bytes)]
+        };
+        let mut rows: Vec<_> = self.parts.iter().map(row).collect();
+        let reclaimable = self.parts.iter().map(|part| part.reclaimable_bytes).sum();
+        rows.push(vec!["total".into(), String::new(), String::new(), human(self.total_bytes), human(reclaimable)]);
+        table::print_into(out, &["KIND", "COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows)
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        self.parts.iter().map(|part| part.kind.as_str()).collect()
+    }
 }
 
 /// Keys as in the daemon's configuration.

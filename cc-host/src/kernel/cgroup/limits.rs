@@ -23,28 +23,57 @@ pub struct Limits {
 
 /// The kernel's default, and docker's.
 const PERIOD_US: u64 = 100_000;
+const SHARES_DEFAULT: u32 = 1024;
+const UNLIMITED: i64 = -1;
 
 /// What a container is limited by; `cgroups-rs` behind it, or a test.
 trait Controls {
-    fn memory(&self, bytes: u64) -> Result<(), String>;
+    /// None: as much as there is.
+    fn memory(&self, bytes: Option<u64>) -> Result<(), String>;
     fn cpu(&self, shares: u32) -> Result<(), String>;
-    fn cpu_quota(&self, milli: u32) -> Result<(), String>;
+    fn cpu_quota(&self, milli: Option<u32>) -> Result<(), String>;
     fn pids(&self, max: u32) -> Result<(), String>;
 }
 
+/// Of a cgroup that is new: what is not limited is as the kernel made it.
 pub fn apply(hierarchies: &Hierarchies, dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
-    set(&Kernel { hierarchies, dir }, limits).map_err(|(limit, reason)| {
-        let controller = if limit == "process" { "pids" } else { limit };
-        CgroupError::Limit { limit, dir: hierarchies.controller(controller, dir).0, reason }
-    })
+    set(&Kernel { hierarchies, dir }, limits).map_err(|failed| named_error(hierarchies, dir, failed))
+}
+
+/// Of one that was limited otherwise.
+pub fn change(hierarchies: &Hierarchies, dir: &Path, old: &Limits, new: &Limits) -> Result<(), CgroupError> {
+    reset(&Kernel { hierarchies, dir }, old, new).map_err(|failed| named_error(hierarchies, dir, failed))
+}
+
+fn named_error(hierarchies: &Hierarchies, dir: &Path, (limit, reason): (&'static str, String)) -> CgroupError {
+    let controller = if limit == "process" { "pids" } else { limit };
+    CgroupError::Limit { limit, dir: hierarchies.controller(controller, dir).0, reason }
 }
 
 fn set(controls: &dyn Controls, limits: &Limits) -> Result<(), (&'static str, String)> {
     let named = |name| move |reason| (name, reason);
-    limits.memory_bytes.map_or(Ok(()), |bytes| controls.memory(bytes)).map_err(named("memory"))?;
+    limits.memory_bytes.map_or(Ok(()), |bytes| controls.memory(Some(bytes))).map_err(named("memory"))?;
     limits.cpu_shares.map_or(Ok(()), |shares| controls.cpu(shares)).map_err(named("cpu"))?;
-    limits.cpu_milli.map_or(Ok(()), |milli| controls.cpu_quota(milli)).map_err(named("cpu"))?;
+    limits.cpu_milli.map_or(Ok(()), |milli| controls.cpu_quota(Some(milli))).map_err(named("cpu"))?;
     limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))
+}
+
+/// What is the same is not touched.
+fn reset(controls: &dyn Controls, old: &Limits, new: &Limits) -> Result<(), (&'static str, String)> {
+    let named = |name| move |reason| (name, reason);
+    if new.memory_bytes != old.memory_bytes {
+        controls.memory(new.memory_bytes).map_err(named("memory"))?;
+    }
+    if new.cpu_shares != old.cpu_shares {
+        controls.cpu(new.cpu_shares.unwrap_or(SHARES_DEFAULT)).map_err(named("cpu"))?;
+    }
+    if new.cpu_milli != old.cpu_milli {
+        controls.cpu_quota(new.cpu_milli).map_err(named("cpu"))?;
+    }
+    match new.pids_max.filter(|_| new.pids_max != old.pids_max) {
+        Some(max) => controls.pids(max).map_err(named("process")),
+        None => Ok(()),
+    }
 }
 
 struct Kernel<'a> {
@@ -53,15 +82,25 @@ struct Kernel<'a> {
 }
 
 impl Controls for Kernel<'_> {
-    fn memory(&self, bytes: u64) -> Result<(), String> {
+    fn memory(&self, bytes: Option<u64>) -> Result<(), String> {
         let (dir, v2) = self.hierarchies.controller("memory", self.dir);
-        let bytes = i64::try_from(bytes).map_err(|_| "it is larger than any memory".to_owned())?;
+        let limit =
+            bytes.map_or(Ok(UNLIMITED), i64::try_from).map_err(|_| "it is larger than any memory".to_owned())?;
         // On v1 the second file limits the sum of memory and swap, on v2 swap alone. A kernel without swap has neither.
-        let (swap_file, swap) = if v2 { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", bytes) };
+        let (swap_file, swap) = match (v2, bytes) {
+            (true, Some(_)) => ("memory.swap.max", 0),
+            (true, None) => ("memory.swap.max", UNLIMITED),
+            (false, _) => ("memory.memsw.limit_in_bytes", limit),
+        };
         let has_swap = dir.join(swap_file).exists();
         let controller = MemController::new(dir, v2);
-        controller.set_limit(bytes).map_err(reason)?;
-        if has_swap { controller.set_memswap_limit(swap).map_err(reason) } else { Ok(()) }
+        let set_swap = || if has_swap { controller.set_memswap_limit(swap).map_err(reason) } else { Ok(()) };
+        // The sum is never below the memory alone, so that what grows does so in the other order.
+        match controller.set_limit(limit) {
+            Ok(()) => set_swap(),
+            Err(_) if has_swap && !v2 => set_swap().and_then(|()| controller.set_limit(limit).map_err(reason)),
+            Err(error) => Err(reason(error)),
+        }
     }
 
     fn cpu(&self, shares: u32) -> Result<(), String> {
@@ -70,9 +109,9 @@ impl Controls for Kernel<'_> {
         CpuController::new(dir, v2).set_shares(value).map_err(reason)
     }
 
-    fn cpu_quota(&self, milli: u32) -> Result<(), String> {
+    fn cpu_quota(&self, milli: Option<u32>) -> Result<(), String> {
         let (dir, v2) = self.hierarchies.controller("cpu", self.dir);
-        let quota_us = i64::from(milli) * (PERIOD_US / 1000) as i64;
+        let quota_us = milli.map_or(UNLIMITED, |milli| i64::from(milli) * (PERIOD_US / 1000) as i64);
         CpuController::new(dir, v2).set_cfs_quota_and_period(Some(quota_us), Some(PERIOD_US)).map_err(reason)
     }
 
@@ -102,16 +141,16 @@ mod tests {
     struct Recorder(RefCell<Vec<String>>);
 
     impl Controls for Recorder {
-        fn memory(&self, bytes: u64) -> Result<(), String> {
-            self.0.borrow_mut().push(format!("memory {bytes}"));
+        fn memory(&self, bytes: Option<u64>) -> Result<(), String> {
+            self.0.borrow_mut().push(format!("memory {bytes:?}"));
             Ok(())
         }
         fn cpu(&self, shares: u32) -> Result<(), String> {
             self.0.borrow_mut().push(format!("cpu {shares}"));
             Ok(())
         }
-        fn cpu_quota(&self, milli: u32) -> Result<(), String> {
-            self.0.borrow_mut().push(format!("quota {milli}"));
+        fn cpu_quota(&self, milli: Option<u32>) -> Result<(), String> {
+            self.0.borrow_mut().push(format!("quota {milli:?}"));
             Ok(())
         }
         fn pids(&self, _: u32) -> Result<(), String> {
@@ -128,7 +167,18 @@ mod tests {
             &Limits { cpu_shares: Some(512), cpu_milli: Some(1500), pids_max: Some(1), ..Limits::default() },
         );
         assert_eq!(failed, Err(("process", "full".to_owned())));
-        assert_eq!(*recorder.0.borrow(), ["memory 1", "cpu 512", "quota 1500"]);
+        assert_eq!(*recorder.0.borrow(), ["memory Some(1)", "cpu 512", "quota Some(1500)"]);
+    }
+
+    #[test]
+    fn of_changed_limits_only_those_are_set() {
+        let recorder = Recorder::default();
+        let old = Limits { memory_bytes: Some(1), cpu_shares: Some(512), cpu_milli: None, pids_max: Some(9) };
+        reset(&recorder, &old, &old).unwrap();
+        assert!(recorder.0.borrow().is_empty());
+        reset(&recorder, &old, &Limits { cpu_milli: Some(100), pids_max: Some(9), ..Limits::default() }).unwrap();
+        assert_eq!(*recorder.0.borrow(), ["memory None", "cpu 1024", "quota Some(100)"]);
+        assert!(reset(&recorder, &old, &Limits { pids_max: Some(8), ..old }).is_err(), "the processes' number, too");
     }
 
     #[test]

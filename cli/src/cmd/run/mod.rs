@@ -246,7 +246,7 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
 }
 
 /// As thousandths: `1.5` is 1500.
-fn cpus(text: &str) -> Result<u32, String> {
+pub fn cpus(text: &str) -> Result<u32, String> {
     let cpus: f64 = text.parse().map_err(|_| "it is no number of CPUs; try 1.5".to_owned())?;
     let milli = (cpus * 1000.0).round();
     if (10.0..=1_024_000.0).contains(&milli) { Ok(milli as u32) } else { Err("CPUs go from 0.01 to 1024".to_owned()) }
