@@ -37,6 +37,9 @@ pub struct Globals {
     /// The daemon: unix:///run/cc/cc.sock (default) or https://HOST:7443#sha256=FINGERPRINT
     #[arg(long, global = true, value_name = "URL", env = "CC_ENDPOINT_URL", help_heading = "Global options")]
     pub cc_endpoint_url: Option<String>,
+    /// The daemon under a name: see cc context
+    #[arg(long, global = true, value_name = "NAME", env = "CC_CONTEXT", help_heading = "Global options")]
+    pub cc_context: Option<String>,
     /// The id of an access key
     #[arg(long, global = true, value_name = "ID", env = "CC_ACCESS_TOKEN", help_heading = "Global options")]
     pub cc_access_token: Option<String>,
@@ -117,6 +120,8 @@ pub enum Command {
     Prune(cmd::prune::PruneArgs),
     /// What the daemon's data takes on the disk
     System(cmd::system::SystemArgs),
+    /// Daemons under names, and which one commands are for
+    Context(cmd::context::ContextArgs),
     /// Show the daemon and its host
     Info(cmd::info::InfoArgs),
     /// Print a completion script for a shell

@@ -2,9 +2,7 @@
 //! give one registry another's password.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cc_common::api::fault::Fault;
@@ -13,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 use crate::error::chain;
+use crate::private_file;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
@@ -53,9 +52,7 @@ struct Login {
 }
 
 pub fn default_path() -> Result<PathBuf, CredentialsError> {
-    let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
-    Ok(config.ok_or(CredentialsError::NoHome)?.join("cc/auth.json"))
+    Ok(private_file::config_dir().ok_or(CredentialsError::NoHome)?.join("auth.json"))
 }
 
 /// What belongs to the registry that the reference names; None is an anonymous pull.
@@ -90,41 +87,25 @@ fn canonical(registry: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<Store, CredentialsError> {
-    let read_error = |source| CredentialsError::Read { path: path.to_owned(), source };
-    let mut file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Store::default()),
-        Err(source) => return Err(read_error(source)),
-    };
-    if file.metadata().map_err(read_error)?.permissions().mode() & 0o077 != 0 {
-        return Err(CredentialsError::Exposed { path: path.to_owned() });
+    match private_file::read(path) {
+        Ok(None) => Ok(Store::default()),
+        Ok(Some(text)) => {
+            serde_json::from_str(&text).map_err(|source| CredentialsError::Parse { path: path.to_owned(), source })
+        }
+        Err(private_file::Error::Exposed) => Err(CredentialsError::Exposed { path: path.to_owned() }),
+        Err(private_file::Error::Io(source)) => Err(CredentialsError::Read { path: path.to_owned(), source }),
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(read_error)?;
-    serde_json::from_str(&text).map_err(|source| CredentialsError::Parse { path: path.to_owned(), source })
 }
 
-/// By rename, so that a reader never sees half a file; the name is this process's own.
 fn write(path: &Path, store: &Store) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let temporary = dir.join(format!(".auth.{}", std::process::id()));
-    let _ = fs::remove_file(&temporary);
-    let result = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(store)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
+    private_file::write(path, &serde_json::to_vec_pretty(store)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_login_is_for_its_registry_only() {
@@ -144,7 +125,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("auth.json");
         remember(&path, "docker.io", "ann", "secret").unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(for_reference(&path, "debian"), Err(CredentialsError::Exposed { .. })));
     }
 

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod completion;
+pub mod context;
 pub mod cp;
 pub mod events;
 pub mod exec;
@@ -46,7 +47,7 @@ use crate::args::{Cli, Command, Globals};
 use crate::client::{ConnectOptions, Connection, connect};
 use crate::error::{self, EXIT_FAILED, EXIT_PIPE, EXIT_RUN_FAILED, Failure};
 use crate::ui::Ui;
-use crate::{argv, secret};
+use crate::{argv, contexts, secret};
 
 /// What a command gets: where to print, and how to reach the daemon.
 #[derive(Debug)]
@@ -93,9 +94,17 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Err(error) => return refuse(&error, &args),
     };
     let is_run = matches!(cli.command, Command::Run(_) | Command::Exec(_));
-    let endpoint = cli.globals.cc_endpoint_url.clone();
     let json = cli.globals.json;
-    let result = context(cli.globals, &matches).map_err(Failure::from).and_then(|context| {
+    if let Command::Context(args) = &cli.command {
+        let ui = Ui { json, quiet: cli.globals.quiet };
+        return ended(context::run(ui, &cli.globals, args), None, false, json);
+    }
+    let globals = match contexts::resolve(cli.globals) {
+        Ok(globals) => globals,
+        Err(error) => return ended(Err(Fault::from(error).into()), None, is_run, json),
+    };
+    let endpoint = globals.cc_endpoint_url.clone();
+    let result = context(globals, &matches).map_err(Failure::from).and_then(|context| {
         // Started only now: the secret's argv bytes must be overwritten while there is one thread.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let done = runtime.block_on(dispatch(context, cli.command));
@@ -103,11 +112,16 @@ pub fn main(args: Vec<OsString>) -> i32 {
         runtime.shutdown_background();
         done
     });
+    ended(result, endpoint.as_deref(), is_run, json)
+}
+
+/// Says what went wrong, and gives the exit code.
+fn ended(result: Result<i32, Failure>, endpoint: Option<&str>, is_run: bool, json: bool) -> i32 {
     match result {
         Ok(code) => code,
         Err(Failure::OutputClosed) => EXIT_PIPE,
         Err(Failure::Fault(fault)) => {
-            let fault = error::explain(*fault, endpoint.as_deref());
+            let fault = error::explain(*fault, endpoint);
             // Nobody left to tell when standard error is closed; the exit code still says it.
             let _ = error::print_into(&mut std::io::stderr().lock(), &fault, json);
             error::exit_code(&fault, is_run)
@@ -147,6 +161,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Events(args) => events::run(&context, args).await,
         Command::Prune(args) => prune::run(&context, args).await,
         Command::System(args) => system::run(&context, args).await,
+        Command::Context(_) => unreachable!("it was run without a daemon"),
         Command::Info(args) => info::run(&context, args).await,
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&context, args),
