@@ -232,9 +232,9 @@ fn programs_run_as_they_did() {
         for i in 1 2 3 4 5 6 7 8 9; do echo hi | nc -w 1 127.0.0.1 9 && break; sleep 0.1; done; sh -c 'ulimit -n'; date +%Y >/dev/null";
     let ran = world.run_rm("busybox", &[], &["sh", "-c", script]).ok();
     assert_eq!(ran.stdout, "2000\n3\n143\n33\nhi\n1024\n", "{}", ran.stderr);
-    let version = world.run_rm("redis", &["--entrypoint", "/usr/bin/redis-server"], &["--version"]).ok().stdout;
+    let version = world.run_rm("redis", &["--entrypoint", "/usr/bin/redis-server"], &["--", "--version"]).ok().stdout;
     assert!(version.starts_with("Redis server"), "{version}");
-    let checked = world.run_rm("nginx", &[], &["-t"]).ok().stderr;
+    let checked = world.run_rm("nginx", &[], &["--", "-t"]).ok().stderr;
     assert!(checked.contains("test is successful"), "{checked}");
     world.assert_clean();
 }

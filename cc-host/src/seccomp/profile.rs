@@ -63,6 +63,19 @@ pub enum Test {
 }
 
 impl Test {
+    /// What it compares with.
+    pub fn value(self) -> u64 {
+        match self {
+            Test::Equal(value)
+            | Test::NotEqual(value)
+            | Test::Less(value)
+            | Test::LessOrEqual(value)
+            | Test::Greater(value)
+            | Test::GreaterOrEqual(value)
+            | Test::Masked { value, .. } => value,
+        }
+    }
+
     pub fn holds(self, argument: u64) -> bool {
         match self {
             Test::Equal(value) => argument == value,

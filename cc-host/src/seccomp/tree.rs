@@ -159,20 +159,6 @@ fn test(condition: &Condition, follows: u8) -> Vec<Instruction> {
     }
 }
 
-impl Test {
-    fn value(self) -> u64 {
-        match self {
-            Test::Equal(value)
-            | Test::NotEqual(value)
-            | Test::Less(value)
-            | Test::LessOrEqual(value)
-            | Test::Greater(value)
-            | Test::GreaterOrEqual(value)
-            | Test::Masked { value, .. } => value,
-        }
-    }
-}
-
 /// Where an argument's upper and lower half are.
 fn halves(argument: u8) -> [u32; 2] {
     let at = ARGUMENTS + 8 * u32::from(argument);

@@ -86,11 +86,8 @@ fn borders(profile: &Profile, number: u32) -> Vec<[u64; ARGUMENTS]> {
     let mut all = vec![[0; ARGUMENTS], [u64::MAX; ARGUMENTS], [1 << 32; ARGUMENTS], [u64::from(u32::MAX); ARGUMENTS]];
     let mut fitting = [0; ARGUMENTS];
     for condition in profile.rules_of(number).iter().flat_map(|rule| &rule.conditions) {
-        let (value, mask) = match condition.test {
-            Test::Masked { mask, value } => (value, mask),
-            Test::Equal(value) | Test::NotEqual(value) | Test::Less(value) => (value, 0),
-            Test::LessOrEqual(value) | Test::Greater(value) | Test::GreaterOrEqual(value) => (value, 0),
-        };
+        let value = condition.test.value();
+        let mask = if let Test::Masked { mask, .. } = condition.test { mask } else { 0 };
         let at = usize::from(condition.argument);
         let near =
             [value, value.wrapping_sub(1), value.wrapping_add(1), value ^ 1 << 32, value ^ 1 << 63, value | !mask];

@@ -7,6 +7,7 @@ use cc_host::seccomp::parse::{Host, parse};
 use cc_host::seccomp::profile::{ARGUMENTS, Action, Condition, ERRNO_MAX, Profile, Rule, Test};
 use cc_host::seccomp::tree::{self, OWN_ARCHITECTURE, X32};
 use cc_host::shim::filter::{INSTRUCTIONS_MAX, Instruction};
+use rustix::thread::CapabilitySet;
 
 use crate::input::Input;
 
@@ -16,8 +17,8 @@ const RULES: usize = 48;
 
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let kernel = (input.below(8).try_into().expect("it is small"), input.below(8).try_into().expect("it is small"));
-    let capabilities = rustix_set(u64::from(input.u32()));
+    let kernel = (u32::from(input.u8()), u32::from(input.u8()));
+    let capabilities = CapabilitySet::from_bits_retain(u64::from(input.u32()));
     let profile = if input.flag() {
         rules(&mut input)
     } else {
@@ -32,10 +33,6 @@ pub fn run(bytes: &[u8]) {
     agrees(&profile, &program, bytes);
 }
 
-fn rustix_set(bits: u64) -> cc_host::seccomp::CapabilitySet {
-    cc_host::seccomp::CapabilitySet::from_bits_retain(bits)
-}
-
 /// Some call often, so that it has several; each argument tested once in a rule.
 fn rules(input: &mut Input) -> Profile {
     let mut profile = Profile::new(action(input));
@@ -43,7 +40,8 @@ fn rules(input: &mut Input) -> Profile {
         if input.is_empty() {
             break;
         }
-        let number = if input.flag() { u32::from(input.u8() & 7) } else { u32::from(input.u16()) % (names::HIGHEST + 1) };
+        let number =
+            if input.flag() { u32::from(input.u8() & 7) } else { u32::from(input.u16()) % (names::HIGHEST + 1) };
         let mut conditions: Vec<Condition> = Vec::new();
         for _ in 0..input.below(4) {
             let condition = Condition { argument: input.below(ARGUMENTS) as u8, test: test(input) };
@@ -111,13 +109,7 @@ fn agrees(profile: &Profile, program: &[Instruction], bytes: &[u8]) {
 fn borders(profile: &Profile, number: u32, input: &mut Input) -> [u64; ARGUMENTS] {
     let mut arguments = [0; ARGUMENTS];
     for condition in profile.rules_of(number).iter().flat_map(|rule| &rule.conditions) {
-        let (Test::Equal(at) | Test::NotEqual(at) | Test::Less(at) | Test::LessOrEqual(at)) = condition.test else {
-            let (Test::Greater(at) | Test::GreaterOrEqual(at) | Test::Masked { value: at, .. }) = condition.test else {
-                continue;
-            };
-            arguments[usize::from(condition.argument)] = at.wrapping_add(input.below(3) as u64).wrapping_sub(1);
-            continue;
-        };
+        let at = condition.test.value();
         arguments[usize::from(condition.argument)] = at.wrapping_add(input.below(3) as u64).wrapping_sub(1);
     }
     arguments
