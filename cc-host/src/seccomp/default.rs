@@ -10,7 +10,7 @@ use super::names;
 use super::profile::{Action, Condition, Profile, Rule, Test};
 
 /// Calls that every container has, by what they are about. A name that this machine does not have is passed over.
-const ALLOWED: [&[&str]; 12] = [
+const ALLOWED: [&str; 12] = [
     FILES,
     NAMES_OF_FILES,
     ATTRIBUTES,
@@ -25,377 +25,61 @@ const ALLOWED: [&[&str]; 12] = [
     SYSTEM,
 ];
 
-const FILES: &[&str] = &[
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "close",
-    "close_range",
-    "read",
-    "readv",
-    "pread64",
-    "preadv",
-    "preadv2",
-    "write",
-    "writev",
-    "pwrite64",
-    "pwritev",
-    "pwritev2",
-    "lseek",
-    "sendfile",
-    "copy_file_range",
-    "splice",
-    "tee",
-    "vmsplice",
-    "readahead",
-    "fadvise64",
-    "fallocate",
-    "truncate",
-    "ftruncate",
-    "sync",
-    "syncfs",
-    "fsync",
-    "fdatasync",
-    "sync_file_range",
-    "dup",
-    "dup2",
-    "dup3",
-    "fcntl",
-    "flock",
-    "ioctl",
-    "pipe",
-    "pipe2",
-    "getdents",
-    "getdents64",
-    "io_setup",
-    "io_submit",
-    "io_cancel",
-    "io_getevents",
-    "io_pgetevents",
-    "io_destroy",
-    "cachestat",
-];
-const NAMES_OF_FILES: &[&str] = &[
-    "access",
-    "faccessat",
-    "faccessat2",
-    "chdir",
-    "fchdir",
-    "getcwd",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "readlink",
-    "readlinkat",
-    "mkdir",
-    "mkdirat",
-    "mknod",
-    "mknodat",
-    "rmdir",
-    "unlink",
-    "unlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "name_to_handle_at",
-    "inotify_init",
-    "inotify_init1",
-    "inotify_add_watch",
-    "inotify_rm_watch",
-    "fanotify_mark",
-    "statfs",
-    "fstatfs",
-    "statmount",
-    "listmount",
-];
-const ATTRIBUTES: &[&str] = &[
-    "stat",
-    "lstat",
-    "fstat",
-    "newfstatat",
-    "statx",
-    "chmod",
-    "fchmod",
-    "fchmodat",
-    "fchmodat2",
-    "chown",
-    "fchown",
-    "lchown",
-    "fchownat",
-    "umask",
-    "utime",
-    "utimes",
-    "utimensat",
-    "futimesat",
-    "getxattr",
-    "lgetxattr",
-    "fgetxattr",
-    "getxattrat",
-    "setxattr",
-    "lsetxattr",
-    "fsetxattr",
-    "setxattrat",
-    "listxattr",
-    "llistxattr",
-    "flistxattr",
-    "listxattrat",
-    "removexattr",
-    "lremovexattr",
-    "fremovexattr",
-    "removexattrat",
-    "file_getattr",
-    "file_setattr",
-];
-const POLLING: &[&str] = &[
-    "poll",
-    "ppoll",
-    "select",
-    "pselect6",
-    "epoll_create",
-    "epoll_create1",
-    "epoll_ctl",
-    "epoll_ctl_old",
-    "epoll_wait",
-    "epoll_wait_old",
-    "epoll_pwait",
-    "epoll_pwait2",
-    "eventfd",
-    "eventfd2",
-    "signalfd",
-    "signalfd4",
-];
-const MEMORY: &[&str] = &[
-    "brk",
-    "mmap",
-    "munmap",
-    "mremap",
-    "mprotect",
-    "madvise",
-    "mincore",
-    "msync",
-    "mlock",
-    "mlock2",
-    "mlockall",
-    "munlock",
-    "munlockall",
-    "mseal",
-    "membarrier",
-    "remap_file_pages",
-    "memfd_create",
-    "memfd_secret",
-    "pkey_alloc",
-    "pkey_free",
-    "pkey_mprotect",
-    "map_shadow_stack",
-    "shmget",
-    "shmat",
-    "shmdt",
-    "shmctl",
-];
-const PROCESSES: &[&str] = &[
-    "fork",
-    "vfork",
-    "execve",
-    "execveat",
-    "exit",
-    "exit_group",
-    "wait4",
-    "waitid",
-    "getpid",
-    "getppid",
-    "gettid",
-    "getpgid",
-    "setpgid",
-    "getpgrp",
-    "getsid",
-    "setsid",
-    "set_tid_address",
-    "set_robust_list",
-    "get_robust_list",
-    "rseq",
-    "arch_prctl",
-    "modify_ldt",
-    "set_thread_area",
-    "get_thread_area",
-    "prctl",
-    "seccomp",
-    "landlock_create_ruleset",
-    "landlock_add_rule",
-    "landlock_restrict_self",
-    "pidfd_open",
-    "process_mrelease",
-    // One's own processes only, and from 4.8 on no way past a filter.
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "futex",
-    "futex_waitv",
-    "futex_wait",
-    "futex_wake",
-    "futex_requeue",
-    "getrlimit",
-    "setrlimit",
-    "prlimit64",
-    "getrusage",
-    "getpriority",
-    "setpriority",
-    "ioprio_get",
-    "ioprio_set",
-    "restart_syscall",
-];
-const IDENTITY: &[&str] = &[
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "getresuid",
-    "getresgid",
-    "getgroups",
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setfsuid",
-    "setfsgid",
-    "setgroups",
-    "capget",
-    "capset",
-];
-const SIGNALS: &[&str] = &[
-    "kill",
-    "tkill",
-    "tgkill",
-    "pidfd_send_signal",
-    "pause",
-    "rt_sigaction",
-    "rt_sigpending",
-    "rt_sigprocmask",
-    "rt_sigqueueinfo",
-    "rt_sigreturn",
-    "rt_sigsuspend",
-    "rt_sigtimedwait",
-    "rt_tgsigqueueinfo",
-    "sigaltstack",
-];
-const TIME: &[&str] = &[
-    "time",
-    "times",
-    "gettimeofday",
-    "nanosleep",
-    "alarm",
-    "getitimer",
-    "setitimer",
-    "clock_getres",
-    "clock_gettime",
-    "clock_nanosleep",
-    "timer_create",
-    "timer_delete",
-    "timer_getoverrun",
-    "timer_gettime",
-    "timer_settime",
-    "timerfd_create",
-    "timerfd_gettime",
-    "timerfd_settime",
-    // They also read, and to set they need a capability of the host's.
-    "adjtimex",
-    "clock_adjtime",
-];
-const SCHEDULING: &[&str] = &[
-    "sched_yield",
-    "sched_getaffinity",
-    "sched_setaffinity",
-    "sched_getattr",
-    "sched_setattr",
-    "sched_getparam",
-    "sched_setparam",
-    "sched_getscheduler",
-    "sched_setscheduler",
-    "sched_get_priority_max",
-    "sched_get_priority_min",
-    "sched_rr_get_interval",
-    "getcpu",
-];
-const MESSAGES: &[&str] = &[
-    "socketpair",
-    "bind",
-    "listen",
-    "accept",
-    "accept4",
-    "connect",
-    "shutdown",
-    "getsockname",
-    "getpeername",
-    "getsockopt",
-    "setsockopt",
-    "sendto",
-    "sendmsg",
-    "sendmmsg",
-    "recvfrom",
-    "recvmsg",
-    "recvmmsg",
-    "mq_open",
-    "mq_unlink",
-    "mq_timedsend",
-    "mq_timedreceive",
-    "mq_notify",
-    "mq_getsetattr",
-    "msgget",
-    "msgsnd",
-    "msgrcv",
-    "msgctl",
-    "semget",
-    "semop",
-    "semtimedop",
-    "semctl",
-];
-const SYSTEM: &[&str] = &["uname", "sysinfo", "getrandom"];
+const FILES: &str = "open openat openat2 creat close close_range read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 \
+    lseek sendfile copy_file_range splice tee vmsplice readahead fadvise64 fallocate truncate ftruncate sync syncfs fsync \
+    fdatasync sync_file_range dup dup2 dup3 fcntl flock ioctl pipe pipe2 getdents getdents64 io_setup io_submit io_cancel \
+    io_getevents io_pgetevents io_destroy cachestat";
+const NAMES_OF_FILES: &str = "access faccessat faccessat2 chdir fchdir getcwd link linkat symlink symlinkat readlink readlinkat mkdir mkdirat mknod \
+    mknodat rmdir unlink unlinkat rename renameat renameat2 name_to_handle_at inotify_init inotify_init1 inotify_add_watch \
+    inotify_rm_watch fanotify_mark statfs fstatfs statmount listmount";
+const ATTRIBUTES: &str = "stat lstat fstat newfstatat statx chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat umask utime utimes \
+    utimensat futimesat getxattr lgetxattr fgetxattr getxattrat setxattr lsetxattr fsetxattr setxattrat listxattr \
+    llistxattr flistxattr listxattrat removexattr lremovexattr fremovexattr removexattrat file_getattr file_setattr";
+const POLLING: &str = "poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_wait epoll_wait_old epoll_pwait \
+    epoll_pwait2 eventfd eventfd2 signalfd signalfd4";
+const MEMORY: &str = "brk mmap munmap mremap mprotect madvise mincore msync mlock mlock2 mlockall munlock munlockall mseal membarrier \
+    remap_file_pages memfd_create memfd_secret pkey_alloc pkey_free pkey_mprotect map_shadow_stack shmget shmat shmdt \
+    shmctl";
+/// Tracing is of one's own processes only, and from 4.8 on no way past a filter.
+const PROCESSES: &str = "fork vfork execve execveat exit exit_group wait4 waitid getpid getppid gettid getpgid setpgid getpgrp getsid setsid \
+    set_tid_address set_robust_list get_robust_list rseq arch_prctl modify_ldt set_thread_area get_thread_area prctl \
+    seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self pidfd_open process_mrelease ptrace \
+    process_vm_readv process_vm_writev futex futex_waitv futex_wait futex_wake futex_requeue getrlimit setrlimit prlimit64 \
+    getrusage getpriority setpriority ioprio_get ioprio_set restart_syscall";
+const IDENTITY: &str = "getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid setresuid setresgid \
+    setfsuid setfsgid setgroups capget capset";
+const SIGNALS: &str = "kill tkill tgkill pidfd_send_signal pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn \
+    rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sigaltstack";
+/// The last two also read, and to set they need a capability of the host's.
+const TIME: &str = "time times gettimeofday nanosleep alarm getitimer setitimer clock_getres clock_gettime clock_nanosleep timer_create \
+    timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime adjtimex \
+    clock_adjtime";
+const SCHEDULING: &str = "sched_yield sched_getaffinity sched_setaffinity sched_getattr sched_setattr sched_getparam sched_setparam \
+    sched_getscheduler sched_setscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval getcpu";
+const MESSAGES: &str = "socketpair bind listen accept accept4 connect shutdown getsockname getpeername getsockopt setsockopt sendto sendmsg \
+    sendmmsg recvfrom recvmsg recvmmsg mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr msgget \
+    msgsnd msgrcv msgctl semget semop semtimedop semctl";
+const SYSTEM: &str = "uname sysinfo getrandom";
 
 /// Calls that need a capability, and what they are allowed with.
-const WITH: &[(CapabilitySet, &[&str])] = &[
+const WITH: [(CapabilitySet, &str); 14] = [
     (CapabilitySet::SYS_ADMIN, FOR_ADMINS),
-    (CapabilitySet::DAC_READ_SEARCH, &["open_by_handle_at"]),
-    (CapabilitySet::SYS_BOOT, &["reboot"]),
-    (CapabilitySet::SYS_CHROOT, &["chroot"]),
-    (CapabilitySet::SYS_MODULE, &["init_module", "finit_module", "delete_module"]),
-    (CapabilitySet::SYS_PACCT, &["acct"]),
-    (CapabilitySet::SYS_PTRACE, &["kcmp", "pidfd_getfd", "process_madvise"]),
-    (CapabilitySet::SYS_RAWIO, &["iopl", "ioperm"]),
-    (CapabilitySet::SYS_TIME, &["settimeofday", "clock_settime"]),
-    (CapabilitySet::SYS_TTY_CONFIG, &["vhangup"]),
-    (CapabilitySet::SYS_NICE, &["get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "mbind"]),
-    (CapabilitySet::SYSLOG, &["syslog"]),
-    (CapabilitySet::BPF, &["bpf"]),
-    (CapabilitySet::PERFMON, &["perf_event_open"]),
+    (CapabilitySet::DAC_READ_SEARCH, "open_by_handle_at"),
+    (CapabilitySet::SYS_BOOT, "reboot"),
+    (CapabilitySet::SYS_CHROOT, "chroot"),
+    (CapabilitySet::SYS_MODULE, "init_module finit_module delete_module"),
+    (CapabilitySet::SYS_PACCT, "acct"),
+    (CapabilitySet::SYS_PTRACE, "kcmp pidfd_getfd process_madvise"),
+    (CapabilitySet::SYS_RAWIO, "iopl ioperm"),
+    (CapabilitySet::SYS_TIME, "settimeofday clock_settime"),
+    (CapabilitySet::SYS_TTY_CONFIG, "vhangup"),
+    (CapabilitySet::SYS_NICE, "get_mempolicy set_mempolicy set_mempolicy_home_node mbind"),
+    (CapabilitySet::SYSLOG, "syslog"),
+    (CapabilitySet::BPF, "bpf"),
+    (CapabilitySet::PERFMON, "perf_event_open"),
 ];
-const FOR_ADMINS: &[&str] = &[
-    "clone",
-    "clone3",
-    "unshare",
-    "setns",
-    "mount",
-    "umount2",
-    "mount_setattr",
-    "move_mount",
-    "open_tree",
-    "open_tree_attr",
-    "fsopen",
-    "fspick",
-    "fsconfig",
-    "fsmount",
-    "fanotify_init",
-    "quotactl",
-    "quotactl_fd",
-    "sethostname",
-    "setdomainname",
-    "syslog",
-    "bpf",
-    "perf_event_open",
-    "lookup_dcookie",
-];
+const FOR_ADMINS: &str = "clone clone3 unshare setns mount umount2 mount_setattr move_mount open_tree open_tree_attr fsopen fspick fsconfig \
+    fsmount fanotify_init quotactl quotactl_fd sethostname setdomainname syslog bpf perf_event_open lookup_dcookie";
 
 /// Of clone: every kind of namespace but that of time, whose bit is another thing there.
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
@@ -411,11 +95,11 @@ const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 pub fn profile(capabilities: CapabilitySet) -> Profile {
     let mut profile = Profile::new(Action::NOT_PERMITTED);
-    for name in ALLOWED.into_iter().flatten() {
+    for name in ALLOWED.into_iter().flat_map(str::split_ascii_whitespace) {
         say(&mut profile, name, None, Action::Allow);
     }
     for (needed, names) in WITH {
-        for name in names.iter().filter(|_| capabilities.contains(*needed)) {
+        for name in names.split_ascii_whitespace().filter(|_| capabilities.contains(needed)) {
             say(&mut profile, name, None, Action::Allow);
         }
     }
@@ -448,6 +132,13 @@ mod tests {
     const ENOSYS: Action = Action::NO_SUCH_CALL;
     const EPERM: Action = Action::NOT_PERMITTED;
 
+    /// Some of these are x86-64's alone.
+    fn exists(name: &str) -> bool {
+        let exists = names::number(name).is_some();
+        assert!(exists || cfg!(not(target_arch = "x86_64")), "{name} has no number");
+        exists
+    }
+
     fn decide(capabilities: CapabilitySet, name: &str, first: u64) -> Action {
         let number = names::number(name).unwrap_or_else(|| panic!("{name} has no number"));
         profile(capabilities).decide(number, &[first, 0, 0, 0, 0, 0])
@@ -455,7 +146,7 @@ mod tests {
 
     #[track_caller]
     fn denied(names: &[&str]) {
-        for name in names {
+        for name in names.iter().filter(|name| exists(name)) {
             assert_eq!(decide(DEFAULT_CAPABILITIES, name, 0), EPERM, "{name}");
         }
     }
@@ -463,12 +154,10 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn every_name_in_the_table_is_one_and_stands_there_once() {
-        let mut all: Vec<&str> = ALLOWED.into_iter().flatten().copied().collect();
-        all.extend(
-            WITH.iter()
-                .flat_map(|(_, names)| *names)
-                .filter(|name| !matches!(**name, "bpf" | "syslog" | "perf_event_open")),
-        );
+        // Three are there with either of two capabilities.
+        let with = WITH.map(|(_, names)| names);
+        let words = ALLOWED.into_iter().chain(with).flat_map(str::split_ascii_whitespace);
+        let mut all: Vec<&str> = words.filter(|name| !matches!(*name, "bpf" | "syslog" | "perf_event_open")).collect();
         for name in &all {
             assert!(names::number(name).is_some(), "{name}");
         }
@@ -565,8 +254,8 @@ mod tests {
     #[test]
     fn a_capability_brings_its_calls() {
         for (needed, names) in WITH {
-            for name in *names {
-                assert_eq!(decide(DEFAULT_CAPABILITIES | *needed, name, 0), Action::Allow, "{name}");
+            for name in names.split_ascii_whitespace().filter(|name| exists(name)) {
+                assert_eq!(decide(DEFAULT_CAPABILITIES | needed, name, 0), Action::Allow, "{name}");
             }
         }
         // docker's set has it, and who drops it loses the call.

@@ -48,8 +48,8 @@ fn word(call: &Call, offset: u32) -> u32 {
         4 => call.architecture,
         // The instruction pointer, which no filter of ours looks at.
         8 | 12 => 0,
-        16..64 if offset % 8 == 0 => argument((offset - 16) / 8) as u32,
-        16..64 if offset % 8 == 4 => (argument((offset - 16) / 8) >> 32) as u32,
+        16..64 if offset.is_multiple_of(8) => argument((offset - 16) / 8) as u32,
+        20..64 if (offset - 4).is_multiple_of(8) => (argument((offset - 16) / 8) >> 32) as u32,
         _ => panic!("there is nothing at offset {offset}"),
     }
 }
