@@ -108,7 +108,7 @@ pub struct Config {
     pub uplinks: Vec<String>,
     /// Projects whose operators may publish ports; admins may anyhow.
     pub publish_projects: Vec<String>,
-    /// Projects whose operators may run containers with more than everybody's have: added capabilities.
+    /// Projects whose operators may run containers with more than everybody's have: added capabilities, another filter of system calls.
     pub privileged_projects: Vec<String>,
     /// The host's ports from which conversations that leave get theirs, by whole blocks of 64.
     pub nat_ports: PortRange,

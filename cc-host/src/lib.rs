@@ -35,6 +35,8 @@ pub mod outside;
 #[cfg(feature = "daemon")]
 pub mod resolver;
 #[cfg(feature = "daemon")]
+pub mod seccomp;
+#[cfg(feature = "daemon")]
 mod slots;
 #[cfg(feature = "daemon")]
 pub mod store;

@@ -92,6 +92,42 @@ fn added_capabilities_need_an_admin_or_a_grant() {
 }
 
 #[test]
+fn another_filter_of_system_calls_needs_an_admin_or_a_grant() {
+    let remote = remote();
+    let keys = [("operator", "alpha"), ("admin", "alpha"), ("operator", "beta")];
+    let [operator, admin, granted] = keys.map(|(role, project)| remote.key(role, project));
+    let url = remote.endpoint.clone();
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let file = remote.world.path("profile.json");
+    std::fs::write(&file, r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#).unwrap();
+    let own = format!("seccomp={}", file.display());
+    for (option, name) in [("seccomp=unconfined", "none"), (own.as_str(), "own")] {
+        let run = |key| {
+            let args = ["run", "-d", "--name", name, "--security-opt", option, "--image", &layout, "sleep", "600"];
+            remote.cc(&url, Some(key), &args)
+        };
+        run(&operator).fails(125, "admins");
+        run(&admin).ok();
+        run(&granted).ok();
+        // Whoever runs something there has what it has.
+        remote.cc(&url, Some(&operator), &["exec", name, "true"]).fails(125, "admins");
+        remote.cc(&url, Some(&operator), &["attach", name]).fails(1, "admins");
+        remote.cc(&url, Some(&admin), &["exec", name, "true"]).ok();
+        remote.cc(&url, Some(&operator), &["kill", name]).ok();
+        remote.cc(&url, Some(&operator), &["wait", name]).ok();
+        remote.cc(&url, Some(&operator), &["start", name]).fails(1, "admins");
+        remote.cc(&url, Some(&operator), &["restart", name]).fails(1, "admins");
+        remote.cc(&url, Some(&admin), &["start", name]).ok();
+    }
+    // What everybody has is no privilege.
+    let args = ["run", "--rm", "--security-opt", "no-new-privileges", "--image", &layout, "true"];
+    remote.cc(&url, Some(&operator), &args).ok();
+    for key in [&admin, &granted] {
+        remote.cc(&url, Some(key), &["rm", "-f", "none", "own"]).ok();
+    }
+}
+
+#[test]
 fn another_projects_container_does_not_exist() {
     let remote = remote();
     let (alpha, beta) = (remote.key("operator", "alpha"), remote.key("admin", "beta"));

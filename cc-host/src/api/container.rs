@@ -19,6 +19,7 @@ use crate::container::logs::LogQuery;
 use crate::container::{ContainerRecord, Containers, Process, RunSpec, options};
 use crate::image::Images;
 use crate::outside::PortMapping;
+use crate::seccomp::Seccomp;
 
 pub struct ContainerApi {
     pub containers: Arc<Containers>,
@@ -64,10 +65,17 @@ fn may_run(caller: &Caller, containers: &Containers, record: &ContainerRecord) -
 
 /// Admins, and operators of projects that the configuration names.
 pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: &RunSpec) -> Result<(), Status> {
-    if !spec.capabilities.asks_for_more() || containers.may_be_privileged(&caller.project) {
+    let what = if spec.capabilities.asks_for_more() {
+        "--cap-add"
+    } else if spec.seccomp.asks_for_more() {
+        "--security-opt seccomp"
+    } else {
+        return Ok(());
+    };
+    if containers.may_be_privileged(&caller.project) {
         return Ok(());
     }
-    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted("--cap-add")))
+    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted(what)))
 }
 
 fn process_view(process: Process) -> v1::Process {
@@ -140,7 +148,17 @@ impl ContainerService for ContainerApi {
         let mut records = self.containers.list(&caller.project);
         records.retain(|r| all || r.state.name() == "running");
         records.sort_by_key(|r| r.created_ms);
-        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(|r| self.view(r)).collect() }))
+        let brief = |record| {
+            let mut view = self.view(record);
+            // A profile may be longer than all the rest, and a message has its limit.
+            if matches!(record.spec.seccomp, Seccomp::Profile(_))
+                && let Some(spec) = &mut view.spec
+            {
+                spec.seccomp.clear();
+            }
+            view
+        };
+        Ok(Response::new(v1::ListContainersResponse { containers: records.iter().map(brief).collect() }))
     }
 
     async fn get(&self, request: Request<v1::ContainerIds>) -> Result<Response<v1::ListContainersResponse>, Status> {

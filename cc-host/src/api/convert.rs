@@ -14,11 +14,15 @@ use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
 use crate::outside::PortMapping;
 use crate::resolver::NameServer;
+use crate::seccomp::{PROFILE_BYTES_MAX, Seccomp};
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
 /// fit into the store with what else it says. Linux would take more.
 const STRINGS_BYTES_MAX: usize = 128 << 10;
-const _: () = assert!(STRINGS_BYTES_MAX * 6 < crate::store::VALUE_BYTES_MAX);
+/// A profile is JSON, of which quotes, backslashes and line ends take two.
+const _: () = assert!(STRINGS_BYTES_MAX * 6 + PROFILE_BYTES_MAX * 2 < crate::store::VALUE_BYTES_MAX);
+/// No profile at all.
+const UNCONFINED: &str = "unconfined";
 const LABELS_MAX: usize = 256;
 /// As the C library has it.
 const NAME_SERVERS_MAX: usize = 3;
@@ -111,6 +115,7 @@ pub(super) fn run_spec(
     let said = |field| move |why: String| ContainerError::BadOption { field, why };
     let capabilities = Capabilities { add: spec.cap_add, drop: spec.cap_drop };
     capabilities.check().map_err(said("--cap-add or --cap-drop"))?;
+    let seccomp = seccomp(spec.seccomp, &capabilities)?;
     if spec.ulimits.len() > options::ULIMITS_MAX || spec.tmpfs.len() > options::TMPFS_MAX {
         return Err(bad("--ulimit or --tmpfs", "", "there are at most 16 and 32"));
     }
@@ -162,12 +167,32 @@ pub(super) fn run_spec(
         read_only: spec.read_only,
         tmpfs,
         capabilities,
+        seccomp,
         ulimits,
         cpu_milli: (spec.cpu_milli != 0).then_some(spec.cpu_milli),
         restart,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
+}
+
+/// Compiled already here, so that whoever wrote it hears of it.
+fn seccomp(text: String, capabilities: &Capabilities) -> Result<Seccomp, ContainerError> {
+    let seccomp = match text.as_str() {
+        "" => Seccomp::Default,
+        UNCONFINED => Seccomp::Unconfined,
+        _ => Seccomp::Profile(text),
+    };
+    seccomp.filter(capabilities.set()).map_err(options::bad_profile)?;
+    Ok(seccomp)
+}
+
+fn seccomp_view(seccomp: &Seccomp) -> String {
+    match seccomp {
+        Seccomp::Default => String::new(),
+        Seccomp::Unconfined => UNCONFINED.to_owned(),
+        Seccomp::Profile(text) => text.clone(),
+    }
 }
 
 pub(super) fn check_strings<'a>(strings: impl Iterator<Item = &'a String> + Clone) -> Result<(), ContainerError> {
@@ -290,6 +315,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         tmpfs: spec.tmpfs.iter().map(|t| format!("{}:size={},mode={:o}", t.target, t.size_bytes, t.mode)).collect(),
         cap_add: spec.capabilities.add.clone(),
         cap_drop: spec.capabilities.drop.clone(),
+        seccomp: seccomp_view(&spec.seccomp),
         ulimits: spec.ulimits.iter().map(ToString::to_string).collect(),
         cpu_milli: spec.cpu_milli.unwrap_or_default(),
         restart: spec.restart.to_string(),
@@ -344,6 +370,7 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         interface: vpc.map(|_| record.interface()).unwrap_or_default(),
         project: record.project.to_string(),
         restarts: record.restarts,
+        seccomp: record.spec.seccomp.kind().to_owned(),
         // Their names are the firewall's to know.
         groups: Vec::new(),
     }

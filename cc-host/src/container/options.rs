@@ -6,7 +6,9 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
-use crate::shim::privileges::DEFAULT_CAPABILITIES;
+use super::error::ContainerError;
+use crate::seccomp::SeccompError;
+use crate::shim::privileges::{self, DEFAULT_CAPABILITIES};
 use crate::shim::spec::{RlimitKind, RlimitSpec, TmpfsSpec};
 
 /// What docker gives to one whose size nobody said is half of the memory; here nobody gets that unasked.
@@ -30,6 +32,11 @@ impl Capabilities {
     /// Whether it asks for more than everybody has.
     pub fn asks_for_more(&self) -> bool {
         self.add.iter().any(|name| named(name).is_ok_and(|set| !DEFAULT_CAPABILITIES.contains(set)))
+    }
+
+    /// That its first program has.
+    pub fn set(&self) -> CapabilitySet {
+        privileges::capabilities(self.bits())
     }
 
     /// As bits, if anything is said: first what is dropped, so that ALL can be dropped and one be kept.
@@ -125,6 +132,10 @@ fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(factor).filter(|&bytes| bytes > 0)
+}
+
+pub fn bad_profile(error: SeccompError) -> ContainerError {
+    ContainerError::BadOption { field: "--security-opt seccomp", why: error.to_string() }
 }
 
 /// Why somebody may not.

@@ -14,6 +14,7 @@ use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
+use crate::seccomp::Seccomp;
 use crate::shim::spec::{RlimitSpec, TmpfsSpec};
 use crate::shim::terminal::Size;
 use crate::vpc::Gateway;
@@ -64,6 +65,9 @@ pub struct RunSpec {
     pub tmpfs: Vec<TmpfsSpec>,
     #[serde(default)]
     pub capabilities: Capabilities,
+    /// Of its programs' system calls. One from before there was any gets the default when it is started again.
+    #[serde(default)]
+    pub seccomp: Seccomp,
     #[serde(default)]
     pub ulimits: Vec<RlimitSpec>,
     /// Of a CPU, in thousandths.

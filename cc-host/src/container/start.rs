@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::error::ContainerError;
 use super::launch::{OutputReceiver, Shim, StdinSender};
+use super::options::bad_profile;
 use super::pace::Pace;
 use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
 use super::restart::Restart;
@@ -215,6 +216,7 @@ impl Containers {
             read_only: own.read_only,
             tmpfs: own.tmpfs.clone(),
             capabilities: own.capabilities.bits(),
+            seccomp: own.seccomp.filter(own.capabilities.set()).map_err(bad_profile)?,
         })
     }
 

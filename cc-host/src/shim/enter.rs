@@ -121,5 +121,5 @@ fn start(
     let env = exec::environment(&given, &spec.hostname, &user.home);
     drop(root);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
-    init::execute(&wanted.args, &env, channel)
+    init::execute(&wanted.args, &env, spec.seccomp.as_ref(), channel)
 }

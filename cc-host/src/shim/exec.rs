@@ -10,6 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, ope
 use rustix::io::Errno;
 use rustix::process::{fchdir, getcwd};
 
+use super::filter::Filter;
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs;
 use super::user::User;
@@ -75,8 +76,9 @@ pub fn environment(given: &[String], hostname: &str, home: &str) -> Vec<String> 
     env
 }
 
-/// Only returns when nothing could be executed.
-pub fn execute(args: &[String], env: &[String]) -> Result<Infallible, StartFailure> {
+/// Only returns when nothing could be executed. The filter is installed when nothing is left to do but to try: what is tried, and the answer
+/// that it failed, must pass it, or the process ends as a program that could not be executed.
+pub fn execute(args: &[String], env: &[String], filter: Option<&Filter>) -> Result<Infallible, StartFailure> {
     let c_strings = |texts: &[String]| -> Result<Vec<CString>, StartFailure> {
         texts
             .iter()
@@ -86,8 +88,12 @@ pub fn execute(args: &[String], env: &[String]) -> Result<Infallible, StartFailu
     let (arg_strings, env_strings) = (c_strings(args)?, c_strings(env)?);
     let program = args.first().map_or("", String::as_str);
     let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let candidates = candidates(program, path);
     let mut denied = None;
-    for candidate in candidates(program, path) {
+    if let Some(filter) = filter {
+        filter.install()?;
+    }
+    for candidate in candidates {
         let Ok(file) = CString::new(candidate.as_str()) else { continue };
         let Err(errno) = nix::unistd::execve(&file, &arg_strings, &env_strings);
         match errno {
@@ -165,7 +171,7 @@ mod tests {
         make("orphan", "#!/no/such/interpreter\n", 0o755);
         make("garbage", "\u{1}\u{2}", 0o755);
         let env = [format!("PATH={}", dir.path().display())];
-        let kind = |name: &str| execute(&[name.to_owned()], &env).unwrap_err().kind;
+        let kind = |name: &str| execute(&[name.to_owned()], &env, None).unwrap_err().kind;
         assert_eq!(kind("absent"), FailureKind::NotFound);
         assert_eq!(kind("plain"), FailureKind::NotExecutable);
         assert_eq!(kind("orphan"), FailureKind::NotExecutable);

@@ -8,6 +8,7 @@ use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, FromInit, ToInit};
+use super::filter::Filter;
 use super::mounts::DEVICES;
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs::{self, KernelMounts};
@@ -129,17 +130,22 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let given = if spec.terminal.is_some() { with_term(&spec.env) } else { spec.env.clone() };
     let env = exec::environment(&given, &spec.hostname, &user.home);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
-    execute(&spec.args, &env, channel)
+    execute(&spec.args, &env, spec.seccomp.as_ref(), channel)
 }
 
 /// From the last that is of the shim's to the program.
-pub fn execute(args: &[String], env: &[String], channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
+pub fn execute(
+    args: &[String],
+    env: &[String],
+    filter: Option<&Filter>,
+    channel: &Channel,
+) -> Result<std::convert::Infallible, StartFailure> {
     restore_signals()?;
     rustix::process::umask(PROGRAM_UMASK);
     sys::close_on_exec_from(3)
         .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
     channel.send(&FromInit::Executing, &[]).map_err(lost)?;
-    exec::execute(args, env)
+    exec::execute(args, env, filter)
 }
 
 /// What is given later wins.

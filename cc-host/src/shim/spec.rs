@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::filter::{Filter, INSTRUCTIONS_MAX};
 use super::terminal::Size;
 
 pub const SPEC_VERSION: u32 = 1;
@@ -59,6 +60,9 @@ pub struct Spec {
     /// As bits; without them docker's default.
     #[serde(default)]
     pub capabilities: Option<u64>,
+    /// Of its programs' system calls; without one, none is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Filter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +233,9 @@ impl Spec {
         if self.binds.iter().any(|bind| !bind.target.starts_with('/') || has_nul(&bind.target)) {
             return bad("the target of a bind mount is not an absolute path");
         }
+        if self.seccomp.as_ref().is_some_and(|filter| !(1..=INSTRUCTIONS_MAX).contains(&filter.program.len())) {
+            return bad("the filter of its system calls has no instruction, or more than the kernel takes");
+        }
         Ok(())
     }
 }
@@ -260,6 +267,7 @@ mod tests {
             read_only: false,
             tmpfs: vec![],
             capabilities: None,
+            seccomp: None,
         }
     }
 
@@ -276,7 +284,7 @@ mod tests {
     #[test]
     fn what_init_relies_on_is_checked_at_the_door() {
         type Spoil = fn(&mut Spec);
-        let spoilers: [Spoil; 9] = [
+        let spoilers: [Spoil; 10] = [
             |s| s.version = 2,
             |s| s.args.clear(),
             |s| s.args[0].clear(),
@@ -286,6 +294,7 @@ mod tests {
             |s| s.id_base = u32::MAX,
             |s| s.rootfs.layers.clear(),
             |s| s.binds.push(Bind { source: "/a".into(), target: "a".into(), readonly: true, idmap: true }),
+            |s| s.seccomp = Some(Filter::default()),
         ];
         assert!(spec().check().is_ok());
         for (index, spoil) in spoilers.iter().enumerate() {

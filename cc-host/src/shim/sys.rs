@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::filter::Instruction;
+
 /// libc's constant is an int, which this value does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -125,6 +127,18 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let result = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Filters the system calls of this thread and of what it will run, for good. The kernel checks the program, and that no new privileges
+/// can come.
+pub fn install_filter(flags: u32, program: &[Instruction]) -> io::Result<()> {
+    let instruction = |&Instruction { code, jt, jf, k }: &Instruction| libc::sock_filter { code, jt, jf, k };
+    let mut program: Vec<libc::sock_filter> = program.iter().map(instruction).collect();
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let handed = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads `handed` and `len` instructions behind its pointer, which both live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const handed) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

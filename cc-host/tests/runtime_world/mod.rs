@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cc_host::container::launch::{OutputReceiver, Shim, Stream, kill_leftover};
 use cc_host::kernel::cgroup::{Cgroup, CgroupRoot, Limits};
+use cc_host::seccomp::Seccomp;
+use cc_host::shim::privileges::DEFAULT_CAPABILITIES;
 use cc_host::shim::protocol::StartFailure;
 use cc_host::shim::record::{ExitRecord, STATE_FILE, StateRecord, read};
 use cc_host::shim::spec::{LogSpec, Rootfs, SPEC_VERSION, Spec};
@@ -102,6 +104,7 @@ impl World {
             read_only: false,
             tmpfs: vec![],
             capabilities: None,
+            seccomp: Seccomp::Default.filter(DEFAULT_CAPABILITIES).unwrap(),
         };
         tweak(&mut spec);
         Made { dir: home.join("run"), spec, cgroup }

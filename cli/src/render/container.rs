@@ -29,6 +29,8 @@ pub struct ContainerView {
     pub exit: Option<ExitView>,
     /// By its policy, since somebody started it or it ran well.
     pub restarts: u32,
+    /// What filters its system calls: default, unconfined, profile.
+    pub seccomp: String,
     pub endpoint: u32,
     pub interface: String,
     pub project: String,
@@ -170,6 +172,7 @@ impl From<v1::Container> for ContainerView {
             started: rfc3339_ms(c.started_ms),
             exit: c.exit.map(Into::into),
             restarts: c.restarts,
+            seccomp: c.seccomp,
             endpoint: c.endpoint,
             interface: c.interface,
             project: c.project,
@@ -314,6 +317,7 @@ mod tests {
             endpoint: 1,
             interface: "cc1".into(),
             restarts: 0,
+            seccomp: "default".into(),
             project: "default".into(),
             groups: vec!["blue".into()],
             ipv6: ipv6.into(),

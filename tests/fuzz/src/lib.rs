@@ -12,6 +12,7 @@ pub mod input;
 pub mod nat;
 pub mod prefix_lists;
 pub mod rules;
+pub mod seccomp_profiles;
 pub mod seeds;
 pub mod settings;
 pub mod shim_frames;
@@ -21,7 +22,7 @@ pub mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; each has a file of its name in `fuzz_targets`, and a corpus.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("api_messages", api_messages::run),
     ("datapath", datapath::run),
     ("dns", dns::run),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 10] = [
     ("nat", nat::run),
     ("prefix_lists", prefix_lists::run),
     ("rules", rules::run),
+    ("seccomp_profiles", seccomp_profiles::run),
     ("settings", settings::run),
     ("shim_frames", shim_frames::run),
 ];

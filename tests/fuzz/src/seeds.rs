@@ -18,6 +18,7 @@ pub fn all() -> Vec<Seed> {
     let mut seeds = datapath();
     seeds.extend(nat());
     seeds.extend(texts());
+    seeds.extend(policies());
     seeds.extend(images());
     seeds.extend(messages());
     seeds.extend(dns());
@@ -185,6 +186,27 @@ fn texts() -> Vec<Seed> {
         ("key", 9, "cck_00112233445566778899aabb"),
     ];
     seeds.extend(pairs.map(|(name, kind, text)| ("settings", name, [&[kind], text.as_bytes()].concat())));
+    seeds
+}
+
+/// Of docker's form, and rules of any.
+fn policies() -> Vec<Seed> {
+    // A kernel, all capabilities but the highest, and a text follows.
+    let text = |text: &str| [&[6, 1, 0x7f, 0xff, 0xff, 0xff, 0], text.as_bytes()].concat();
+    let allowing = r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":1,
+        "archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86","SCMP_ARCH_X32"]}],
+        "syscalls":[{"names":["execve","exit_group","read","write"],"action":"SCMP_ACT_ALLOW"},
+        {"names":["mount"],"action":"SCMP_ACT_LOG","includes":{"caps":["CAP_SYS_ADMIN"],"minKernel":"4.8"}},
+        {"names":["clone"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":2114060288,"op":"SCMP_CMP_MASKED_EQ"}]},
+        {"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":38,"excludes":{"arches":["s390x"]}}]}"#;
+    let denying = r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"],"syscalls":[
+        {"name":"personality","action":"SCMP_ACT_TRAP","args":[{"index":0,"value":8,"op":"SCMP_CMP_GE"},
+        {"index":0,"value":4294967296,"op":"SCMP_CMP_LT"}]},{"names":["kill"],"action":"SCMP_ACT_KILL_PROCESS",
+        "args":[{"index":0,"value":1,"op":"SCMP_CMP_LE"},{"index":1,"value":9,"valueTwo":9,"op":"SCMP_CMP_NE"}]}]}"#;
+    let mut seeds =
+        vec![("seccomp_profiles", "allowing", text(allowing)), ("seccomp_profiles", "denying", text(denying))];
+    let any = |seed| [&[6, 1, 0, 0, 0, 0, 1][..], &scattered(seed, 900)].concat();
+    seeds.extend([("seccomp_profiles", "any", any(7)), ("seccomp_profiles", "other", any(8))]);
     seeds
 }
 

@@ -28,7 +28,7 @@ pub const LAYERED_CHECK: &str = "set -e; test -f /data/kept; test -L /data/link;
     test -f /opaque/visible; test ! -e /opaque/hidden; test ! -e /opaque/deep";
 
 /// Every image, the ones they are made from first.
-pub const ALL: &[&str] = &["busybox", "net-tools", "nginx", "redis", "layered", "libcs"];
+pub const ALL: &[&str] = &["busybox", "net-tools", "nginx", "redis", "layered", "libcs", "calls"];
 
 /// An image beyond busybox: a layer of packages over it, and files of ours in that layer.
 struct Recipe {
@@ -109,6 +109,7 @@ pub fn build(name: &str) -> Result<PathBuf> {
         ("busybox", _) => busybox(&dir, &layout),
         ("layered", _) => layered(&dir, &layout),
         ("libcs", _) => libcs(&dir, &layout),
+        ("calls", _) => calls(&dir, &layout),
         (_, Some(recipe)) => packaged(&dir, &layout, &recipe),
         (_, None) => bail!("there is no image {name}; there are {}", ALL.join(", ")),
     }
@@ -193,13 +194,28 @@ fn libcs(dir: &Path, layout: &Path) -> Result<()> {
         debs::extract(&deb, &root)?;
     }
     debs::strip_documents(&root)?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/images/getent.c");
-    let mut compile = Command::new("musl-gcc");
-    compile.args(["-static", "-O1", "-o"]).arg(root.join("usr/bin/getent-musl")).arg(source);
-    let out = compile.output().context("cannot start musl-gcc (Debian package musl-tools)")?;
-    ensure!(out.status.success(), "musl-gcc: {}", String::from_utf8_lossy(&out.stderr));
+    compile("getent.c", &root.join("usr/bin/getent-musl"))?;
     let config = Config { cmd: vec!["/bin/sh".into()], env: vec![PATH.to_owned()], ..Config::default() };
     layout::write(layout, &[&base, &root], &config, TAG)
+}
+
+/// busybox, and a program that makes any system call and says what the kernel answers.
+fn calls(dir: &Path, layout: &Path) -> Result<()> {
+    let base = base_root(dir)?;
+    let root = fresh_root(dir, layout)?;
+    compile("call.c", &root.join("usr/bin/call"))?;
+    let config = Config { cmd: vec!["/bin/sh".into()], env: vec![PATH.to_owned()], ..Config::default() };
+    layout::write(layout, &[&base, &root], &config, TAG)
+}
+
+/// A source beside this one, with nothing that it would have to find in an image.
+fn compile(source: &str, program: &Path) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/images").join(source);
+    let mut compile = Command::new("musl-gcc");
+    compile.args(["-static", "-O1", "-o"]).arg(program).arg(source);
+    let out = compile.output().context("cannot start musl-gcc (Debian package musl-tools)")?;
+    ensure!(out.status.success(), "musl-gcc: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(())
 }
 
 /// busybox with its applets as links, and the few files that programs look for.

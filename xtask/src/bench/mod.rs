@@ -12,6 +12,7 @@ mod peers;
 mod report;
 pub mod rig;
 mod rules;
+mod seccomp;
 mod shim;
 mod start;
 pub mod traffic;
@@ -38,6 +39,8 @@ pub enum Bench {
     Start(start::Options),
     /// The memory of a container's shim, against podman's conmon
     Shim(shim::Options),
+    /// The filter of system calls, as a tree, against seccompiler's list
+    Seccomp(seccomp::Options),
 }
 
 /// What every benchmark takes.
@@ -64,6 +67,10 @@ fn within<T: Send>(netns: &Path, work: impl FnOnce() -> Result<T> + Send) -> Res
 }
 
 pub fn run(root: &Path, which: Bench) -> Result<()> {
+    if let Bench::Seccomp(options) = &which {
+        // It needs neither root nor images.
+        return seccomp::run(root, options);
+    }
     if !is_root() {
         anyhow::bail!("benchmarks make namespaces and containers: run them as root (sudo -E cargo xtask bench …)");
     }
@@ -86,5 +93,6 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         Bench::Cost(options) => cost::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
         Bench::Shim(options) => shim::run(root, &options),
+        Bench::Seccomp(options) => seccomp::run(root, &options),
     }
 }

@@ -549,6 +549,9 @@ pub struct ContainerSpec {
     /// block or drop; empty: block
     #[prost(string, tag = "62")]
     pub log_mode: ::prost::alloc::string::String,
+    /// unconfined, or a profile as JSON of docker's form: for admins, or by a grant; empty: the default
+    #[prost(string, tag = "70")]
+    pub seccomp: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortMapping {
@@ -781,6 +784,9 @@ pub struct Container {
     /// by its policy, since somebody started it or it ran well
     #[prost(uint32, tag = "40")]
     pub restarts: u32,
+    /// default, unconfined, profile; a list leaves out the profile itself
+    #[prost(string, tag = "70")]
+    pub seccomp: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TopResponse {

@@ -1,6 +1,7 @@
 //! `cc run`: a specification from flags, an image from wherever it is, and then either an id or the container's own output
 //! and exit code. Refuses what later versions bring, in words that say so.
 
+mod security;
 mod spec;
 
 pub use spec::environment;
@@ -139,6 +140,9 @@ pub struct RunArgs {
     /// A capability that it shall not have, or ALL; more than once
     #[arg(long, value_name = "CAP")]
     cap_drop: Vec<String>,
+    /// seccomp=FILE or seccomp=unconfined, for admins, or by a grant; no-new-privileges is always so
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
     /// A resource limit: core, cpu, data, fsize, memlock, nofile, nproc, stack; more than once
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,

@@ -6,7 +6,7 @@ use std::path::Path;
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::{ContainerSpec, RateLimit};
 
-use super::{LogMode, RunArgs};
+use super::{LogMode, RunArgs, security};
 use crate::error::usage;
 
 /// The daemon takes 128 KiB of them.
@@ -75,6 +75,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         tmpfs: args.tmpfs.clone(),
         cap_add: args.cap_add.clone(),
         cap_drop: args.cap_drop.clone(),
+        seccomp: security::seccomp(&args.security_opt)?,
         ulimits: args.ulimit.clone(),
         cpu_milli: args.cpus.unwrap_or(0),
         restart: args.restart.clone(),
