@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{container_view, exit_view, metrics_view, port_mappings};
+use super::convert::{container_view, exit_view, health_view, metrics_view, port_mappings};
 use super::follow::until_left;
 use super::session;
 use crate::auth::{Caller, Role};
@@ -29,7 +29,9 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ContainerApi {
     fn view(&self, record: &ContainerRecord) -> v1::Container {
-        v1::Container { groups: self.containers.group_names(record), ..container_view(record) }
+        let health = record.health.as_ref().zip(self.containers.health(record));
+        let health = health.map(|(check, health)| health_view(check, health));
+        v1::Container { groups: self.containers.group_names(record), health, ..container_view(record) }
     }
 
     /// All of `ids`, or the first that is not found: nothing is done to any before all are known.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use cc_common::api::v1;
 
+use crate::container::health::{Health, HealthCheck, HealthOptions, Probe};
 use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
 use crate::container::{
@@ -56,6 +57,7 @@ pub(super) fn run_spec(
     }
     let labels = spec.labels.iter().flat_map(|(key, value)| [key, value]);
     let strings = spec.env.iter().chain(&spec.command).chain([&spec.dir, &spec.user, &spec.hostname]);
+    let strings = strings.chain(spec.health.iter().map(|health| &health.command));
     check_strings(strings.chain(&spec.groups).chain(labels))?;
     check_env(&spec.env)?;
     check_dir(&spec.dir)?;
@@ -93,6 +95,7 @@ pub(super) fn run_spec(
     if spec.cpu_milli != 0 && !CPU_MILLI_RANGE.contains(&spec.cpu_milli) {
         return Err(bad("--cpus", f64::from(spec.cpu_milli) / 1000.0, "CPUs go from 0.01 to 1024"));
     }
+    let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
     if let Some(signal) = &stop_signal
         && parse_signal(signal).is_none()
@@ -142,6 +145,7 @@ pub(super) fn run_spec(
         ulimits,
         cpu_milli: (spec.cpu_milli != 0).then_some(spec.cpu_milli),
         restart,
+        health,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
@@ -276,6 +280,58 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         log_max_bytes: log.bytes_max,
         log_max_files: log.files_max,
         log_mode: log.mode_name().to_owned(),
+        health: (spec.health != HealthOptions::default()).then(|| health_options_view(&spec.health)),
+        init: false,
+        devices: Vec::new(),
+        cpuset: String::new(),
+    }
+}
+
+fn health_options(wanted: v1::HealthCheck) -> Result<HealthOptions, ContainerError> {
+    let said = |value: u64| (value != 0).then_some(value);
+    let v1::HealthCheck { disabled, command, retries, .. } = wanted;
+    let options = HealthOptions {
+        disabled,
+        command: (!command.is_empty()).then_some(command),
+        interval_ms: said(wanted.interval_ms),
+        timeout_ms: said(wanted.timeout_ms),
+        start_period_ms: said(wanted.start_period_ms),
+        start_interval_ms: said(wanted.start_interval_ms),
+        retries: (retries != 0).then_some(retries),
+    };
+    options.check().map(|()| options).map_err(|(flag, why)| bad(flag, "", why))
+}
+
+fn health_options_view(options: &HealthOptions) -> v1::HealthCheck {
+    v1::HealthCheck {
+        disabled: options.disabled,
+        command: options.command.clone().unwrap_or_default(),
+        interval_ms: options.interval_ms.unwrap_or_default(),
+        timeout_ms: options.timeout_ms.unwrap_or_default(),
+        start_period_ms: options.start_period_ms.unwrap_or_default(),
+        start_interval_ms: options.start_interval_ms.unwrap_or_default(),
+        retries: options.retries.unwrap_or_default(),
+        program: Vec::new(),
+    }
+}
+
+pub(super) fn health_view(check: &HealthCheck, health: Health) -> v1::Health {
+    let HealthCheck { program, interval_ms, timeout_ms, start_period_ms, start_interval_ms, retries } = check.clone();
+    let probe = |Probe { started_ms, ended_ms, code, output }| v1::Probe { started_ms, ended_ms, code, output };
+    v1::Health {
+        status: health.status.name().to_owned(),
+        failing_streak: health.failing_streak,
+        probes: health.probes.into_iter().map(probe).collect(),
+        check: Some(v1::HealthCheck {
+            disabled: false,
+            command: String::new(),
+            interval_ms,
+            timeout_ms,
+            start_period_ms,
+            start_interval_ms,
+            retries,
+            program,
+        }),
     }
 }
 
@@ -321,6 +377,8 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         interface: vpc.map(|_| record.interface()).unwrap_or_default(),
         project: record.project.to_string(),
         restarts: record.restarts,
+        // The room knows.
+        health: None,
         // Their names are the firewall's to know.
         groups: Vec::new(),
     }
@@ -361,7 +419,7 @@ pub(super) fn progress_view(progress: LayerProgress) -> v1::PullProgress {
 }
 
 pub(super) fn metrics_view(record: &ContainerRecord, metrics: ContainerMetrics) -> v1::Metrics {
-    let ContainerMetrics { resources, traffic, queues, log_dropped } = metrics;
+    let ContainerMetrics { resources, traffic, queues, log_dropped, healthy: _ } = metrics;
     let count = |t: crate::datapath::Traffic| Some(v1::Traffic { packets: t.packets, bytes: t.bytes });
     v1::Metrics {
         id: record.id.to_string(),
@@ -416,7 +474,10 @@ mod tests {
     #[test]
     fn malformed_fields_are_named() {
         type Spoil = (&'static str, fn(&mut v1::ContainerSpec));
-        let cases: [Spoil; 21] = [
+        let cases: [Spoil; 22] = [
+            ("--health-interval", |s| {
+                s.health = Some(v1::HealthCheck { interval_ms: 1, command: "x".into(), ..Default::default() });
+            }),
             ("--log-max-size", |s| s.log_max_bytes = 1),
             ("--log-max-files", |s| s.log_max_files = 11),
             ("--log-mode", |s| s.log_mode = "wait".into()),

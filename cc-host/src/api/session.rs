@@ -136,7 +136,7 @@ fn exec_spec(start: &v1::ExecStart) -> Result<ExecSpec, ContainerError> {
     check_env(&env)?;
     check_dir(&dir)?;
     let terminal = terminal.map(|size| window(&size));
-    Ok(ExecSpec { args: command, env, cwd: dir, user, stdin: attach_stdin && !detach, terminal, detach })
+    Ok(ExecSpec { args: command, env, cwd: dir, user, stdin: attach_stdin && !detach, terminal, detach, bound: false })
 }
 
 fn bad_start(what: &str) -> Status {

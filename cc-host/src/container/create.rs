@@ -47,6 +47,11 @@ impl Containers {
         if RESERVED_NAMES.contains(&name.as_str()) {
             return Err(ContainerError::ReservedName { name: name.to_string() });
         }
+        let health = spec.health.with(&image.config);
+        if health.is_none() && spec.health.asks() {
+            let (field, value) = ("--health-cmd", String::new());
+            return Err(ContainerError::BadField { field, value, why: "neither it nor the image says what to ask" });
+        }
         let slot = self
             .slots
             .take()
@@ -64,6 +69,7 @@ impl Containers {
             created_ms: now_ms(),
             restarts: 0,
             stopped_by_hand: false,
+            health,
             state: State::Created,
         };
         if record.encode().len() > RECORD_BYTES_MAX {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
+use super::health::{HealthCheck, HealthOptions};
 use super::log_options::LogOptions;
 use super::options::Capabilities;
 use super::restart::Restart;
@@ -72,6 +73,8 @@ pub struct RunSpec {
     /// What becomes of it when it has ended.
     #[serde(default)]
     pub restart: Restart,
+    #[serde(default)]
+    pub health: HealthOptions,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]
@@ -181,6 +184,9 @@ pub struct ContainerRecord {
     pub restarts: u32,
     #[serde(default)]
     pub stopped_by_hand: bool,
+    /// How it is asked whether it is well, by what was said and what its image says.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     pub state: State,
 }
 
