@@ -146,6 +146,7 @@ pub(super) fn run_spec(
         cpu_milli: (spec.cpu_milli != 0).then_some(spec.cpu_milli),
         restart,
         health,
+        init: spec.init,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
@@ -281,7 +282,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         log_max_files: log.files_max,
         log_mode: log.mode_name().to_owned(),
         health: (spec.health != HealthOptions::default()).then(|| health_options_view(&spec.health)),
-        init: false,
+        init: spec.init,
         devices: Vec::new(),
         cpuset: String::new(),
     }

@@ -75,6 +75,9 @@ pub struct RunSpec {
     pub restart: Restart,
     #[serde(default)]
     pub health: HealthOptions,
+    /// A first process of ours.
+    #[serde(default)]
+    pub init: bool,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]

@@ -220,6 +220,7 @@ impl Containers {
             read_only: own.read_only,
             tmpfs: own.tmpfs.clone(),
             capabilities: own.capabilities.bits(),
+            init: own.init,
         })
     }
 

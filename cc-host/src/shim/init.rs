@@ -14,7 +14,7 @@ use super::rootfs::{self, KernelMounts};
 use super::spec::Spec;
 use super::terminal::Size;
 use super::user::{self, User, UserError};
-use super::{exec, privileges, sys, terminal};
+use super::{exec, privileges, reaper, sys, terminal};
 
 /// Where what is kept lands, so that everything above it can be closed without knowing what it is.
 const FIRST_KEPT: i32 = 3;
@@ -129,6 +129,9 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let given = if spec.terminal.is_some() { with_term(&spec.env) } else { spec.env.clone() };
     let env = exec::environment(&given, &spec.hostname, &user.home);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
+    if spec.init {
+        reaper::split(spec.terminal.is_some())?;
+    }
     execute(&spec.args, &env, channel)
 }
 

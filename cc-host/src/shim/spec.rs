@@ -59,6 +59,9 @@ pub struct Spec {
     /// As bits; without them docker's default.
     #[serde(default)]
     pub capabilities: Option<u64>,
+    /// Its first process is ours, and the program a child of that.
+    #[serde(default)]
+    pub init: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,6 +263,7 @@ mod tests {
             read_only: false,
             tmpfs: vec![],
             capabilities: None,
+            init: false,
         }
     }
 

@@ -102,6 +102,7 @@ impl World {
             read_only: false,
             tmpfs: vec![],
             capabilities: None,
+            init: false,
         };
         tweak(&mut spec);
         Made { dir: home.join("run"), spec, cgroup }

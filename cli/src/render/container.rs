@@ -76,6 +76,7 @@ pub struct SpecView {
     pub restart: String,
     /// None: as the image has it.
     pub health: Option<HealthCheckView>,
+    pub init: bool,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -144,6 +145,7 @@ impl From<v1::ContainerSpec> for SpecView {
             cpus: (spec.cpu_milli != 0).then(|| f64::from(spec.cpu_milli) / 1000.0),
             restart: spec.restart,
             health: spec.health.map(Into::into),
+            init: spec.init,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,

@@ -168,6 +168,9 @@ pub struct RunArgs {
     /// Never ask it, whatever the image says
     #[arg(long)]
     no_healthcheck: bool,
+    /// A first process that reaps orphans and passes signals on
+    #[arg(long)]
+    init: bool,
     /// Speak http to the registry; loopback needs no flag
     #[arg(long)]
     plain_http: bool,

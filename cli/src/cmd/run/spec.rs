@@ -88,7 +88,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         log_max_files: args.log_max_files.unwrap_or(0),
         log_mode: if args.log_mode == LogMode::Drop { "drop" } else { "block" }.to_owned(),
         health: health(args)?,
-        init: false,
+        init: args.init,
         devices: Vec::new(),
         cpuset: String::new(),
     })
