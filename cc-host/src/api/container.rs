@@ -66,10 +66,12 @@ fn may_run(caller: &Caller, containers: &Containers, record: &ContainerRecord) -
 
 /// Admins, and operators of projects that the configuration names.
 pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: &RunSpec) -> Result<(), Status> {
-    if !spec.capabilities.asks_for_more() || containers.may_be_privileged(&caller.project) {
+    let asks = [("--cap-add", spec.capabilities.asks_for_more()), ("--device", !spec.devices.is_empty())];
+    let Some((flag, _)) = asks.into_iter().find(|(_, asks)| *asks) else { return Ok(()) };
+    if containers.may_be_privileged(&caller.project) {
         return Ok(());
     }
-    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted("--cap-add")))
+    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted(flag)))
 }
 
 fn process_view(process: Process) -> v1::Process {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use cc_common::api::v1;
 
+use crate::container::devices::{DEVICES_MAX, device};
 use crate::container::health::{Health, HealthCheck, HealthOptions, Probe};
 use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
@@ -95,6 +96,10 @@ pub(super) fn run_spec(
     if spec.cpu_milli != 0 && !CPU_MILLI_RANGE.contains(&spec.cpu_milli) {
         return Err(bad("--cpus", f64::from(spec.cpu_milli) / 1000.0, "CPUs go from 0.01 to 1024"));
     }
+    if spec.devices.len() > DEVICES_MAX {
+        return Err(bad("--device", spec.devices.len(), "there are at most 32"));
+    }
+    let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
     let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
     if let Some(signal) = &stop_signal
@@ -147,6 +152,7 @@ pub(super) fn run_spec(
         restart,
         health,
         init: spec.init,
+        devices: devices.map_err(said("--device"))?,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
@@ -283,7 +289,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         log_mode: log.mode_name().to_owned(),
         health: (spec.health != HealthOptions::default()).then(|| health_options_view(&spec.health)),
         init: spec.init,
-        devices: Vec::new(),
+        devices: spec.devices.iter().map(ToString::to_string).collect(),
         cpuset: String::new(),
     }
 }

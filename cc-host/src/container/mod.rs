@@ -6,6 +6,7 @@ mod bandwidth;
 mod boot;
 mod claims;
 mod create;
+pub mod devices;
 mod error;
 mod exec;
 mod files;

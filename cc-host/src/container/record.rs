@@ -15,7 +15,7 @@ use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
-use crate::shim::spec::{RlimitSpec, TmpfsSpec};
+use crate::shim::spec::{DeviceSpec, RlimitSpec, TmpfsSpec};
 use crate::shim::terminal::Size;
 use crate::vpc::Gateway;
 
@@ -78,6 +78,8 @@ pub struct RunSpec {
     /// A first process of ours.
     #[serde(default)]
     pub init: bool,
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]

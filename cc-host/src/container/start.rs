@@ -221,6 +221,7 @@ impl Containers {
             tmpfs: own.tmpfs.clone(),
             capabilities: own.capabilities.bits(),
             init: own.init,
+            devices: own.devices.clone(),
         })
     }
 

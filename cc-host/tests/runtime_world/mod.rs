@@ -103,6 +103,7 @@ impl World {
             tmpfs: vec![],
             capabilities: None,
             init: false,
+            devices: vec![],
         };
         tweak(&mut spec);
         Made { dir: home.join("run"), spec, cgroup }

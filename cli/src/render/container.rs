@@ -77,6 +77,7 @@ pub struct SpecView {
     /// None: as the image has it.
     pub health: Option<HealthCheckView>,
     pub init: bool,
+    pub devices: Vec<String>,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -146,6 +147,7 @@ impl From<v1::ContainerSpec> for SpecView {
             restart: spec.restart,
             health: spec.health.map(Into::into),
             init: spec.init,
+            devices: spec.devices,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,

@@ -171,6 +171,9 @@ pub struct RunArgs {
     /// A first process that reaps orphans and passes signals on
     #[arg(long)]
     init: bool,
+    /// A device of the host's; for admins, or by a grant; more than once
+    #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]")]
+    device: Vec<String>,
     /// Speak http to the registry; loopback needs no flag
     #[arg(long)]
     plain_http: bool,

@@ -89,7 +89,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         log_mode: if args.log_mode == LogMode::Drop { "drop" } else { "block" }.to_owned(),
         health: health(args)?,
         init: args.init,
-        devices: Vec::new(),
+        devices: args.device.clone(),
         cpuset: String::new(),
     })
 }
