@@ -14,6 +14,7 @@ use crate::container::{
 };
 use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
+use crate::kernel::cgroup::CpuSet;
 use crate::outside::PortMapping;
 use crate::resolver::NameServer;
 
@@ -99,6 +100,8 @@ pub(super) fn run_spec(
     if spec.devices.len() > DEVICES_MAX {
         return Err(bad("--device", spec.devices.len(), "there are at most 32"));
     }
+    let cpuset = non_empty(spec.cpuset).map(|text| CpuSet::parse(&text)).transpose();
+    let cpuset = cpuset.map_err(|bad| bad.to_string()).map_err(said("--cpuset"))?;
     let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
     let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
@@ -153,6 +156,7 @@ pub(super) fn run_spec(
         health,
         init: spec.init,
         devices: devices.map_err(said("--device"))?,
+        cpuset,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
@@ -290,7 +294,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         health: (spec.health != HealthOptions::default()).then(|| health_options_view(&spec.health)),
         init: spec.init,
         devices: spec.devices.iter().map(ToString::to_string).collect(),
-        cpuset: String::new(),
+        cpuset: spec.cpuset.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -11,6 +11,7 @@ use super::room::Containers;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
 use crate::image::ImageRecord;
+use crate::kernel::cgroup::CpuSet;
 use crate::resolver;
 use crate::store::{Compare, Op};
 use crate::vpc::{VpcRecord, ipam};
@@ -32,6 +33,19 @@ pub fn parse_signal(text: &str) -> Option<i32> {
     text.parse::<i32>().ok().filter(|n| (1..=64).contains(n)).or_else(|| named().ok())
 }
 
+/// Here, because a machine may lose some: what is started again is refused by the kernel.
+fn check_cpus(spec: &RunSpec) -> Result<(), ContainerError> {
+    let Some(wanted) = &spec.cpuset else { return Ok(()) };
+    match CpuSet::online() {
+        Ok(online) if !wanted.is_within(&online) => {
+            let why = format!("this machine has CPUs {online}, and not all of {wanted}");
+            Err(ContainerError::BadOption { field: "--cpuset", why })
+        }
+        // Where it cannot be read, the kernel decides.
+        _ => Ok(()),
+    }
+}
+
 impl Containers {
     /// Writes the intent. Nothing of it exists in the kernel yet.
     pub(super) async fn create(
@@ -47,6 +61,7 @@ impl Containers {
         if RESERVED_NAMES.contains(&name.as_str()) {
             return Err(ContainerError::ReservedName { name: name.to_string() });
         }
+        check_cpus(&spec)?;
         let health = spec.health.with(&image.config);
         if health.is_none() && spec.health.asks() {
             let (field, value) = ("--health-cmd", String::new());

@@ -13,6 +13,7 @@ use super::restart::Restart;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
+use crate::kernel::cgroup::CpuSet;
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
 use crate::shim::spec::{DeviceSpec, RlimitSpec, TmpfsSpec};
@@ -80,6 +81,9 @@ pub struct RunSpec {
     pub init: bool,
     #[serde(default)]
     pub devices: Vec<DeviceSpec>,
+    /// The CPUs that it may use.
+    #[serde(default)]
+    pub cpuset: Option<CpuSet>,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]

@@ -161,6 +161,7 @@ impl Containers {
             memory_bytes: record.spec.memory_bytes,
             cpu_shares: record.spec.cpu_shares,
             cpu_milli: record.spec.cpu_milli,
+            cpuset: record.spec.cpuset.clone(),
             pids_max: Some(record.spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
         };
         let (root, id) = (Arc::clone(&self.rooms.cgroups), record.id.clone());

@@ -78,6 +78,8 @@ pub struct SpecView {
     pub health: Option<HealthCheckView>,
     pub init: bool,
     pub devices: Vec<String>,
+    /// Empty: all.
+    pub cpuset: String,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -148,6 +150,7 @@ impl From<v1::ContainerSpec> for SpecView {
             health: spec.health.map(Into::into),
             init: spec.init,
             devices: spec.devices,
+            cpuset: spec.cpuset,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,

@@ -9,9 +9,10 @@ use cgroups_rs::memory::MemController;
 use cgroups_rs::pid::PidController;
 
 use super::CgroupError;
+use super::cpuset::{self, CpuSet};
 use super::hierarchy::Hierarchies;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// As in v1: 1024 is one share like everybody's, 2 the least.
@@ -19,6 +20,8 @@ pub struct Limits {
     /// Of a CPU, in thousandths: what it may use though nobody else wants it.
     pub cpu_milli: Option<u32>,
     pub pids_max: Option<u32>,
+    /// Which CPUs.
+    pub cpuset: Option<CpuSet>,
 }
 
 /// The kernel's default, and docker's.
@@ -30,11 +33,16 @@ trait Controls {
     fn cpu(&self, shares: u32) -> Result<(), String>;
     fn cpu_quota(&self, milli: u32) -> Result<(), String>;
     fn pids(&self, max: u32) -> Result<(), String>;
+    fn cpus(&self, cpus: &CpuSet) -> Result<(), String>;
 }
 
 pub fn apply(hierarchies: &Hierarchies, dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     set(&Kernel { hierarchies, dir }, limits).map_err(|(limit, reason)| {
-        let controller = if limit == "process" { "pids" } else { limit };
+        let controller = match limit {
+            "process" => "pids",
+            "CPU set" => "cpuset",
+            limit => limit,
+        };
         CgroupError::Limit { limit, dir: hierarchies.controller(controller, dir).0, reason }
     })
 }
@@ -44,7 +52,8 @@ fn set(controls: &dyn Controls, limits: &Limits) -> Result<(), (&'static str, St
     limits.memory_bytes.map_or(Ok(()), |bytes| controls.memory(bytes)).map_err(named("memory"))?;
     limits.cpu_shares.map_or(Ok(()), |shares| controls.cpu(shares)).map_err(named("cpu"))?;
     limits.cpu_milli.map_or(Ok(()), |milli| controls.cpu_quota(milli)).map_err(named("cpu"))?;
-    limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))
+    limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))?;
+    limits.cpuset.as_ref().map_or(Ok(()), |cpus| controls.cpus(cpus)).map_err(named("CPU set"))
 }
 
 struct Kernel<'a> {
@@ -79,6 +88,10 @@ impl Controls for Kernel<'_> {
     fn pids(&self, max: u32) -> Result<(), String> {
         let (dir, v2) = self.hierarchies.controller("pids", self.dir);
         PidController::new(dir, v2).set_pid_max(MaxValue::Value(i64::from(max))).map_err(reason)
+    }
+
+    fn cpus(&self, cpus: &CpuSet) -> Result<(), String> {
+        cpuset::set(self.hierarchies, self.dir, cpus)
     }
 }
 
@@ -116,6 +129,10 @@ mod tests {
         }
         fn pids(&self, _: u32) -> Result<(), String> {
             Err("full".into())
+        }
+        fn cpus(&self, cpus: &CpuSet) -> Result<(), String> {
+            self.0.borrow_mut().push(format!("CPUs {cpus}"));
+            Ok(())
         }
     }
 

@@ -120,6 +120,9 @@ pub struct RunArgs {
     /// CPUs that it may use at most, such as 1.5
     #[arg(long, value_name = "N", value_parser = cpus)]
     cpus: Option<u32>,
+    /// Which CPUs it may use, such as 0-1,3
+    #[arg(long, value_name = "CPUS", alias = "cpuset-cpus", default_value = "", hide_default_value = true)]
+    cpuset: String,
     /// When to start it again: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no", hide_default_value = true)]
     restart: String,

@@ -90,7 +90,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         health: health(args)?,
         init: args.init,
         devices: args.device.clone(),
-        cpuset: String::new(),
+        cpuset: args.cpuset.clone(),
     })
 }
 
