@@ -11,8 +11,9 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{container_view, exit_view, health_view, metrics_view, port_mappings};
+use super::convert::{container_view, exit_view, metrics_view, port_mappings};
 use super::follow::until_left;
+use super::health::health_view;
 use super::session;
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;

@@ -9,6 +9,7 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod health;
 pub mod host;
 mod image;
 mod inspect;
