@@ -17,7 +17,7 @@ const BOUND: Duration = Duration::from_secs(10);
 fn wanted(args: &[&str]) -> ExecSpec {
     let args = args.iter().map(ToString::to_string).collect();
     let (cwd, user) = (String::new(), String::new());
-    ExecSpec { args, env: vec![], cwd, user, stdin: false, terminal: None, detach: false }
+    ExecSpec { args, env: vec![], cwd, user, stdin: false, terminal: None, detach: false, bound: false }
 }
 
 fn sh(script: &str) -> ExecSpec {

@@ -97,3 +97,25 @@ fn a_part_of_a_cpu() {
     world.remove_all();
     world.assert_clean();
 }
+
+#[test]
+fn some_of_the_cpus() {
+    let world = World::new();
+    let allowed = "grep Cpus_allowed_list /proc/self/status";
+    let all = says(&world, &[], allowed);
+    assert_eq!(says(&world, &["--cpuset", "0"], allowed), "Cpus_allowed_list:\t0\n");
+    world.run("busybox", &["--name", "one", "--cpuset", "0"], &["sleep", "600"]);
+    let inside = |script: &str| world.cc(&["exec", "one", "sh", "-c", script]).ok().stdout;
+    // Not to be evaded by a change of affinity, and further programs have it, too.
+    assert_eq!(inside(&format!("taskset -p ffff $$ >/dev/null; {allowed}")), "Cpus_allowed_list:\t0\n");
+    world.cc(&["restart", "-t", "0", "one"]).ok();
+    assert_eq!(inside(allowed), "Cpus_allowed_list:\t0\n");
+    assert_eq!(world.inspect("one")["spec"]["cpuset"], "0");
+    // Nobody else has changed.
+    assert_eq!(says(&world, &[], allowed), all);
+    for bad in ["x", "1-0", "8000", "0,"] {
+        world.run_rm("busybox", &["--cpuset", bad], &["true"]).fails(125, bad);
+    }
+    world.remove_all();
+    world.assert_clean();
+}

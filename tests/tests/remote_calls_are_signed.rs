@@ -128,6 +128,25 @@ fn another_filter_of_system_calls_needs_an_admin_or_a_grant() {
 }
 
 #[test]
+fn devices_need_an_admin_or_a_grant() {
+    let remote = remote();
+    let keys = [("operator", "alpha"), ("admin", "alpha"), ("operator", "beta")];
+    let [operator, admin, granted] = keys.map(|(role, project)| remote.key(role, project));
+    let url = remote.endpoint.clone();
+    let layout = cc_tests::images::reference("busybox").unwrap();
+    let run = ["run", "-d", "--name", "web", "--device", "/dev/zero:/dev/z", "--image", &layout, "sleep", "600"];
+    remote.cc(&url, Some(&operator), &run).fails(125, "--device");
+    remote.cc(&url, Some(&admin), &run).ok();
+    remote.cc(&url, Some(&granted), &run).ok();
+    remote.cc(&url, Some(&operator), &["exec", "web", "true"]).fails(125, "admins");
+    remote.cc(&url, Some(&operator), &["restart", "-t", "0", "web"]).fails(1, "admins");
+    remote.cc(&url, Some(&granted), &["exec", "web", "head", "-c", "1", "/dev/z"]).ok();
+    for key in [&admin, &granted] {
+        remote.cc(&url, Some(key), &["rm", "-f", "web"]).ok();
+    }
+}
+
+#[test]
 fn another_projects_container_does_not_exist() {
     let remote = remote();
     let (alpha, beta) = (remote.key("operator", "alpha"), remote.key("admin", "beta"));

@@ -13,7 +13,7 @@ use crate::process::{cargo, is_root, run as run_command};
 use crate::{fuzz, residue, setup, tally, test};
 
 /// Files whose counts grow under CC_SOAK=1; each prints lines that start with `soak: `.
-const FAMILIES: &[&str] = &["kill_", "churn_", "logs_stay_"];
+const FAMILIES: &[&str] = &["kill_", "churn_", "logs_stay_", "health_is_"];
 
 /// How the fuzz targets are asked for.
 const FUZZ: &str = "fuzz";

@@ -11,8 +11,10 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{change, container_view, exit_view, metrics_view, port_mappings};
+use super::convert::{change, port_mappings};
 use super::follow::until_left;
+use super::health::health_view;
+use super::view::{container_view, exit_view, metrics_view};
 use super::{copy, session};
 use crate::auth::{Caller, Role};
 use crate::container::logs::LogQuery;
@@ -30,7 +32,9 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ContainerApi {
     fn view(&self, record: &ContainerRecord) -> v1::Container {
-        v1::Container { groups: self.containers.group_names(record), ..container_view(record) }
+        let health = record.health.as_ref().zip(self.containers.health(record));
+        let health = health.map(|(check, health)| health_view(check, health));
+        v1::Container { groups: self.containers.group_names(record), health, ..container_view(record) }
     }
 
     /// All of `ids`, or the first that is not found: nothing is done to any before all are known.
@@ -65,17 +69,16 @@ fn may_run(caller: &Caller, containers: &Containers, record: &ContainerRecord) -
 
 /// Admins, and operators of projects that the configuration names.
 pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: &RunSpec) -> Result<(), Status> {
-    let what = if spec.capabilities.asks_for_more() {
-        "--cap-add"
-    } else if spec.seccomp.asks_for_more() {
-        "--security-opt seccomp"
-    } else {
-        return Ok(());
-    };
+    let asks = [
+        ("--cap-add", spec.capabilities.asks_for_more()),
+        ("--device", !spec.devices.is_empty()),
+        ("--security-opt seccomp", spec.seccomp.asks_for_more()),
+    ];
+    let Some((flag, _)) = asks.into_iter().find(|(_, asks)| *asks) else { return Ok(()) };
     if containers.may_be_privileged(&caller.project) {
         return Ok(());
     }
-    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted(what)))
+    caller.require(Role::Admin).map_err(|_| Status::from(options::not_granted(flag)))
 }
 
 fn process_view(process: Process) -> v1::Process {

@@ -3,7 +3,7 @@
 use cc_common::api::fault::Fault;
 use cc_common::api::v1;
 
-use super::{convert, rules};
+use super::{convert, rules, view};
 use crate::container::RunSpec;
 use crate::firewall::{FirewallError, GroupId, PrefixListId, RuleSpec, naive};
 use crate::ids::default_project;
@@ -19,7 +19,7 @@ pub fn run_spec(spec: v1::ContainerSpec, stdin: bool) -> Result<RunSpec, Fault> 
 
 /// As a client is shown it.
 pub fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
-    convert::spec_view(spec)
+    view::spec_view(spec)
 }
 
 pub fn rule_spec(rule: v1::Rule) -> Result<RuleSpec, Fault> {

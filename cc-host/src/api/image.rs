@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::convert::{image_view, progress_view};
+use super::view::{image_view, progress_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
 use crate::image::{Auth, Images, LoadFormat, check_reach};

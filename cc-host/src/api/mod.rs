@@ -10,6 +10,7 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod health;
 pub mod host;
 mod image;
 mod inspect;
@@ -22,6 +23,7 @@ pub mod server;
 mod session;
 pub mod tls;
 mod tunnel;
+mod view;
 mod vpc;
 mod why;
 

@@ -12,9 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::container::{may_be_privileged, may_publish};
-use super::convert::{exit_view, progress_view, run_spec};
+use super::convert::run_spec;
 use super::follow::done_or_left;
 use super::session::{self, Sender, To, carry, tell};
+use super::view::{exit_view, progress_view};
 use crate::auth::Caller;
 use crate::container::{Containers, Started, Stdio};
 use crate::image::{Auth, ImageError, ImageRecord, Images, check_reach};

@@ -12,8 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::container::may_be_privileged;
-use super::convert::{bad, check_dir, check_env, check_strings, exit_view};
+use super::convert::{bad, check_dir, check_env, check_strings};
 use super::follow::done_or_left;
+use super::view::exit_view;
 use crate::auth::Caller;
 use crate::container::launch::{OutputReceiver, StdinSender, Stream as From};
 use crate::container::{ContainerError, ContainerRecord, Containers, Exit, Stdio};
@@ -136,7 +137,7 @@ fn exec_spec(start: &v1::ExecStart) -> Result<ExecSpec, ContainerError> {
     check_env(&env)?;
     check_dir(&dir)?;
     let terminal = terminal.map(|size| window(&size));
-    Ok(ExecSpec { args: command, env, cwd: dir, user, stdin: attach_stdin && !detach, terminal, detach })
+    Ok(ExecSpec { args: command, env, cwd: dir, user, stdin: attach_stdin && !detach, terminal, detach, bound: false })
 }
 
 fn bad_start(what: &str) -> Status {

@@ -76,7 +76,8 @@ impl Containers {
         let joined = record.vpc.as_ref().map(|vpc| self.rooms.firewall.adopted(vpc.membership.clone()));
         let (tell, exit) = watch::channel(None);
         let (cgroup, netns, joined) = (Arc::new(cgroup), Arc::new(netns), Mutex::new(joined));
-        let live = Arc::new(Live { shim, cgroup, netns, joined, exit });
+        let health = self.health_so_far(record);
+        let live = Arc::new(Live { shim, cgroup, netns, joined, health, exit });
         self.set_live(&record.id, Some(Arc::clone(&live)));
         self.publish(record);
         self.supervise(record, live, tell);

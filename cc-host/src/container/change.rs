@@ -36,6 +36,7 @@ impl Containers {
             memory_bytes: spec.memory_bytes,
             cpu_shares: spec.cpu_shares,
             cpu_milli: spec.cpu_milli,
+            cpuset: spec.cpuset.clone(),
             pids_max: Some(spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
         }
     }
@@ -52,8 +53,8 @@ impl Containers {
         let (old, new) = (self.limits(&now.spec), self.limits(&spec));
         let cgroup = self.live(&now.id).map(|live| live.cgroup.clone());
         let name = now.name.to_string();
-        let set = |from: Limits, to: Limits| {
-            let cgroup = cgroup.clone();
+        let set = |from: &Limits, to: &Limits| {
+            let (cgroup, from, to) = (cgroup.clone(), from.clone(), to.clone());
             async move {
                 let Some(cgroup) = cgroup else { return Ok(()) };
                 let set = tokio::task::spawn_blocking(move || cgroup.change_limits(&from, &to));
@@ -61,16 +62,16 @@ impl Containers {
             }
         };
         let refused = |source| ContainerError::Cgroup { operation: "change the limits of", name: name.clone(), source };
-        if let Err(source) = set(old, new).await {
+        if let Err(source) = set(&old, &new).await {
             // Some may have been set before the one that failed.
-            if let Err(error) = set(new, old).await {
+            if let Err(error) = set(&new, &old).await {
                 tracing::warn!(container = %now.id, %error, "cannot set the limits back");
             }
             return Err(refused(source));
         }
         let changed = self.update(&ContainerRecord { spec, ..now }).await;
         if changed.is_err()
-            && let Err(error) = set(new, old).await
+            && let Err(error) = set(&new, &old).await
         {
             tracing::warn!(container = %record.id, %error, "cannot set the limits back");
         }

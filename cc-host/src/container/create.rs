@@ -11,6 +11,7 @@ use super::room::Containers;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
 use crate::image::ImageRecord;
+use crate::kernel::cgroup::CpuSet;
 use crate::resolver;
 use crate::store::{Compare, Op};
 use crate::vpc::{VpcRecord, ipam};
@@ -32,6 +33,19 @@ pub fn parse_signal(text: &str) -> Option<i32> {
     text.parse::<i32>().ok().filter(|n| (1..=64).contains(n)).or_else(|| named().ok())
 }
 
+/// Here, because a machine may lose some: what is started again is refused by the kernel.
+fn check_cpus(spec: &RunSpec) -> Result<(), ContainerError> {
+    let Some(wanted) = &spec.cpuset else { return Ok(()) };
+    match CpuSet::online() {
+        Ok(online) if !wanted.is_within(&online) => {
+            let why = format!("this machine has CPUs {online}, and not all of {wanted}");
+            Err(ContainerError::BadOption { field: "--cpuset", why })
+        }
+        // Where it cannot be read, the kernel decides.
+        _ => Ok(()),
+    }
+}
+
 impl Containers {
     /// Writes the intent. Nothing of it exists in the kernel yet.
     pub(super) async fn create(
@@ -46,6 +60,12 @@ impl Containers {
         let name = Name::parse(&name).map_err(|source| ContainerError::BadName { name, source })?;
         if RESERVED_NAMES.contains(&name.as_str()) {
             return Err(ContainerError::ReservedName { name: name.to_string() });
+        }
+        check_cpus(&spec)?;
+        let health = spec.health.with(&image.config);
+        if health.is_none() && spec.health.asks() {
+            let (field, value) = ("--health-cmd", String::new());
+            return Err(ContainerError::BadField { field, value, why: "neither it nor the image says what to ask" });
         }
         let slot = self
             .slots
@@ -64,6 +84,7 @@ impl Containers {
             created_ms: now_ms(),
             restarts: 0,
             stopped_by_hand: false,
+            health,
             state: State::Created,
         };
         if record.encode().len() > RECORD_BYTES_MAX {

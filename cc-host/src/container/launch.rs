@@ -20,7 +20,7 @@ use super::leftover::{self, open_process};
 use super::shim_client::{self, ClientError, Reader, Writer};
 use crate::shim::exec_spec::ExecSpec;
 use crate::shim::pidfd_exit_status;
-use crate::shim::protocol::{FailureKind, Kind, PROTOCOL_EXEC, Report, Request, StartFailure};
+use crate::shim::protocol::{FailureKind, Kind, PROTOCOL_BOUND, PROTOCOL_EXEC, Report, Request, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord, STATE_FILE, STDERR_FILE, StateRecord};
 use crate::shim::spec::{SPEC_FILE, Spec, SpecError};
 use crate::shim::terminal::Size;
@@ -263,7 +263,10 @@ impl Shim {
         }
         let file = ExecSpec::file_name(rand::random());
         let path = self.dir.join(&file);
-        wanted.store(&path)?;
+        match wanted.bound && version < PROTOCOL_BOUND {
+            true => ExecSpec { bound: false, ..wanted.clone() }.store(&path)?,
+            false => wanted.store(&path)?,
+        }
         let answer = async {
             writer.request(&Request::Exec { file }).await?;
             loop {

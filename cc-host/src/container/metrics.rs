@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bandwidth::Queue;
 use super::error::ContainerError;
+use super::health::Status;
 use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::datapath::EndpointCounters;
@@ -18,6 +19,8 @@ pub struct ContainerMetrics {
     pub queues: Vec<Queue>,
     /// Records of its output that were not written.
     pub log_dropped: u64,
+    /// Of one that is asked.
+    pub healthy: Option<bool>,
 }
 
 impl Containers {
@@ -29,6 +32,7 @@ impl Containers {
         let endpoint = record.slot;
         let queues = self.queues(record, Arc::clone(&live.netns)).await;
         let run_dir = self.run_dir(record);
+        let healthy = self.health(record).map(|health| health.status == Status::Healthy);
         tokio::task::spawn_blocking(move || {
             let resources = cgroup.stats();
             let traffic = datapath.counters(endpoint).map_err(|source| ContainerError::Datapath {
@@ -39,7 +43,7 @@ impl Containers {
             // Not there until something was dropped, and of shims that do not tell.
             let log: Option<LogRecord> = record::read(&run_dir, LOG_FILE).unwrap_or_default();
             let log_dropped = log.unwrap_or_default().dropped;
-            Ok(ContainerMetrics { resources, traffic, queues, log_dropped })
+            Ok(ContainerMetrics { resources, traffic, queues, log_dropped, healthy })
         })
         .await
         .expect("reading counters does not panic")

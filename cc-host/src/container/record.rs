@@ -6,16 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
+use super::health::{HealthCheck, HealthOptions};
 use super::log_options::LogOptions;
 use super::options::Capabilities;
 use super::restart::Restart;
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
+use crate::kernel::cgroup::CpuSet;
 use crate::kernel::link::EndpointAddress;
 use crate::outside::{Owner, PortMapping};
 use crate::seccomp::Seccomp;
-use crate::shim::spec::{RlimitSpec, TmpfsSpec};
+use crate::shim::spec::{DeviceSpec, RlimitSpec, TmpfsSpec};
 use crate::shim::terminal::Size;
 use crate::vpc::Gateway;
 
@@ -76,6 +78,16 @@ pub struct RunSpec {
     /// What becomes of it when it has ended.
     #[serde(default)]
     pub restart: Restart,
+    #[serde(default)]
+    pub health: HealthOptions,
+    /// A first process of ours.
+    #[serde(default)]
+    pub init: bool,
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
+    /// The CPUs that it may use.
+    #[serde(default)]
+    pub cpuset: Option<CpuSet>,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]
@@ -185,6 +197,9 @@ pub struct ContainerRecord {
     pub restarts: u32,
     #[serde(default)]
     pub stopped_by_hand: bool,
+    /// How it is asked whether it is well, by what was said and what its image says.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     pub state: State,
 }
 

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use super::claims::Claims;
 use super::error::ContainerError;
+use super::health::Health;
 use super::launch::Shim;
+use super::probes::Turns;
 use super::record::{CONTAINERS, ContainerRecord, Exit, State};
 use crate::config::Config;
 use crate::daemon::events::Events;
@@ -49,6 +51,8 @@ pub(super) struct Live {
     pub(super) netns: Arc<OwnedFd>,
     /// Its place in its groups; changed when they are.
     pub(super) joined: Mutex<Option<Joined>>,
+    /// Of one that is asked.
+    pub(super) health: Option<Mutex<Health>>,
     /// `Some` once it has ended, its record says so, and none of its packets passes.
     pub(super) exit: watch::Receiver<Option<Exit>>,
 }
@@ -61,6 +65,7 @@ pub struct Containers {
     /// The slots of those that have ended and are not gone yet.
     pub(super) leaving: watch::Sender<BTreeSet<u32>>,
     pub(super) claims: Claims,
+    pub(super) turns: Turns,
     /// Those that wait to be started by their policy, each with the number of the one task that is to do it.
     pub(super) restarting: Mutex<HashMap<ContainerId, u64>>,
     /// From when on policies start containers.
@@ -82,6 +87,7 @@ impl Containers {
             closing: watch::Sender::new(false),
             leaving: watch::Sender::default(),
             claims: Claims::default(),
+            turns: Turns::default(),
             restarting: Mutex::default(),
             booted: watch::Sender::new(false),
             allocation: tokio::sync::Mutex::default(),

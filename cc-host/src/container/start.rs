@@ -119,8 +119,8 @@ impl Containers {
         pace.step("program");
         record.state = State::Running { pid, since_ms: now_ms() };
         let (tell, exit) = watch::channel(None);
-        let joined = Mutex::new(joined);
-        let live = Arc::new(Live { shim, cgroup, netns, joined, exit: exit.clone() });
+        let (joined, health) = (Mutex::new(joined), record.health.as_ref().map(|_| Mutex::default()));
+        let live = Arc::new(Live { shim, cgroup, netns, joined, health, exit: exit.clone() });
         // Live before it is said to run, so that whoever reads that can stop it.
         self.set_live(&record.id, Some(Arc::clone(&live)));
         if let Err(error) = self.write_running(&mut record).await.and_then(|()| self.may_go_on(record.name.as_str())) {
@@ -217,6 +217,8 @@ impl Containers {
             tmpfs: own.tmpfs.clone(),
             capabilities: own.capabilities.bits(),
             seccomp: own.seccomp.filter(own.capabilities.set()).map_err(bad_profile)?,
+            init: own.init,
+            devices: own.devices.clone(),
         })
     }
 
@@ -314,7 +316,10 @@ impl Containers {
     ) {
         let (room, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
-            let ended = live.shim.wait().await;
+            let ended = tokio::select! {
+                ended = live.shim.wait() => ended,
+                never = room.keep_probing(&record, &live) => match never {},
+            };
             let cgroup = Arc::clone(&live.cgroup);
             // With it goes the last hold on the network namespace, but for tunnels that are still open.
             drop(live);

@@ -240,7 +240,8 @@ impl Drop for Leaving {
 }
 
 async fn exit_of(record: &ContainerRecord, cgroup: &Arc<Cgroup>, ended: ExitRecord) -> Exit {
-    let killed = ended.signal == Some(libc::SIGKILL);
+    // A first process of ours says it by its code.
+    let killed = ended.signal == Some(libc::SIGKILL) || record.spec.init && ended.code == 128 + libc::SIGKILL;
     let oom_killed = killed && {
         let cgroup = Arc::clone(cgroup);
         tokio::task::spawn_blocking(move || cgroup.stats().oom_kills).await.unwrap_or(0) > 0

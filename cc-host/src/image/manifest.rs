@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::ImageConfig;
 use super::error::ImageError;
 use super::limits::{INDEX_ENTRIES_MAX, LAYERS_MAX, STRING_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX};
 use super::reference::is_digest;
+use super::{ImageConfig, ImageHealth};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Descriptor {
@@ -165,6 +165,35 @@ struct RawRun {
     working_dir: Option<String>,
     stop_signal: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    shell: Option<Vec<String>>,
+    healthcheck: Option<RawHealth>,
+}
+
+/// Durations are in nanoseconds.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawHealth {
+    test: Option<Vec<String>>,
+    interval: i64,
+    timeout: i64,
+    start_period: i64,
+    start_interval: i64,
+    retries: i64,
+}
+
+impl From<RawHealth> for ImageHealth {
+    /// What is below zero says nothing.
+    fn from(raw: RawHealth) -> Self {
+        let ms = |ns: i64| u64::try_from(ns).map_or(0, |ns| ns.div_ceil(1_000_000));
+        ImageHealth {
+            test: raw.test.unwrap_or_default(),
+            interval_ms: ms(raw.interval),
+            timeout_ms: ms(raw.timeout),
+            start_period_ms: ms(raw.start_period),
+            start_interval_ms: ms(raw.start_interval),
+            retries: u32::try_from(raw.retries.max(0)).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 pub fn parse_config(reference: &str, bytes: &[u8]) -> Result<Config, ImageError> {
@@ -196,13 +225,23 @@ pub fn parse_config(reference: &str, bytes: &[u8]) -> Result<Config, ImageError>
         working_dir: run.working_dir.unwrap_or_default(),
         stop_signal: run.stop_signal.unwrap_or_default(),
         labels: run.labels.unwrap_or_default(),
+        shell: run.shell.unwrap_or_default(),
+        health: run.healthcheck.map(Into::into),
     };
     check_image(&image).map_err(|reason| malformed(reference, reason))?;
     Ok(Config { diff_ids: raw.rootfs.diff_ids, os: raw.os, architecture: raw.architecture, image })
 }
 
 fn check_image(image: &ImageConfig) -> Result<(), String> {
-    let lists = [("entrypoint", &image.entrypoint), ("cmd", &image.cmd), ("env", &image.env)];
+    let none = Vec::new();
+    let test = image.health.as_ref().map_or(&none, |health| &health.test);
+    let lists = [
+        ("entrypoint", &image.entrypoint),
+        ("cmd", &image.cmd),
+        ("env", &image.env),
+        ("shell", &image.shell),
+        ("health check", test),
+    ];
     let singles =
         [("user", &image.user), ("working directory", &image.working_dir), ("stop signal", &image.stop_signal)];
     let mut total = 0usize;

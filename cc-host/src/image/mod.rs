@@ -63,6 +63,23 @@ pub struct ImageConfig {
     pub working_dir: String,
     pub stop_signal: String,
     pub labels: std::collections::BTreeMap<String, String>,
+    /// What lines are given to; empty: /bin/sh -c.
+    #[serde(default)]
+    pub shell: Vec<String>,
+    #[serde(default)]
+    pub health: Option<ImageHealth>,
+}
+
+/// How an image is asked whether it is well. 0 means that it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageHealth {
+    /// `NONE`, or `CMD` or `CMD-SHELL` and what follows.
+    pub test: Vec<String>,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub start_period_ms: u64,
+    pub start_interval_ms: u64,
+    pub retries: u32,
 }
 
 /// How far one layer has come, for a progress bar.

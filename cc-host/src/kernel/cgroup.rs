@@ -2,6 +2,7 @@
 //! ours below each hierarchy's root, one per container below that. Refuses to touch any directory that it did not make,
 //! the roots' `subtree_control` included.
 
+mod cpuset;
 mod hierarchy;
 mod limits;
 mod stats;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use cc_common::api::fault::Fault;
 use tonic::Code;
 
+pub use cpuset::CpuSet;
 use hierarchy::Hierarchies;
 pub use limits::Limits;
 pub use stats::Stats;
@@ -134,7 +136,7 @@ impl CgroupRoot {
     /// Every container that has a directory in any hierarchy.
     pub fn list(&self) -> Result<Vec<String>, CgroupError> {
         let mut ids = std::collections::BTreeSet::new();
-        for place in self.hierarchies.places(&self.dir) {
+        for place in self.hierarchies.all_places(&self.dir) {
             ids.extend(children(&place)?.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
         }
         ids.remove(SHIMS);
@@ -163,7 +165,7 @@ impl CgroupRoot {
 
     /// Removes our directories where no container is left in them; directories above that we share stay.
     pub fn remove_root(&self) -> Result<(), CgroupError> {
-        for place in self.hierarchies.places(&self.dir) {
+        for place in self.hierarchies.all_places(&self.dir) {
             unmake(&place)?;
         }
         Ok(())
@@ -182,7 +184,9 @@ impl Cgroup {
     }
 
     fn legacy_files(&self, name: &str) -> Vec<PathBuf> {
-        self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir).join(name)).collect()
+        let legacy = self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir));
+        let cpuset = self.hierarchies.cpuset.iter().map(|mount| mount.join(&self.dir)).filter(|dir| dir.exists());
+        legacy.chain(cpuset).map(|dir| dir.join(name)).collect()
     }
 
     /// From what it was limited by to what it is to be limited by.
@@ -212,7 +216,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + EMPTY_WITHIN;
         loop {
-            match self.hierarchies.places(&self.dir).iter().try_for_each(|place| unmake(place)) {
+            match self.hierarchies.all_places(&self.dir).iter().try_for_each(|place| unmake(place)) {
                 Err(CgroupError::Directory { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {}
                 other => return other,
             }

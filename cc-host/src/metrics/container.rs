@@ -62,6 +62,8 @@ families! { FAMILIES:
         "Such records that were not written, beyond the rate or for want of room.";
     OUTPUT_DROPPED = Counter "cc_container_log_dropped_records_total" LABELS
         "Records of the container's output that its log could not take.";
+    HEALTHY = Gauge "cc_container_healthy" LABELS
+        "1 if its last probes say so, 0 while it starts or when they failed; absent without a health check.";
     QUEUE_LIMIT = Gauge "cc_container_network_bandwidth_limit_bytes" QUEUE_LABELS
         "Limit of what the container receives (ingress) or sends (egress) in a second; absent without a limit.";
     QUEUE_WAITS = Counter "cc_container_network_queue_waits_total" QUEUE_LABELS
@@ -124,7 +126,7 @@ impl ContainerFigures {
 fn add(out: &mut Encoder, record: &ContainerRecord, figures: &ContainerMetrics) {
     let vpc = record.vpc.as_ref().map_or("", |attachment| attachment.vpc_name.as_str());
     let labels = [record.project.as_str(), record.name.as_str(), record.id.as_str(), vpc];
-    let ContainerMetrics { resources, traffic, queues, log_dropped } = figures;
+    let ContainerMetrics { resources, traffic, queues, log_dropped, healthy } = figures;
     out.add(&CPU, &labels, resources.cpu_usage_us as f64 / 1e6);
     let mut add = |family, value: u64| out.add(family, &labels, value as f64);
     add(&MEMORY, resources.memory_bytes);
@@ -151,6 +153,9 @@ fn add(out: &mut Encoder, record: &ContainerRecord, figures: &ContainerMetrics) 
     add(&SOCKET_SENT_PACKETS, traffic.socket_sent.packets);
     add(&SOCKET_SENT_BYTES, traffic.socket_sent.bytes);
     add(&OUTPUT_DROPPED, *log_dropped);
+    if let Some(healthy) = healthy {
+        add(&HEALTHY, u64::from(*healthy));
+    }
     for drops in &traffic.drops {
         let [project, name, id, vpc] = labels;
         let labels = [project, name, id, vpc, drops.direction, drops.reason];
@@ -237,6 +242,7 @@ mod tests {
                 stats: QueueStats { packets: 0, bytes: 0, dropped_packets: 21, waits: 22, waiting_bytes: 23 },
             }],
             log_dropped: 26,
+            healthy: Some(true),
         };
         let text = text(&record(Some(3), true), &figures);
         let series = "{project=\"blue\",container=\"web\",id=\"0123456789abcdef\",vpc=\"net\"";
@@ -257,6 +263,7 @@ mod tests {
             ("rule_log_records_total", "24"),
             ("rule_log_lost_records_total", "25"),
             ("log_dropped_records_total", "26"),
+            ("healthy", "1"),
             ("socket_receive_packets_total", "14"),
             ("socket_receive_bytes_total", "15"),
             ("socket_transmit_packets_total", "16"),
@@ -280,7 +287,7 @@ mod tests {
             assert!(text.contains(&line), "{line}: {text}");
         }
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(series, 20 + 2 + 4, "the arithmetic of SERIES_MAX");
+        assert_eq!(series, 21 + 2 + 4, "the arithmetic of SERIES_MAX");
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub struct ExecSpec {
     pub terminal: Option<Size>,
     /// Whoever asked does not stay: a terminal is not hung up by that.
     pub detach: bool,
+    /// Nobody but whoever asked wants it: with the connection it is killed, and what it started in its process group. Shims of earlier
+    /// versions do not know the word, and are not told it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bound: bool,
 }
 
 impl ExecSpec {
@@ -100,6 +104,7 @@ mod tests {
             stdin: true,
             terminal: None,
             detach: false,
+            bound: false,
         }
     }
 

@@ -15,7 +15,7 @@ use super::rootfs::{self, KernelMounts};
 use super::spec::Spec;
 use super::terminal::Size;
 use super::user::{self, User, UserError};
-use super::{exec, privileges, sys, terminal};
+use super::{exec, privileges, reaper, sys, terminal};
 
 /// Where what is kept lands, so that everything above it can be closed without knowing what it is.
 const FIRST_KEPT: i32 = 3;
@@ -108,6 +108,9 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let binds: Vec<_> = spec.binds.iter().cloned().zip(prepared.binds).collect();
     rootfs::furnish(&prepared.root, &kernel, &prepared.devices, &binds)?;
     rootfs::temporary(&prepared.root, &spec.tmpfs)?;
+    if let Some(nodes) = &prepared.nodes {
+        rootfs::devices(&prepared.root, nodes, &spec.devices)?;
+    }
     sys::loopback_up().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot bring loopback up: {e}")))?;
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| other("set the host name", e))?;
     let user = user::resolve_here(&spec.user, spec.id_count).map_err(bad_user)?;
@@ -130,6 +133,9 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let given = if spec.terminal.is_some() { with_term(&spec.env) } else { spec.env.clone() };
     let env = exec::environment(&given, &spec.hostname, &user.home);
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
+    if spec.init {
+        reaper::split(spec.terminal.is_some())?;
+    }
     execute(&spec.args, &env, spec.seccomp.as_ref(), channel)
 }
 
@@ -165,18 +171,21 @@ struct Mounts {
     root: OwnedFd,
     devices: Vec<OwnedFd>,
     binds: Vec<OwnedFd>,
+    nodes: Option<OwnedFd>,
 }
 
 /// Waits until the shim has written the id maps, and has the mounts.
 fn expect_mounts(channel: &Channel, spec: &Spec) -> Result<Mounts, StartFailure> {
     let Some((ToInit::Mounts, mut fds)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
-    if fds.len() != 1 + DEVICES.len() + spec.binds.len() {
+    let has_nodes = !spec.devices.is_empty();
+    if fds.len() != 1 + DEVICES.len() + spec.binds.len() + usize::from(has_nodes) {
         return Err(StartFailure::new(FailureKind::Mount, "the prepared mounts did not all arrive"));
     }
+    let nodes = if has_nodes { fds.pop() } else { None };
     let binds = fds.split_off(1 + DEVICES.len());
     let devices = fds.split_off(1);
     let root = fds.pop().expect("the length was checked just above");
-    Ok(Mounts { root, devices, binds })
+    Ok(Mounts { root, devices, binds, nodes })
 }
 
 pub fn expect_go(channel: &Channel) -> Result<(), StartFailure> {

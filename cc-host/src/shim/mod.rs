@@ -1,7 +1,7 @@
 //! The shim: one small process per container, parent of its init. Refuses tokio, networking and everything of the daemon's.
 //!
 //! Read in the order of a start: `spec` (what to run), `apart` (out of the daemon's cgroup), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
-//! `rootfs`, `masks`, `user`, `terminal`, `privileges`, `exec`, `filter`), then `supervise` (the poll loop, with `client`, `streams`, `protocol` and `log`), and `enter` for
+//! `rootfs`, `masks`, `user`, `terminal`, `privileges`, `reaper`, `exec`, `filter`), then `supervise` (the poll loop, with `client`, `streams`, `protocol` and `log`), and `enter` for
 //! further programs in the same container.
 
 mod apart;
@@ -18,6 +18,7 @@ mod masks;
 pub(crate) mod mounts;
 pub mod privileges;
 pub mod protocol;
+mod reaper;
 pub mod record;
 pub(crate) mod rootfs;
 pub mod spec;

@@ -6,14 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 use super::protocol::{FailureKind, StartFailure};
-use super::spec::{Bind, Rootfs, Spec};
+use super::rootfs;
+use super::spec::{Bind, DeviceSpec, Rootfs, Spec};
 use super::sys::mount_setattr;
 
 /// The host's nodes: a container cannot make its own, and could not use them if it did.
@@ -24,11 +25,18 @@ pub struct Prepared {
     pub root: OwnedFd,
     pub devices: Vec<OwnedFd>,
     pub binds: Vec<OwnedFd>,
+    /// A file system with a node for each further device, by its index.
+    pub nodes: Option<OwnedFd>,
 }
 
 impl Prepared {
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(&self.root).chain(&self.devices).chain(&self.binds).map(AsFd::as_fd).collect()
+        std::iter::once(&self.root)
+            .chain(&self.devices)
+            .chain(&self.binds)
+            .chain(&self.nodes)
+            .map(AsFd::as_fd)
+            .collect()
     }
 }
 
@@ -36,7 +44,39 @@ pub fn prepare(spec: &Spec, userns: BorrowedFd<'_>) -> Result<Prepared, StartFai
     let root = overlay(&spec.rootfs, spec.id_base, userns)?;
     let devices = DEVICES.iter().map(|name| clone_tree(&Path::new("/dev").join(name))).collect::<Result<_, _>>()?;
     let binds = spec.binds.iter().map(|one| bind(one, userns)).collect::<Result<_, _>>()?;
-    Ok(Prepared { root, devices, binds })
+    let nodes = if spec.devices.is_empty() { None } else { Some(nodes(&spec.devices, spec.id_base)?) };
+    Ok(Prepared { root, devices, binds, nodes })
+}
+
+/// Nodes of the shim's own, of the numbers that the host's nodes have: the host's would be closed to the container's ids, and their file
+/// system cannot map them. They belong to the host's root, whom the container does not know, so that nobody inside can change their modes:
+/// its root's group may what was given, everybody else what the host gives everybody of that.
+fn nodes(all: &[DeviceSpec], id_base: u32) -> Result<OwnedFd, StartFailure> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tmpfs = rootfs::filesystem("tmpfs", &[("mode", "755"), ("size", "64k")], attributes)?;
+    for (index, device) in all.iter().enumerate() {
+        let DeviceSpec { source, read, write, .. } = device;
+        let failed = |e: rustix::io::Errno| mount_failure(&format!("give device {}", source.display()), e.into());
+        let host = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let stat = rustix::fs::fstat(&host).map_err(failed)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+            let why = format!("cannot give device {}: it is no device", source.display());
+            return Err(StartFailure::new(FailureKind::Mount, why));
+        }
+        let access = if *read { 0o4 } else { 0 } | if *write { 0o2 } else { 0 };
+        let mode = Mode::from_raw_mode(access << 3 | access & stat.st_mode);
+        let name = index.to_string();
+        rustix::fs::mknodat(&tmpfs, &name, kind, Mode::empty(), stat.st_rdev).map_err(failed)?;
+        let group = Some(Gid::from_raw(id_base));
+        rustix::fs::chownat(&tmpfs, &name, None, group, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        rustix::fs::chmodat(&tmpfs, &name, mode, AtFlags::empty()).map_err(failed)?;
+        let made = rustix::fs::statat(&tmpfs, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        if (made.st_rdev, FileType::from_raw_mode(made.st_mode)) != (stat.st_rdev, kind) {
+            return Err(failed(rustix::io::Errno::NODEV));
+        }
+    }
+    Ok(tmpfs)
 }
 
 /// The layers belong to host ids from 0 and are shown under the container's; the upper directory belongs to the container's
@@ -78,7 +118,6 @@ fn writable_layer(upper: &Path, id_base: u32) -> Result<OwnedFd, StartFailure> {
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, StartFailure> {
-    use rustix::fs::{Mode, OFlags};
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|source| mount_failure(&format!("open {}", path.display()), source.into()))
 }

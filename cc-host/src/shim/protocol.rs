@@ -1,7 +1,7 @@
-//! The frames between a shim and whoever talks to it, version 2. Frozen: a shim outlives the daemon that started it, so a
+//! The frames between a shim and whoever talks to it, version 3. Frozen: a shim outlives the daemon that started it, so a
 //! later daemon speaks every version that may still run. Refuses to do input or output.
 //!
-//! Version 1 has no `Exec` and no `Resize`. A shim says its version first; the daemon answers with one that both speak.
+//! Version 1 has no `Exec` and no `Resize`, and up to version 2 no program is bound to its connection. A shim says its version first; the daemon answers with one that both speak.
 //!
 //! A frame is: length of what follows (u32, little endian, 1 ..= `FRAME_BYTES_MAX`), kind (u8), body.
 //!
@@ -20,11 +20,13 @@ use serde::{Deserialize, Serialize};
 use super::record::ExitRecord;
 use super::terminal::Size;
 
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// The oldest that may still run.
 pub const PROTOCOL_OLDEST: u32 = 1;
 /// From here on there are further programs and terminals.
 pub const PROTOCOL_EXEC: u32 = 2;
+/// From here on a further program may be bound to its connection.
+pub const PROTOCOL_BOUND: u32 = 3;
 /// Largest body and kind; output is read in pieces of at most 32 KiB.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a stream that one frame carries.
@@ -51,7 +53,8 @@ pub enum Request {
     /// Run another program, as the file of that name beside spec.json describes it; the shim removes the file. Answered by `Started`
     /// or `StartFailed`. From here on this connection is that program's: its stdin frames, `StdinEof`, `Signal` and `Resize` are
     /// for it, its output comes here, and `Exited` tells its end. A program whose connection is lost goes on without one, but
-    /// for a terminal, which is hung up.
+    /// for a terminal, which is hung up, and for one that is bound to its connection, which is killed with its process group. So is it
+    /// by any signal to it.
     Exec {
         file: String,
     },

@@ -14,12 +14,15 @@ use rustix::process::{fchdir, pivot_root};
 use super::masks;
 use super::mounts::{DEVICES, mount_failure};
 use super::protocol::StartFailure;
-use super::spec::{Bind, TmpfsSpec};
+use super::spec::{Bind, DeviceSpec, TmpfsSpec};
 use super::sys::mount_setattr;
 
 const STRICT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const READ_ONLY: MountAttrFlags = STRICT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+
+/// In a /dev of our own, while nobody else is there.
+const NODES: &str = "/dev/.nodes";
 
 const DEV_LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd", "fd"),
@@ -93,6 +96,19 @@ pub fn temporary(root: &OwnedFd, all: &[TmpfsSpec]) -> Result<(), StartFailure> 
         attach_at(&mount, &directory(root, target)?, target)?;
     }
     Ok(())
+}
+
+/// After `temporary`. Not every kernel clones of a mount that is nowhere: they are somewhere for as long as that takes.
+pub fn devices(root: &OwnedFd, nodes: &OwnedFd, all: &[DeviceSpec]) -> Result<(), StartFailure> {
+    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
+    attach_at(nodes, &directory(root, NODES)?, NODES)?;
+    for (index, DeviceSpec { target, .. }) in all.iter().enumerate() {
+        let node = open_in(nodes, &index.to_string(), OFlags::NOFOLLOW)?;
+        attach_at(&clone_of(node.as_fd(), false)?, &file(root, target)?, target)?;
+    }
+    unmount(NODES, UnmountFlags::DETACH).map_err(at("detach the nodes of devices"))?;
+    rustix::fs::unlinkat(root, NODES.trim_start_matches('/'), AtFlags::REMOVEDIR)
+        .map_err(at("remove the place of devices' nodes"))
 }
 
 /// From here on nobody writes to the root itself.

@@ -63,6 +63,12 @@ pub struct Spec {
     /// Of its programs' system calls; without one, none is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Filter>,
+    /// Its first process is ours, and the program a child of that.
+    #[serde(default)]
+    pub init: bool,
+    /// Of the host, beside those that everybody has.
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +139,24 @@ pub struct TmpfsSpec {
     pub target: String,
     pub size_bytes: u64,
     pub mode: u32,
+}
+
+/// A device of the host, by the number that its node has when the container is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    pub source: PathBuf,
+    /// Absolute, inside the container; made where it is missing.
+    pub target: String,
+    pub read: bool,
+    pub write: bool,
+}
+
+impl std::fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let access = format!("{}{}", if self.read { "r" } else { "" }, if self.write { "w" } else { "" });
+        write!(f, "{}:{}:{access}", self.source.display(), self.target)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,6 +254,9 @@ impl Spec {
         if self.tmpfs.iter().any(|one| !one.target.starts_with('/') || has_nul(&one.target)) {
             return bad("the target of a temporary file system is not an absolute path");
         }
+        if self.devices.iter().any(|device| !device.target.starts_with('/') || has_nul(&device.target)) {
+            return bad("the target of a device is not an absolute path");
+        }
         if self.binds.iter().any(|bind| !bind.target.starts_with('/') || has_nul(&bind.target)) {
             return bad("the target of a bind mount is not an absolute path");
         }
@@ -268,6 +295,8 @@ mod tests {
             tmpfs: vec![],
             capabilities: None,
             seccomp: None,
+            init: false,
+            devices: vec![],
         }
     }
 

@@ -69,7 +69,8 @@ unsafe fn fork_as(args: &libc::clone_args, pidfd: *const RawFd) -> io::Result<Si
 
 /// Both sides of a plain fork.
 pub enum Forked {
-    Parent,
+    /// With the child's pid.
+    Parent(i32),
     Child,
 }
 
@@ -81,7 +82,7 @@ pub unsafe fn fork() -> io::Result<Forked> {
     // SAFETY: the caller's single thread makes the child's copy of memory consistent.
     match unsafe { libc::fork() } {
         0 => Ok(Forked::Child),
-        pid if pid > 0 => Ok(Forked::Parent),
+        pid if pid > 0 => Ok(Forked::Parent(pid)),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -140,6 +141,56 @@ pub fn install_filter(flags: u32, program: &[Instruction]) -> io::Result<()> {
     // SAFETY: the kernel reads `handed` and `len` instructions behind its pointer, which both live through the call.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const handed) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// But those that tell of a fault of this process's own.
+pub fn block_all_signals() -> io::Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    let mut mask = SigSet::all();
+    let faults = [Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGABRT, Signal::SIGTRAP];
+    faults.into_iter().chain([Signal::SIGSYS]).for_each(|signal| mask.remove(signal));
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+}
+
+/// The next one of those that are blocked, real-time ones included.
+pub fn wait_for_signal() -> i32 {
+    loop {
+        // SAFETY: all-zero is a valid sigset_t, and sigfillset fills it.
+        let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set lives through both calls, and nothing is asked about the signal but its number.
+        let signal = unsafe {
+            libc::sigfillset(&raw mut all);
+            libc::sigwaitinfo(&raw const all, std::ptr::null_mut())
+        };
+        if signal > 0 {
+            return signal;
+        }
+    }
+}
+
+/// Any signal number. Whoever has gone gets none.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: takes integers.
+    let _ = unsafe { libc::kill(pid, signal) };
+}
+
+/// Writes `name` over the arguments that this process was started with, as far as there is room: they are what `ps` shows, and name
+/// directories of the host's. Nothing is changed where the kernel does not say where they are.
+pub fn show_as(name: &[u8]) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Counted from the state, which is the third field: the 48th and the 49th.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().skip(45);
+    let mut address = || fields.next().and_then(|field| field.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (address(), address()) else { return };
+    if start == 0 || end <= start {
+        return;
+    }
+    for index in 0..end - start {
+        let byte = if index + 1 < end - start { name.get(index).copied().unwrap_or(0) } else { 0 };
+        // SAFETY: the kernel says that these are the bytes of the arguments, on this process's own stack, which can be written; no
+        // reference to them is held: std reads them through raw pointers, and nobody asks it for them any more.
+        unsafe { std::ptr::write_volatile(std::ptr::with_exposed_provenance_mut::<u8>(start + index), byte) };
+    }
 }
 
 /// Makes every descriptor from `first` on close itself when a program is executed.

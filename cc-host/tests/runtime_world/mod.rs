@@ -105,6 +105,8 @@ impl World {
             tmpfs: vec![],
             capabilities: None,
             seccomp: Seccomp::Default.filter(DEFAULT_CAPABILITIES).unwrap(),
+            init: false,
+            devices: vec![],
         };
         tweak(&mut spec);
         Made { dir: home.join("run"), spec, cgroup }

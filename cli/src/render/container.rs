@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use cc_common::api::v1;
 use serde::Serialize;
 
+use super::health::{HealthCheckView, HealthView};
 use super::{View, table};
 use crate::cmd::publish;
 use crate::time::{age, now_ms, rfc3339_ms};
@@ -31,6 +32,8 @@ pub struct ContainerView {
     pub restarts: u32,
     /// What filters its system calls: default, unconfined, profile.
     pub seccomp: String,
+    /// None of one that is not asked, or does not run.
+    pub health: Option<HealthView>,
     pub endpoint: u32,
     pub interface: String,
     pub project: String,
@@ -73,6 +76,12 @@ pub struct SpecView {
     pub ulimits: Vec<String>,
     pub cpus: Option<f64>,
     pub restart: String,
+    /// None: as the image has it.
+    pub health: Option<HealthCheckView>,
+    pub init: bool,
+    pub devices: Vec<String>,
+    /// Empty: all.
+    pub cpuset: String,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -140,6 +149,10 @@ impl From<v1::ContainerSpec> for SpecView {
             ulimits: spec.ulimits,
             cpus: (spec.cpu_milli != 0).then(|| f64::from(spec.cpu_milli) / 1000.0),
             restart: spec.restart,
+            health: spec.health.map(Into::into),
+            init: spec.init,
+            devices: spec.devices,
+            cpuset: spec.cpuset,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,
@@ -173,6 +186,7 @@ impl From<v1::Container> for ContainerView {
             exit: c.exit.map(Into::into),
             restarts: c.restarts,
             seccomp: c.seccomp,
+            health: c.health.map(Into::into),
             endpoint: c.endpoint,
             interface: c.interface,
             project: c.project,
@@ -188,7 +202,10 @@ impl ContainerView {
         match &self.exit {
             Some(exit) if exit.oom_killed => format!("{} (out of memory)", self.state),
             Some(exit) => format!("{} ({})", self.state, exit.code),
-            None => self.state.clone(),
+            None => match &self.health {
+                Some(health) => format!("{} ({})", self.state, health.status),
+                None => self.state.clone(),
+            },
         }
     }
 
@@ -253,6 +270,10 @@ impl View for Statuses {
                 ("Created", c.created.clone()),
                 ("Started", c.started.clone()),
             ];
+            if let Some(health) = &c.health {
+                pairs
+                    .push(("Failed probes", format!("{} of {} in a row", health.failing_streak, health.check.retries)));
+            }
             if let Some(exit) = &c.exit {
                 pairs.push(("Finished", exit.finished.clone()));
                 pairs.push(("Exit code", exit.code.to_string()));
@@ -299,6 +320,21 @@ mod tests {
             log_mode: "block".into(),
             ..Default::default()
         };
+        let probe = v1::Probe { started_ms: 1_700_000_030_100, ended_ms: 1_700_000_030_150, ..Default::default() };
+        let check = v1::HealthCheck {
+            program: vec!["/bin/sh".into(), "-c".into(), "wget -q localhost".into()],
+            interval_ms: 30_000,
+            timeout_ms: 1_500,
+            start_interval_ms: 5_000,
+            retries: 3,
+            ..Default::default()
+        };
+        let health = exit.is_none().then(|| v1::Health {
+            status: "healthy".into(),
+            probes: vec![v1::Probe { output: "fine\n".into(), ..probe }],
+            check: Some(check),
+            ..Default::default()
+        });
         ContainerView::from(v1::Container {
             id: format!("c-{name}"),
             name: name.into(),
@@ -318,6 +354,7 @@ mod tests {
             interface: "cc1".into(),
             restarts: 0,
             seccomp: "default".into(),
+            health,
             project: "default".into(),
             groups: vec!["blue".into()],
             ipv6: ipv6.into(),

@@ -8,6 +8,7 @@ pub mod event;
 pub mod flow;
 pub mod group;
 pub mod guard;
+pub mod health;
 pub mod host;
 pub mod image;
 pub mod inspection;

@@ -552,6 +552,72 @@ pub struct ContainerSpec {
     /// unconfined, or a profile as JSON of docker's form: for admins, or by a grant; empty: the default
     #[prost(string, tag = "70")]
     pub seccomp: ::prost::alloc::string::String,
+    /// what it does not say is as the image has it
+    #[prost(message, optional, tag = "80")]
+    pub health: ::core::option::Option<HealthCheck>,
+    /// a first process of ours, which reaps and passes signals on
+    #[prost(bool, tag = "81")]
+    pub init: bool,
+    /// HOST\[:CONTAINER\[:rwm\]\]: for admins, or by a grant
+    #[prost(string, repeated, tag = "82")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// CPUs by number, such as 0-1,3; empty: all
+    #[prost(string, tag = "83")]
+    pub cpuset: ::prost::alloc::string::String,
+}
+/// 0 and absent: not said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthCheck {
+    /// never asked, whatever the image says
+    #[prost(bool, tag = "1")]
+    pub disabled: bool,
+    /// a line for the image's shell
+    #[prost(string, tag = "2")]
+    pub command: ::prost::alloc::string::String,
+    /// from the end of a probe to the next one
+    #[prost(uint64, tag = "3")]
+    pub interval_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub timeout_ms: u64,
+    /// in which failures do not count until it was healthy once
+    #[prost(uint64, tag = "5")]
+    pub start_period_ms: u64,
+    /// the interval during that
+    #[prost(uint64, tag = "6")]
+    pub start_interval_ms: u64,
+    /// failures one after the other that make it unhealthy
+    #[prost(uint32, tag = "7")]
+    pub retries: u32,
+    /// in answers: what is run
+    #[prost(string, repeated, tag = "8")]
+    pub program: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Health {
+    /// starting, healthy, unhealthy
+    #[prost(string, tag = "1")]
+    pub status: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub failing_streak: u32,
+    /// the last ones, the oldest first
+    #[prost(message, repeated, tag = "3")]
+    pub probes: ::prost::alloc::vec::Vec<Probe>,
+    /// all of it as it is done
+    #[prost(message, optional, tag = "4")]
+    pub check: ::core::option::Option<HealthCheck>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Probe {
+    #[prost(uint64, tag = "1")]
+    pub started_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub ended_ms: u64,
+    /// -1: it did not end in time, or could not be run
+    #[prost(int32, tag = "3")]
+    pub code: i32,
+    /// the first 4 KiB
+    #[prost(string, tag = "4")]
+    pub output: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortMapping {
@@ -787,6 +853,9 @@ pub struct Container {
     /// default, unconfined, profile; a list leaves out the profile itself
     #[prost(string, tag = "70")]
     pub seccomp: ::prost::alloc::string::String,
+    /// of one that runs and is checked
+    #[prost(message, optional, tag = "80")]
+    pub health: ::core::option::Option<Health>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TopResponse {

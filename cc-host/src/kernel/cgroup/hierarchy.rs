@@ -15,6 +15,8 @@ pub struct Hierarchies {
     pub unified: Unified,
     /// v1 hierarchies that carry a controller we use; each mount once.
     pub legacy: Vec<Legacy>,
+    /// The v1 hierarchy that says which CPUs there are, where it is one: only who asks for some is in it.
+    pub cpuset: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +41,7 @@ impl Hierarchies {
 
     fn parse(mountinfo: &str) -> Result<Self, CgroupError> {
         let mut unified = None;
-        let mut legacy: Vec<Legacy> = Vec::new();
+        let (mut legacy, mut cpuset): (Vec<Legacy>, _) = (Vec::new(), None);
         for (root, mount, kind, options) in mountinfo.lines().filter_map(mount_line) {
             match kind {
                 "cgroup2" if unified.is_none() => {
@@ -53,17 +55,24 @@ impl Hierarchies {
                         !legacy.iter().any(|other| other.controllers.iter().any(|name| controllers.contains(name)));
                     if !controllers.is_empty() && new {
                         legacy.push(Legacy { mount, controllers });
+                    } else if controllers.is_empty() && options.split(',').any(|name| name == "cpuset") {
+                        cpuset.get_or_insert(mount);
                     }
                 }
                 _ => {}
             }
         }
-        Ok(Hierarchies { unified: unified.ok_or(CgroupError::NoUnified)?, legacy })
+        Ok(Hierarchies { unified: unified.ok_or(CgroupError::NoUnified)?, legacy, cpuset })
     }
 
     /// `dir` in every hierarchy that we use, v1 first: a v2 directory that is there vouches for the others.
     pub fn places(&self, dir: &Path) -> Vec<PathBuf> {
         self.legacy.iter().map(|one| &one.mount).chain([&self.unified.mount]).map(|mount| mount.join(dir)).collect()
+    }
+
+    /// Also where only some have one.
+    pub fn all_places(&self, dir: &Path) -> Vec<PathBuf> {
+        self.cpuset.iter().map(|mount| mount.join(dir)).chain(self.places(dir)).collect()
     }
 
     /// The directory that carries a controller, and whether it is of v2.
@@ -72,6 +81,25 @@ impl Hierarchies {
             Some(one) => (one.mount.join(dir), false),
             None => (self.unified.mount.join(dir), true),
         }
+    }
+
+    /// One that nobody has until somebody asks for it.
+    pub fn delegate_one(&self, controller: &'static str, dir: &Path) -> Result<(), CgroupError> {
+        let mut path = self.unified.mount.clone();
+        for part in dir.components() {
+            path.push(part);
+            let failed = |operation| {
+                let dir = path.clone();
+                move |source| CgroupError::Directory { operation, dir, source }
+            };
+            let available = std::fs::read_to_string(path.join("cgroup.controllers")).map_err(failed("read"))?;
+            if !available.split_ascii_whitespace().any(|name| name == controller) {
+                return Err(CgroupError::NoController { controller, dir: path });
+            }
+            std::fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"))
+                .map_err(failed("delegate"))?;
+        }
+        Ok(())
     }
 
     /// Makes the controllers that live on v2 available below `dir`, by writing to directories of ours alone.
@@ -119,6 +147,7 @@ mod tests {
 33 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
 34 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 35 30 0:27 / /mnt/again rw - cgroup cgroup rw,memory
+36 30 0:30 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
 ";
 
     #[test]
@@ -128,13 +157,14 @@ mod tests {
         assert_eq!(found.controller("memory", dir), (PathBuf::from("/sys/fs/cgroup/memory/cc"), false));
         assert_eq!(found.controller("cpuacct", dir).0, Path::new("/sys/fs/cgroup/cpu,cpuacct/cc"));
         assert_eq!(found.controller("pids", dir), (PathBuf::from("/sys/fs/cgroup/unified/cc"), true));
-        assert_eq!(found.places(dir).len(), 3);
+        assert_eq!((found.places(dir).len(), found.all_places(dir).len()), (3, 4));
+        assert_eq!(found.cpuset.as_deref(), Some(Path::new("/sys/fs/cgroup/cpuset")));
     }
 
     #[test]
     fn the_pure_layout_with_a_part_of_the_tree_mounted() {
         let found = Hierarchies::parse("30 20 0:25 /a/b /sys/fs/cgroup rw - cgroup2 none rw\n").unwrap();
-        assert!(found.legacy.is_empty());
+        assert!(found.legacy.is_empty() && found.cpuset.is_none());
         assert_eq!(found.unified.above, 2);
         assert!(matches!(Hierarchies::parse(""), Err(CgroupError::NoUnified)));
     }

@@ -9,9 +9,10 @@ use cgroups_rs::memory::MemController;
 use cgroups_rs::pid::PidController;
 
 use super::CgroupError;
+use super::cpuset::{self, CpuSet};
 use super::hierarchy::Hierarchies;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// As in v1: 1024 is one share like everybody's, 2 the least.
@@ -19,6 +20,8 @@ pub struct Limits {
     /// Of a CPU, in thousandths: what it may use though nobody else wants it.
     pub cpu_milli: Option<u32>,
     pub pids_max: Option<u32>,
+    /// Which CPUs.
+    pub cpuset: Option<CpuSet>,
 }
 
 /// The kernel's default, and docker's.
@@ -33,6 +36,7 @@ trait Controls {
     fn cpu(&self, shares: u32) -> Result<(), String>;
     fn cpu_quota(&self, milli: Option<u32>) -> Result<(), String>;
     fn pids(&self, max: u32) -> Result<(), String>;
+    fn cpus(&self, cpus: &CpuSet) -> Result<(), String>;
 }
 
 /// Of a cgroup that is new: what is not limited is as the kernel made it.
@@ -46,7 +50,11 @@ pub fn change(hierarchies: &Hierarchies, dir: &Path, old: &Limits, new: &Limits)
 }
 
 fn named_error(hierarchies: &Hierarchies, dir: &Path, (limit, reason): (&'static str, String)) -> CgroupError {
-    let controller = if limit == "process" { "pids" } else { limit };
+    let controller = match limit {
+        "process" => "pids",
+        "CPU set" => "cpuset",
+        limit => limit,
+    };
     CgroupError::Limit { limit, dir: hierarchies.controller(controller, dir).0, reason }
 }
 
@@ -55,7 +63,8 @@ fn set(controls: &dyn Controls, limits: &Limits) -> Result<(), (&'static str, St
     limits.memory_bytes.map_or(Ok(()), |bytes| controls.memory(Some(bytes))).map_err(named("memory"))?;
     limits.cpu_shares.map_or(Ok(()), |shares| controls.cpu(shares)).map_err(named("cpu"))?;
     limits.cpu_milli.map_or(Ok(()), |milli| controls.cpu_quota(Some(milli))).map_err(named("cpu"))?;
-    limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))
+    limits.pids_max.map_or(Ok(()), |max| controls.pids(max)).map_err(named("process"))?;
+    limits.cpuset.as_ref().map_or(Ok(()), |cpus| controls.cpus(cpus)).map_err(named("CPU set"))
 }
 
 /// What is the same is not touched.
@@ -119,6 +128,10 @@ impl Controls for Kernel<'_> {
         let (dir, v2) = self.hierarchies.controller("pids", self.dir);
         PidController::new(dir, v2).set_pid_max(MaxValue::Value(i64::from(max))).map_err(reason)
     }
+
+    fn cpus(&self, cpus: &CpuSet) -> Result<(), String> {
+        cpuset::set(self.hierarchies, self.dir, cpus)
+    }
 }
 
 /// Shares (2 to 262144, 1024 by default) as a v2 weight (1 to 10000, 100 by default), so that the two defaults meet and the
@@ -156,6 +169,10 @@ mod tests {
         fn pids(&self, _: u32) -> Result<(), String> {
             Err("full".into())
         }
+        fn cpus(&self, cpus: &CpuSet) -> Result<(), String> {
+            self.0.borrow_mut().push(format!("CPUs {cpus}"));
+            Ok(())
+        }
     }
 
     #[test]
@@ -173,12 +190,15 @@ mod tests {
     #[test]
     fn of_changed_limits_only_those_are_set() {
         let recorder = Recorder::default();
-        let old = Limits { memory_bytes: Some(1), cpu_shares: Some(512), cpu_milli: None, pids_max: Some(9) };
+        let old = Limits { memory_bytes: Some(1), cpu_shares: Some(512), pids_max: Some(9), ..Limits::default() };
         reset(&recorder, &old, &old).unwrap();
         assert!(recorder.0.borrow().is_empty());
         reset(&recorder, &old, &Limits { cpu_milli: Some(100), pids_max: Some(9), ..Limits::default() }).unwrap();
         assert_eq!(*recorder.0.borrow(), ["memory None", "cpu 1024", "quota Some(100)"]);
-        assert!(reset(&recorder, &old, &Limits { pids_max: Some(8), ..old }).is_err(), "the processes' number, too");
+        assert!(
+            reset(&recorder, &old, &Limits { pids_max: Some(8), ..old.clone() }).is_err(),
+            "the processes' number, too"
+        );
     }
 
     #[test]

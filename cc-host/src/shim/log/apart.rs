@@ -37,7 +37,7 @@ impl Apart {
         let _ = sockopt::set_socket_send_buffer_size_force(&ours, WAITING_BYTES_MAX);
         // SAFETY: the shim starts no thread, ever.
         match unsafe { sys::fork() }? {
-            sys::Forked::Parent => Ok(Apart { socket: Some(ours), dropped_here: 0, dropped_there: 0 }),
+            sys::Forked::Parent(_) => Ok(Apart { socket: Some(ours), dropped_here: 0, dropped_there: 0 }),
             sys::Forked::Child => {
                 let kept = sys::dup_to_standard(its.as_fd(), 0);
                 // SAFETY: nothing that this process inherited is used from here on, or dropped: it ends by `exit_now`.

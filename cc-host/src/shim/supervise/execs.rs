@@ -45,6 +45,7 @@ pub(super) struct Exec {
     pub(super) streams: Streams,
     size: Size,
     detached: bool,
+    bound: bool,
     executing: bool,
     /// A signal came before there was anybody to get it.
     wanted_signals: Vec<i32>,
@@ -82,6 +83,7 @@ impl Supervisor<'_> {
                     streams,
                     size: wanted.terminal.unwrap_or_default(),
                     detached: wanted.detach,
+                    bound: wanted.bound,
                     executing: false,
                     wanted_signals: Vec::new(),
                     failure: None,
@@ -156,6 +158,9 @@ impl Supervisor<'_> {
             match exec.detached {
                 true => exec.streams.end_input(),
                 false => exec.streams.hang_up(),
+            }
+            if exec.bound {
+                exec.signal(libc::SIGKILL);
             }
         }
     }
@@ -319,6 +324,7 @@ impl Exec {
 
     fn signal(&mut self, signal: i32) -> bool {
         match &self.process {
+            Some(process) if self.record.is_none() && self.bound => self.kill_group(process),
             Some(process) if self.record.is_none() => sys::pidfd_send_signal(process.as_fd(), signal).is_ok(),
             Some(_) => false,
             None if self.wanted_signals.len() < SIGNALS_WAITING_MAX => {
@@ -327,6 +333,16 @@ impl Exec {
             }
             None => false,
         }
+    }
+
+    /// A session of its own makes it the leader of a group of its number. Of a process that is not reaped yet the number is nobody else's.
+    fn kill_group(&self, process: &OwnedFd) -> bool {
+        let killed = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL).is_ok();
+        if let Some(&pid) = self.pids.last().filter(|_| self.pids.len() > 1) {
+            // Before it leads one, there is none.
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        killed
     }
 }
 

@@ -8,6 +8,7 @@ pub use spec::environment;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::run_output::Output;
@@ -26,6 +27,7 @@ use crate::render::container::Created;
 use crate::size;
 use crate::source::{self, Source, upload};
 use crate::terminal;
+use crate::time::parse_duration;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cc run --rm --image debian:12 cat /etc/os-release\n  \
@@ -119,6 +121,9 @@ pub struct RunArgs {
     /// CPUs that it may use at most, such as 1.5
     #[arg(long, value_name = "N", value_parser = cpus)]
     cpus: Option<u32>,
+    /// Which CPUs it may use, such as 0-1,3
+    #[arg(long, value_name = "CPUS", alias = "cpuset-cpus", default_value = "", hide_default_value = true)]
+    cpuset: String,
     /// When to start it again: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no", hide_default_value = true)]
     restart: String,
@@ -149,6 +154,33 @@ pub struct RunArgs {
     /// How many processes there may be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pids_limit: Option<u32>,
+    /// A line for the image's shell that asks whether it is well: 0 means yes (default: as the image has it)
+    #[arg(long, value_name = "LINE", default_value = "", hide_default_value = true)]
+    health_cmd: String,
+    /// From one probe to the next (default 30s)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    health_interval: Option<Duration>,
+    /// What a probe may take (default 30s)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    health_timeout: Option<Duration>,
+    /// How many failures in a row make it unhealthy (default 3)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    health_retries: Option<u32>,
+    /// For so long failures do not count, until it was healthy once
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    health_start_period: Option<Duration>,
+    /// From one probe to the next during that (default 5s)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    health_start_interval: Option<Duration>,
+    /// Never ask it, whatever the image says
+    #[arg(long)]
+    no_healthcheck: bool,
+    /// A first process that reaps orphans and passes signals on
+    #[arg(long)]
+    init: bool,
+    /// A device of the host's; for admins, or by a grant; more than once
+    #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]")]
+    device: Vec<String>,
     /// Speak http to the registry; loopback needs no flag
     #[arg(long)]
     plain_http: bool,

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use cc_common::api::fault::Fault;
-use cc_common::api::v1::{ContainerSpec, RateLimit};
+use cc_common::api::v1::{ContainerSpec, HealthCheck, RateLimit};
 
 use super::{LogMode, RunArgs, security};
 use crate::error::usage;
@@ -87,7 +88,30 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         log_max_bytes: args.log_max_size.unwrap_or(0),
         log_max_files: args.log_max_files.unwrap_or(0),
         log_mode: if args.log_mode == LogMode::Drop { "drop" } else { "block" }.to_owned(),
+        health: health(args)?,
+        init: args.init,
+        devices: args.device.clone(),
+        cpuset: args.cpuset.clone(),
     })
+}
+
+/// What is not said is asked of the daemon as 0, so nobody says that.
+fn health(args: &RunArgs) -> Result<Option<HealthCheck>, Fault> {
+    let ms = |flag: &str, time: Option<Duration>| match time.map(|time| time.as_millis() as u64) {
+        Some(0) => Err(usage(format!("cannot use {flag} 0"), "it is no time; leave the flag out for the default")),
+        time => Ok(time.unwrap_or(0)),
+    };
+    let check = HealthCheck {
+        disabled: args.no_healthcheck,
+        command: args.health_cmd.clone(),
+        interval_ms: ms("--health-interval", args.health_interval)?,
+        timeout_ms: ms("--health-timeout", args.health_timeout)?,
+        start_period_ms: args.health_start_period.map_or(0, |time| time.as_millis() as u64),
+        start_interval_ms: ms("--health-start-interval", args.health_start_interval)?,
+        retries: args.health_retries.unwrap_or(0),
+        program: Vec::new(),
+    };
+    Ok((check != HealthCheck::default()).then_some(check))
 }
 
 fn limit(bytes_per_s: Option<u64>, burst_bytes: Option<u64>) -> Option<RateLimit> {
@@ -156,6 +180,20 @@ mod tests {
         let all = ["--log-max-size", "1MiB", "--log-max-files", "10", "--log-mode", "drop"];
         assert_eq!(log(&all), (1 << 20, 10, "drop".to_owned()));
         assert!(parsed(&["--log-max-files", "0"]).is_err() && parsed(&["--log-mode", "wait"]).is_err());
+    }
+
+    #[test]
+    fn health_is_said_or_left_to_the_image() {
+        let health = |args: &[&str]| from_args(&parsed(args).unwrap(), |_| None).map(|spec| spec.health);
+        assert_eq!(health(&[]).unwrap(), None);
+        let said = health(&["--health-cmd", "test -e /up", "--health-interval", "1m30s", "--health-retries", "2"]);
+        let said = said.unwrap().unwrap();
+        assert_eq!(
+            (said.command.as_str(), said.interval_ms, said.timeout_ms, said.retries),
+            ("test -e /up", 90_000, 0, 2)
+        );
+        assert!(health(&["--no-healthcheck"]).unwrap().unwrap().disabled);
+        assert!(health(&["--health-timeout", "0s"]).is_err() && parsed(&["--health-interval", "soon"]).is_err());
     }
 
     #[test]
