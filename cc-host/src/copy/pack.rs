@@ -8,14 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, FsWord, Mode, OFlags, Stat};
 use tar::{Builder, EntryType};
 
 use super::place::{self, Place, kind};
 use super::{Copied, CopyError, Header, Kind, disk, frame};
 
 /// What is behind it is made up as it is read: linux/magic.h.
-const KERNEL_FILE_SYSTEMS: [i64; 9] = [
+const KERNEL_FILE_SYSTEMS: [FsWord; 9] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
     0x0027_e0eb, // cgroup
@@ -77,7 +77,7 @@ pub fn send(root: &OwnedFd, path: &str, follow: bool, to: &mut impl Write) -> Re
 }
 
 fn is_kernels(fd: impl AsFd) -> bool {
-    rustix::fs::fstatfs(fd).is_ok_and(|statfs| KERNEL_FILE_SYSTEMS.contains(&(statfs.f_type as i64)))
+    rustix::fs::fstatfs(fd).is_ok_and(|statfs| KERNEL_FILE_SYSTEMS.contains(&statfs.f_type))
 }
 
 fn refuse_kernels(parent: &OwnedFd, shown: &Path) -> Result<(), CopyError> {
@@ -199,11 +199,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn packed(
-        dir: &Path,
-        path: &str,
-        follow: bool,
-    ) -> Result<(Header, Vec<(String, EntryType, Vec<u8>)>, Copied), CopyError> {
+    /// Path, kind and contents of each.
+    type Entries = Vec<(String, EntryType, Vec<u8>)>;
+
+    fn packed(dir: &Path, path: &str, follow: bool) -> Result<(Header, Entries, Copied), CopyError> {
         let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let mut out = Vec::new();
         let copied = send(&root, path, follow, &mut out)?;

@@ -67,7 +67,6 @@ pub fn receive(
     if is_one && putting.copied.entries == 0 {
         return Err(CopyError::Refused("the archive is empty".to_owned()));
     }
-    drop(archive);
     putting.set_times()?;
     // Whoever sends it may have more padding.
     std::io::copy(&mut from, &mut std::io::sink()).map_err(CopyError::Stream)?;

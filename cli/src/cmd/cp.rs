@@ -181,8 +181,9 @@ async fn copy_out(
         while let Some(message) = outputs.message().await? {
             match message.output {
                 Some(Output::Data(data)) => {
-                    if sender.send(Ok(data)).await.is_err() {
-                        // One who has given up says why.
+                    let sent = sender.send(Ok(data)).await;
+                    // One who has given up says why.
+                    if sent.is_err() {
                         break;
                     }
                 }
