@@ -42,6 +42,8 @@ pub enum ContextError {
     Secret,
     #[error("an access key's id and its secret belong together")]
     HalfAKey,
+    #[error("a context is named, and a daemon or a key beside it")]
+    Both,
 }
 
 impl From<ContextError> for Fault {
@@ -53,6 +55,7 @@ impl From<ContextError> for Fault {
             ContextError::Unknown(_) => "see cc context list".to_owned(),
             ContextError::Taken(name) => format!("cc context remove {name}"),
             ContextError::Secret => "name its file: --cc-secret-key @FILE".to_owned(),
+            ContextError::Both => "give --cc-context, or the daemon and its key".to_owned(),
             ContextError::HalfAKey => "give --cc-access-token and --cc-secret-key @FILE".to_owned(),
             ContextError::Endpoint(..) => "give unix:///PATH or https://HOST:7443#sha256=FINGERPRINT".to_owned(),
             ContextError::Read { .. } | ContextError::Write { .. } | ContextError::BadName(_) => String::new(),
@@ -60,9 +63,11 @@ impl From<ContextError> for Fault {
         let code = match &error {
             ContextError::Unknown(_) => Code::NotFound,
             ContextError::Taken(_) => Code::AlreadyExists,
-            ContextError::BadName(_) | ContextError::Endpoint(..) | ContextError::Secret | ContextError::HalfAKey => {
-                Code::InvalidArgument
-            }
+            ContextError::BadName(_)
+            | ContextError::Endpoint(..)
+            | ContextError::Secret
+            | ContextError::HalfAKey
+            | ContextError::Both => Code::InvalidArgument,
             _ => Code::FailedPrecondition,
         };
         Fault::new(code, "cli.context", "cannot use contexts", chain(&error)).next(next)
@@ -164,11 +169,24 @@ impl Contexts {
     }
 }
 
-/// Whom a command is for: the daemon that it names, else its context's, else the chosen one, else this machine's.
-pub fn resolve(globals: Globals) -> Result<Globals, ContextError> {
+/// Where each part of what a command was given came from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given {
+    /// The context, by a flag.
+    pub context_by_flag: bool,
+    /// The endpoint, the key or its secret, by a flag.
+    pub daemon_by_flag: bool,
+}
+
+/// Whom a command is for: the daemon that its flags name; else its context's; else the environment's; else the chosen one; else this
+/// machine's. Endpoint, key and secret belong together: never is one daemon spoken to with another's key.
+pub fn resolve(globals: Globals, given: Given) -> Result<Globals, ContextError> {
+    if given.context_by_flag && given.daemon_by_flag {
+        return Err(ContextError::Both);
+    }
     let names_one =
         globals.cc_endpoint_url.is_some() || globals.cc_access_token.is_some() || globals.cc_secret_key.is_some();
-    if globals.cc_context.is_none() && names_one {
+    if given.daemon_by_flag || (globals.cc_context.is_none() && names_one) {
         return Ok(globals);
     }
     let path = match (default_path(), &globals.cc_context) {
@@ -182,13 +200,13 @@ pub fn resolve(globals: Globals) -> Result<Globals, ContextError> {
 
 fn fill(globals: Globals, contexts: &Contexts) -> Result<Globals, ContextError> {
     let Some(name) = globals.cc_context.clone().or_else(|| contexts.current.clone()) else { return Ok(globals) };
-    let Some(daemon) = contexts.get(&name)? else { return Ok(globals) };
-    let secret = daemon.secret_file.as_ref().map(|path| format!("@{}", path.display()));
+    let daemon = contexts.get(&name)?;
+    let of = |part: fn(&Daemon) -> Option<String>| daemon.and_then(part);
     Ok(Globals {
-        cc_endpoint_url: globals.cc_endpoint_url.or_else(|| Some(daemon.endpoint.clone())),
-        cc_access_token: globals.cc_access_token.or_else(|| daemon.access_token.clone()),
-        cc_secret_key: globals.cc_secret_key.or(secret),
-        cc_project: globals.cc_project.or_else(|| daemon.project.clone()),
+        cc_endpoint_url: of(|daemon| Some(daemon.endpoint.clone())),
+        cc_access_token: of(|daemon| daemon.access_token.clone()),
+        cc_secret_key: of(|daemon| daemon.secret_file.as_ref().map(|path| format!("@{}", path.display()))),
+        cc_project: globals.cc_project.or_else(|| daemon.and_then(|daemon| daemon.project.clone())),
         ..globals
     })
 }
@@ -249,6 +267,23 @@ mod tests {
             (Some("/near.sock"), Some("red"))
         );
         assert_eq!(fill(named(LOCAL), &contexts).unwrap().cc_endpoint_url, None);
+        // Of the environment's daemon nothing is left beside a context, and a flag's is not mixed with one.
+        let elsewhere = |globals: Globals| Globals {
+            cc_endpoint_url: Some("/prod.sock".to_owned()),
+            cc_access_token: Some("cck_prod".to_owned()),
+            cc_secret_key: Some("@/prod".to_owned()),
+            ..globals
+        };
+        let filled = fill(elsewhere(named("near")), &contexts).unwrap();
+        let parts = [filled.cc_endpoint_url, filled.cc_access_token, filled.cc_secret_key];
+        assert_eq!(parts.map(Option::unwrap), ["/near.sock", "cca_1", "@/home/ann/key"]);
+        let filled = fill(elsewhere(named(LOCAL)), &contexts).unwrap();
+        assert_eq!((filled.cc_endpoint_url, filled.cc_secret_key), (None, None));
+        let both = Given { context_by_flag: true, daemon_by_flag: true };
+        assert!(matches!(resolve(elsewhere(named("near")), both), Err(ContextError::Both)));
+        let flag = Given { context_by_flag: false, daemon_by_flag: true };
+        let kept = resolve(elsewhere(named("near")), flag).unwrap();
+        assert_eq!(kept.cc_endpoint_url.as_deref(), Some("/prod.sock"));
         assert!(matches!(fill(named("gone"), &contexts), Err(ContextError::Unknown(_))));
     }
 

@@ -278,8 +278,12 @@ impl ContainerService for ContainerApi {
     async fn remove(&self, request: Request<v1::RemoveRequest>) -> Result<Response<v1::ContainerIds>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Operator)?;
-        let v1::RemoveRequest { ids: wanted, force } = request.into_inner();
+        let v1::RemoveRequest { ids: wanted, force, unless_it_pauses } = request.into_inner();
         let records = self.find_all(&caller, &wanted)?;
+        if unless_it_pauses {
+            on_all(&records, |r| async move { self.containers.remove_unless_it_pauses(&r).await }).await?;
+            return Ok(ids(&records));
+        }
         on_all(&records, |r| async move { self.containers.remove(&r, force).await }).await?;
         Ok(ids(&records))
     }

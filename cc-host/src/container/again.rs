@@ -137,6 +137,11 @@ impl Containers {
         }
     }
 
+    /// Whether its policy is about to start it again.
+    pub(super) fn pauses(&self, id: &crate::ids::ContainerId) -> bool {
+        self.restarting().contains_key(id)
+    }
+
     fn restarting(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<crate::ids::ContainerId, u64>> {
         self.restarting.lock().unwrap_or_else(PoisonError::into_inner)
     }

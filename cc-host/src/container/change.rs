@@ -2,7 +2,7 @@
 //! container.
 
 use super::error::ContainerError;
-use super::record::{ContainerRecord, RunSpec};
+use super::record::{ContainerRecord, RunSpec, State};
 use super::restart::Restart;
 use super::room::Containers;
 use crate::kernel::cgroup::Limits;
@@ -41,10 +41,15 @@ impl Containers {
         }
     }
 
-    /// In force when it returns. Where it cannot be kept, the limits are as they were.
+    /// In force when it returns. Where it cannot be kept, the limits are as they were, but for what the kernel did to keep them.
     pub async fn change(&self, record: &ContainerRecord, change: &Change) -> Result<(), ContainerError> {
-        let _allocation = self.allocation().await;
+        // Nobody starts or removes it meanwhile. Others are not kept waiting: to take memory back may take the kernel seconds.
+        let _claim = self.claims.of(&record.id).await;
         let now = self.find(&record.project, record.id.as_str())?;
+        let name = now.name.to_string();
+        if matches!(now.state, State::Created) {
+            return Err(ContainerError::Busy { name });
+        }
         let spec = change.of(&now.spec);
         if spec.restart != Restart::No && spec.auto_remove {
             let why = "it was run with --rm: there is nothing left to start again";
@@ -52,7 +57,6 @@ impl Containers {
         }
         let (old, new) = (self.limits(&now.spec), self.limits(&spec));
         let cgroup = self.live(&now.id).map(|live| live.cgroup.clone());
-        let name = now.name.to_string();
         let set = |from: &Limits, to: &Limits| {
             let (cgroup, from, to) = (cgroup.clone(), from.clone(), to.clone());
             async move {
@@ -61,20 +65,27 @@ impl Containers {
                 set.await.expect("setting limits does not panic")
             }
         };
-        let refused = |source| ContainerError::Cgroup { operation: "change the limits of", name: name.clone(), source };
-        if let Err(source) = set(&old, &new).await {
-            // Some may have been set before the one that failed.
-            if let Err(error) = set(&new, &old).await {
-                tracing::warn!(container = %now.id, %error, "cannot set the limits back");
-            }
-            return Err(refused(source));
-        }
-        let changed = self.update(&ContainerRecord { spec, ..now }).await;
-        if changed.is_err()
+        let done = match set(&old, &new).await {
+            Ok(()) => self.keep(&now, change).await,
+            Err(source) => Err(ContainerError::Cgroup { operation: "change the limits of", name, source }),
+        };
+        // Some may have been set before the one that failed.
+        if done.is_err()
             && let Err(error) = set(&new, &old).await
         {
-            tracing::warn!(container = %record.id, %error, "cannot set the limits back");
+            tracing::warn!(container = %now.id, %error, "cannot set the limits back");
         }
-        changed
+        done
+    }
+
+    async fn keep(&self, record: &ContainerRecord, change: &Change) -> Result<(), ContainerError> {
+        let _allocation = self.allocation().await;
+        // It may have ended meanwhile.
+        let now = self.find(&record.project, record.id.as_str())?;
+        let spec = change.of(&now.spec);
+        // A policy is for ends that come: whatever ended before there was one was not ended by that.
+        let is_over = now.spec.restart == Restart::No && matches!(now.state, State::Stopped { .. });
+        let stopped_by_hand = now.stopped_by_hand || (is_over && spec.restart != Restart::No);
+        self.update(&ContainerRecord { spec, stopped_by_hand, ..now }).await
     }
 }

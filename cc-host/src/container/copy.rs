@@ -1,6 +1,7 @@
 //! The child that copies files, seen from the daemon: what it is given, what comes of it, and when it is ended. Refuses to touch a file of a
 //! container itself, and to believe what the child says beyond its own archive.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,11 +24,17 @@ use super::start::{ID_RANGE, private_dir};
 use crate::copy::{
     Copied, HEADER_BYTES_MAX, Header, REPORT_BYTES_MAX, Report, Request, SUBCOMMAND, Stopped, Wanted, body_bytes, frame,
 };
+use crate::ids::{ContainerId, Project};
 use crate::image::Hold;
 use crate::shim::spec::Rootfs;
 
 /// A copy that has not moved for so long is given up: it keeps a container from being started and removed.
 const STANDS_STILL: Duration = Duration::from_secs(60);
+/// A process that was killed is gone at once, unless the disk hangs.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// At once: each is a process of the daemon's.
+const COPIES_MAX: usize = 64;
+const PROJECT_COPIES_MAX: usize = 16;
 /// Well under gRPC's default message limit of 4 MiB.
 const CHUNK_BYTES: usize = 128 << 10;
 
@@ -43,6 +50,8 @@ pub enum CopyFailure {
     StoodStill,
     #[error("the container ended meanwhile")]
     Ended,
+    #[error("{PROJECT_COPIES_MAX} copies of the project, or {COPIES_MAX} of the host, are at work already")]
+    TooMany,
 }
 
 impl From<CopyFailure> for Fault {
@@ -52,6 +61,7 @@ impl From<CopyFailure> for Fault {
             CopyFailure::Refused(_) => (Code::FailedPrecondition, "copy.refused", "see cc cp --help"),
             CopyFailure::Failed(_) => (Code::Internal, "copy.failed", "see the daemon's log"),
             CopyFailure::StoodStill => (Code::DeadlineExceeded, "copy.stood_still", "try again"),
+            CopyFailure::TooMany => (Code::ResourceExhausted, "copy.too_many", "wait until one of them has ended"),
             CopyFailure::Ended => {
                 (Code::Aborted, "copy.ended", "try again: an ended container's files can be copied, too")
             }
@@ -68,17 +78,57 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> CopyFailure + '_ {
 #[derive(Debug)]
 pub struct Copying {
     name: String,
-    child: Child,
+    child: Option<Child>,
     stream: UnixStream,
     exit: Option<watch::Receiver<Option<Exit>>>,
-    /// Until it is done nobody starts or removes the container, or what its files are made of.
+    held: Option<Held>,
+}
+
+/// What others wait for until the child is gone.
+#[derive(Debug)]
+struct Held {
+    /// Of one that has ended: nobody starts or removes it, or what its files are made of.
     _claim: Option<(Claim, Hold)>,
+    _turn: Turn,
+}
+
+/// One of the copies that may be at once.
+#[derive(Debug)]
+struct Turn {
+    copying: watch::Sender<HashMap<ContainerId, (Project, usize)>>,
+    id: ContainerId,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.copying.send_modify(|copying| {
+            if let Some((_, count)) = copying.get_mut(&self.id) {
+                *count -= 1;
+            }
+            copying.retain(|_, (_, count)| *count > 0);
+        });
+    }
+}
+
+impl Drop for Copying {
+    /// Killed is not gone: what it holds is let go when it was reaped.
+    fn drop(&mut self) {
+        let (child, held) = (self.child.take(), self.held.take());
+        tokio::spawn(async move {
+            if let Some(mut child) = child {
+                // It fails only for one that was reaped already.
+                let _ = child.kill().await;
+            }
+            drop(held);
+        });
+    }
 }
 
 impl Containers {
     pub async fn copy(&self, record: &ContainerRecord, wanted: Wanted) -> Result<Copying, ContainerError> {
         let name = record.name.to_string();
         let copy = |source| ContainerError::Copy { name: name.clone(), source };
+        let turn = self.copy_turn(record)?;
         let (stdin, stopped, exit, claim) = match self.live(&record.id) {
             Some(live) => {
                 let State::Running { pid, .. } = self.find(&record.project, record.id.as_str())?.state else {
@@ -108,10 +158,38 @@ impl Containers {
             .spawn()
             .map_err(failed("start the copying process"))
             .map_err(copy)?;
-        let mut copying = Copying { name: name.clone(), child, stream, exit, _claim: claim };
+        let held = Some(Held { _claim: claim, _turn: turn });
+        let mut copying = Copying { name: name.clone(), child: Some(child), stream, exit, held };
         let request = frame(&Request { stopped, wanted }).map_err(failed("write the request")).map_err(copy)?;
         copying.write(&request).await?;
         Ok(copying)
+    }
+
+    fn copy_turn(&self, record: &ContainerRecord) -> Result<Turn, ContainerError> {
+        let began = self.copying.send_if_modified(|copying| {
+            let of = |wanted: Option<&Project>| -> usize {
+                let counted = copying.values().filter(|(project, _)| wanted.is_none_or(|wanted| wanted == project));
+                counted.map(|(_, count)| count).sum()
+            };
+            let has_room = of(None) < COPIES_MAX && of(Some(&record.project)) < PROJECT_COPIES_MAX;
+            if has_room {
+                copying.entry(record.id.clone()).or_insert_with(|| (record.project.clone(), 0)).1 += 1;
+            }
+            has_room
+        });
+        match began {
+            true => Ok(Turn { copying: self.copying.clone(), id: record.id.clone() }),
+            false => Err(ContainerError::Copy { name: record.name.to_string(), source: CopyFailure::TooMany }),
+        }
+    }
+
+    /// Those of one that has ended are killed: nobody else writes to its files when they are gone.
+    pub(super) async fn wait_for_copies_of(&self, id: &ContainerId) {
+        let mut copying = self.copying.subscribe();
+        let gone = copying.wait_for(|copying| !copying.contains_key(id));
+        if tokio::time::timeout(GONE_WITHIN, gone).await.is_err() {
+            tracing::warn!(container = %id, "a process that copies its files does not end");
+        }
     }
 
     /// What the files of one that has ended are made of. It is not started meanwhile: its caller has the claim.
@@ -249,10 +327,11 @@ impl Copying {
 
     async fn report(&mut self) -> Result<Copied, CopyFailure> {
         let mut bytes = Vec::new();
-        let mut stderr = self.child.stderr.take().expect("it is asked for once, and stderr was piped at spawn");
+        let child = self.child.as_mut().expect("it is there until this is dropped");
+        let mut stderr = child.stderr.take().expect("it is asked for once, and stderr was piped at spawn");
         let mut limited = (&mut stderr).take(REPORT_BYTES_MAX);
         Self::unless_over(&mut self.exit, limited.read_to_end(&mut bytes), "read the copying process's report").await?;
-        let status = Self::unless_over(&mut self.exit, self.child.wait(), "wait for the copying process").await?;
+        let status = Self::unless_over(&mut self.exit, child.wait(), "wait for the copying process").await?;
         match serde_json::from_slice(&bytes) {
             Ok(Report::Done(copied)) if status.success() => Ok(copied),
             Ok(Report::NotFound(why)) => Err(CopyFailure::NotFound(why)),

@@ -65,6 +65,8 @@ pub struct Containers {
     /// The slots of those that have ended and are not gone yet.
     pub(super) leaving: watch::Sender<BTreeSet<u32>>,
     pub(super) claims: Claims,
+    /// Files of theirs are being copied: by whose project, and by how many.
+    pub(super) copying: watch::Sender<HashMap<ContainerId, (Project, usize)>>,
     pub(super) turns: Turns,
     /// Those that wait to be started by their policy, each with the number of the one task that is to do it.
     pub(super) restarting: Mutex<HashMap<ContainerId, u64>>,
@@ -86,6 +88,7 @@ impl Containers {
             slots,
             closing: watch::Sender::new(false),
             leaving: watch::Sender::default(),
+            copying: watch::Sender::default(),
             claims: Claims::default(),
             turns: Turns::default(),
             restarting: Mutex::default(),

@@ -65,7 +65,18 @@ impl Containers {
             Some(live) => self.kill_and_wait(record, &live).await?,
             None => self.not_new(record)?,
         }
+        self.wait_for_copies_of(&record.id).await;
         self.erase(record).await
+    }
+
+    /// As `remove` without force, but for one that only pauses before its policy starts it again.
+    pub async fn remove_unless_it_pauses(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), ContainerError> {
+        // What its policy will have of it is known when it has ended as a whole.
+        self.wait_for_leaving_of(record.slot).await;
+        if self.pauses(&record.id) {
+            return Err(ContainerError::Busy { name: record.name.to_string() });
+        }
+        self.remove(record, false).await
     }
 
     /// By its cgroup: neither the program nor the shim has a say in it.

@@ -40,6 +40,9 @@ impl Containers {
         let mut pace = Pace::new("end");
         let _leaving = Leaving::of(self, record.slot);
         let log_dropped = ended.log_dropped;
+        // Its limits and its policy may be others than it began with.
+        let spec = self.find(&record.project, record.id.as_str()).map_or_else(|_| record.spec.clone(), |now| now.spec);
+        let record = &ContainerRecord { spec, ..record.clone() };
         let exit = exit_of(record, cgroup, ended).await;
         self.silence(record).await;
         pace.step("silence");
@@ -69,6 +72,7 @@ impl Containers {
             tracing::warn!(container = %record.id, "its shim did not end by itself");
         }
         pace.step("shim");
+        self.wait_for_copies_of(&record.id).await;
         self.tear_down(record).await;
         if record.spec.auto_remove
             && let Err(error) = self.remove_state(record).await

@@ -148,10 +148,12 @@ impl<W: Write> Packing<W> {
             self.copied.skipped += 1;
             return Ok(());
         }
-        for entry in Dir::read_from(&inner).map_err(|e| disk("read", shown, e))? {
+        let mut entries = Dir::new(inner).map_err(|e| disk("read", shown, e))?;
+        while let Some(entry) = entries.read() {
             let entry = entry.map_err(|e| disk("read", shown, e))?;
             let child = OsStr::from_bytes(entry.file_name().to_bytes());
             if child != "." && child != ".." {
+                let inner = entries.fd().map_err(|e| disk("read", shown, e))?;
                 self.one(inner.as_fd(), child, &as_path.join(child), &shown.join(child))?;
             }
         }

@@ -1,6 +1,7 @@
 //! Paths in the container, as its root would have them resolved: symlinks stay inside, `..` ends at the root. Refuses to name a file of the
 //! host, whatever a path says.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -106,21 +107,57 @@ pub fn look(root: BorrowedFd<'_>, place: &Place) -> Result<Option<Stat>, CopyErr
     }
 }
 
-/// Where the path leads if it is a symlink, or a symlink to one; and what is there.
+/// Where the path leads, without any symlink in it; and what is there, if only the last name is missing.
 pub fn follow(root: BorrowedFd<'_>, place: Place) -> Result<(Place, Option<Stat>), CopyError> {
-    let mut place = place;
-    for _ in 0..LINKS_MAX {
-        let stat = look(root, &place)?;
-        let is_link = stat.as_ref().is_some_and(|stat| kind(stat) == FileType::Symlink);
-        let Some(name) = place.name().filter(|_| is_link).cloned() else { return Ok((place, stat)) };
-        let parent = open_directory(root, &place.parent())?;
-        let target = rustix::fs::readlinkat(&parent, name.as_os_str(), Vec::new())
-            .map_err(|e| disk("read the symlink", place.path(), e))?;
-        let target = OsString::from_vec(target.into_bytes());
-        let is_directory = place.is_directory || target.as_bytes().ends_with(b"/");
-        place = Place { is_directory, ..place.parent().join(Path::new(&target)) };
+    let shown = place.path();
+    let mut is_directory = place.is_directory;
+    let mut todo: VecDeque<OsString> = place.parts.into();
+    let mut here = Place { parts: Vec::new(), is_directory: true };
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            here = here.parent();
+            continue;
+        }
+        let next = Place { is_directory, ..here.join(Path::new(&name)) };
+        match look(root, &next)? {
+            None if todo.is_empty() => return Ok((next, None)),
+            None => {
+                return Err(CopyError::NotFound(format!(
+                    "there is no directory {} in the container",
+                    next.path().display()
+                )));
+            }
+            Some(stat) if kind(&stat) == FileType::Symlink => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(CopyError::Refused(format!(
+                        "{} in the container is a loop of symlinks",
+                        shown.display()
+                    )));
+                }
+                let dir = open_directory(root, &here)?;
+                let target = rustix::fs::readlinkat(&dir, name.as_os_str(), Vec::new())
+                    .map_err(|e| disk("read the symlink", next.path(), e))?;
+                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                is_directory |= todo.is_empty() && target.as_os_str().as_bytes().ends_with(b"/");
+                if target.is_absolute() {
+                    here.parts.clear();
+                }
+                for part in target.components().rev() {
+                    match part {
+                        Component::Normal(name) => todo.push_front(name.to_owned()),
+                        Component::ParentDir => todo.push_front("..".into()),
+                        Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+                    }
+                }
+            }
+            Some(_) => here = next,
+        }
     }
-    Err(CopyError::Refused(format!("{} in the container is a loop of symlinks", place.path().display())))
+    let here = Place { is_directory, ..here };
+    let stat = look(root, &here)?;
+    Ok((here, stat))
 }
 
 pub fn kind(stat: &Stat) -> FileType {
@@ -168,7 +205,13 @@ mod tests {
         assert_eq!((at.path(), kind(&stat.unwrap())), ("/etc/real".into(), FileType::Directory));
         let (at, stat) = follow("/etc/up").unwrap();
         assert_eq!((at.path(), kind(&stat.unwrap())), ("/etc/real/file".into(), FileType::RegularFile));
-        assert_eq!(follow("/absolute/file").unwrap().0.path(), PathBuf::from("/absolute/file"));
+        assert_eq!(follow("/absolute/file").unwrap().0.path(), PathBuf::from("/etc/real/file"));
+        // What is above a symlink's target is above where it really is.
+        link("/etc/real", "etc/deep");
+        link("../there", "etc/real/tool");
+        std::fs::write(dir.path().join("etc/there"), b"x").unwrap();
+        assert_eq!(follow("/etc/deep/tool").unwrap().0.path(), PathBuf::from("/etc/there"));
+        assert_eq!(follow("/absolute/new").unwrap().0.path(), PathBuf::from("/etc/real/new"));
         assert!(follow("/outside").unwrap().1.is_none(), "there is no such file here");
         assert!(matches!(follow("/loop"), Err(CopyError::Refused(_))));
         assert!(matches!(follow("/nowhere/file"), Err(CopyError::NotFound(_))));

@@ -123,7 +123,8 @@ impl Walk<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        for entry in Dir::read_from(&inner)? {
+        let mut entries = Dir::new(inner)?;
+        while let Some(entry) = entries.read() {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(Errno::NOENT) => break,
@@ -131,6 +132,7 @@ impl Walk<'_> {
             };
             let child = OsStr::from_bytes(entry.file_name().to_bytes());
             if child != "." && child != ".." {
+                let inner = entries.fd()?;
                 self.one(inner.as_fd(), child, self.below(place, child), depth + 1)?;
             }
         }

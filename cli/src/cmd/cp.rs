@@ -151,8 +151,7 @@ async fn copy_out(
     path: String,
     to: Local,
 ) -> Result<i32, Failure> {
-    let contents = path.ends_with("/.");
-    let request = CopyFromRequest { container, path, follow: args.follow_link };
+    let request = CopyFromRequest { container, path: path.clone(), follow: args.follow_link };
     if matches!(to, Local::Stream) && io::stdout().is_terminal() {
         let refused = CpError::Refused("a tar archive is nothing for a terminal".to_owned());
         return Err(Fault::from(refused).next("pipe it on: cc cp ID:PATH - | tar -t").into());
@@ -161,8 +160,8 @@ async fn copy_out(
     let Some(Output::Header(header)) = outputs.message().await?.and_then(|message| message.output) else {
         return Err(Status::data_loss("the daemon sent no header").into());
     };
-    let path = match to {
-        Local::Path(path) => path,
+    let to = match to {
+        Local::Path(to) => to,
         Local::Stream => {
             let done = pour(&mut outputs).await?;
             if done.skipped > 0 && !context.ui.quiet {
@@ -171,7 +170,7 @@ async fn copy_out(
             return Ok(0);
         }
     };
-    let target = place::target(&path, &header, contents).map_err(Fault::from)?;
+    let target = place::target(&to, &path, &header).map_err(Fault::from)?;
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let keep_owner = args.archive;
     let unpacking = tokio::task::spawn_blocking(move || {

@@ -99,7 +99,12 @@ pub fn main(args: Vec<OsString>) -> i32 {
         let ui = Ui { json, quiet: cli.globals.quiet };
         return ended(context::run(ui, &cli.globals, args), None, false, json);
     }
-    let globals = match contexts::resolve(cli.globals) {
+    let by_flag = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let given = contexts::Given {
+        context_by_flag: by_flag("cc_context"),
+        daemon_by_flag: ["cc_endpoint_url", "cc_access_token", "cc_secret_key"].into_iter().any(by_flag),
+    };
+    let globals = match contexts::resolve(cli.globals, given) {
         Ok(globals) => globals,
         Err(error) => return ended(Err(Fault::from(error).into()), None, is_run, json),
     };

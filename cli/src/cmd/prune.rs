@@ -7,6 +7,7 @@ use cc_common::api::v1::image_service_client::ImageServiceClient;
 use cc_common::api::v1::{ListContainersRequest, PruneImagesRequest, RemoveRequest};
 use clap::Args;
 use serde::Serialize;
+use tonic::Code;
 
 use super::Context;
 use crate::error::{Failure, usage};
@@ -57,10 +58,12 @@ pub async fn run(context: &Context, args: PruneArgs) -> Result<i32, Failure> {
     let listed = client.list(ListContainersRequest { all: true }).await?.into_inner().containers;
     let mut containers = Vec::new();
     for ended in listed.into_iter().filter(|container| container.state == "stopped") {
-        // One by one: that somebody starts or removes one meanwhile is no failure.
-        let request = RemoveRequest { ids: vec![ended.id.clone()], force: false };
-        if client.remove(request).await.is_ok() {
-            containers.push(ended.id);
+        let request = RemoveRequest { ids: vec![ended.id.clone()], force: false, unless_it_pauses: true };
+        match client.remove(request).await {
+            Ok(_) => containers.push(ended.id),
+            // Somebody removes it meanwhile, or starts it, its policy above all.
+            Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::Aborted) => {}
+            Err(status) => return Err(status.into()),
         }
     }
     let mut images = ImageServiceClient::new(context.connection().await?);

@@ -19,7 +19,7 @@ pub struct RmArgs {
 }
 
 pub async fn run(context: &Context, args: RmArgs) -> Result<i32, Failure> {
-    let request = RemoveRequest { ids: args.ids, force: args.force };
+    let request = RemoveRequest { ids: args.ids, force: args.force, unless_it_pauses: false };
     let done = context.containers().await?.remove(request).await?.into_inner();
     context.ui.show(&Ids(done.ids))?;
     Ok(0)

@@ -1022,6 +1022,9 @@ pub struct RemoveRequest {
     pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "2")]
     pub force: bool,
+    /// before its restart policy starts it again
+    #[prost(bool, tag = "3")]
+    pub unless_it_pauses: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TunnelData {

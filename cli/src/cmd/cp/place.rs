@@ -1,6 +1,6 @@
 //! Which side is the container's, and where a copy lands here, as `cp` would have it. Refuses to read or write a file.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1::{CopyHeader, CopyKind};
@@ -71,8 +71,8 @@ pub fn source(path: &Path, follow: bool) -> Result<Source, CpError> {
     } else {
         path.to_owned()
     };
-    // The file system's root has no name, and then only what is in it can be meant.
-    let name = real.file_name().map(|name| name.to_string_lossy().into_owned());
+    // As it was named, also where that is a symlink. The file system's root has no name, and then only what is in it can be meant.
+    let name = path.file_name().or(real.file_name()).map(|name| name.to_string_lossy().into_owned());
     let contents = contents || name.is_none();
     let name = name.unwrap_or_else(|| "root".to_owned());
     Ok(Source { path: real, name, is_directory: metadata.is_dir(), contents })
@@ -87,20 +87,20 @@ pub struct Target {
     pub stripped: usize,
 }
 
-pub fn target(path: &Path, header: &CopyHeader, contents: bool) -> Result<Target, CpError> {
+/// The name is that of the path that was asked for: neither the container nor the daemon has a say in what is written here.
+pub fn target(path: &Path, asked: &str, header: &CopyHeader) -> Result<Target, CpError> {
     let is_directory = header.kind() == CopyKind::Directory;
-    let is_root = header.name == ".";
-    let mut name = Path::new(&header.name).components();
-    let is_name = matches!((name.next(), name.next()), (Some(std::path::Component::Normal(_)), None));
-    if !is_root && !is_name {
-        return Err(CpError::Refused(format!("the daemon calls what it sends {:?}", header.name)));
-    }
-    let stripped = usize::from(!is_root);
+    let contents = asked.ends_with("/.");
+    let stripped = usize::from(header.name != ".");
     let here = |path: PathBuf| Ok(Target { path, stripped });
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
             let real = std::fs::canonicalize(path).map_err(disk("find", path))?;
-            here(if (contents && is_directory) || is_root { real } else { real.join(&header.name) })
+            match name_of(asked) {
+                Some(name) if !(contents && is_directory) => here(real.join(name)),
+                _ if is_directory => here(real),
+                _ => Err(CpError::Refused(format!("the daemon says that {asked} is no directory"))),
+            }
         }
         Ok(_) if is_directory => Err(CpError::Refused(format!("{} is no directory", path.display()))),
         Ok(_) => here(std::fs::canonicalize(path).map_err(disk("find", path))?),
@@ -115,6 +115,19 @@ pub fn target(path: &Path, header: &CopyHeader, contents: bool) -> Result<Target
         }
         Err(source) => Err(disk("look at", path)(source)),
     }
+}
+
+/// The last name of a path in the container, as its text says; None of the root.
+fn name_of(asked: &str) -> Option<&std::ffi::OsStr> {
+    let mut names = Vec::new();
+    for component in Path::new(asked).components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            _ => {}
+        }
+    }
+    names.pop()
 }
 
 #[cfg(test)]
@@ -150,7 +163,7 @@ mod tests {
         assert_eq!((of("sub", false).name.as_str(), of("sub", false).contents), ("sub", false));
         assert_eq!((of("sub/.", false).name.as_str(), of("sub/.", false).contents), ("sub", true));
         assert_eq!((of("link", false).name.as_str(), of("link", false).is_directory), ("link", false));
-        assert_eq!((of("link", true).name.as_str(), of("link", true).is_directory), ("sub", true));
+        assert_eq!((of("link", true).name.as_str(), of("link", true).is_directory), ("link", true));
         assert!(source(&dir.path().join("no"), false).is_err());
     }
 
@@ -162,23 +175,27 @@ mod tests {
         std::fs::create_dir(real.join("sub")).unwrap();
         let file = header("x", CopyKind::File);
         let tree = header("x", CopyKind::Directory);
-        let at = |path: &str, header: &CopyHeader, contents| {
+        let at = |path: &str, asked: &str, header: &CopyHeader| {
             let path = format!("{}/{path}", real.display());
-            target(Path::new(&path), header, contents).map(|target| target.path.strip_prefix(&real).unwrap().to_owned())
+            target(Path::new(&path), asked, header).map(|target| target.path.strip_prefix(&real).unwrap().to_owned())
         };
-        assert_eq!(at("sub", &file, false).unwrap(), Path::new("sub/x"));
-        assert_eq!(at("file", &file, false).unwrap(), Path::new("file"));
-        assert_eq!(at("new", &file, false).unwrap(), Path::new("new"));
-        assert_eq!(at("sub", &tree, false).unwrap(), Path::new("sub/x"));
-        assert_eq!(at("sub", &tree, true).unwrap(), Path::new("sub"));
-        assert_eq!(at("new", &tree, false).unwrap(), Path::new("new"));
+        assert_eq!(at("sub", "/x", &file).unwrap(), Path::new("sub/x"));
+        assert_eq!(at("file", "/x", &file).unwrap(), Path::new("file"));
+        assert_eq!(at("new", "/x", &file).unwrap(), Path::new("new"));
+        assert_eq!(at("sub", "/x", &tree).unwrap(), Path::new("sub/x"));
+        assert_eq!(at("sub", "/x/.", &tree).unwrap(), Path::new("sub"));
+        assert_eq!(at("new", "/x", &tree).unwrap(), Path::new("new"));
+        assert_eq!(at("sub", "/", &header(".", CopyKind::Directory)).unwrap(), Path::new("sub"));
         assert!(
-            at("new/", &file, false).is_err()
-                && at("file", &tree, false).is_err()
-                && at("no/new", &file, false).is_err()
+            at("new/", "/x", &file).is_err() && at("file", "/x", &tree).is_err() && at("no/new", "/x", &file).is_err()
         );
-        for hostile in ["..", "a/b", "/etc", ""] {
-            assert!(at("sub", &header(hostile, CopyKind::File), false).is_err(), "{hostile:?}");
+        // Whatever the other side calls it (CVE-2019-6111).
+        for hostile in [".bashrc", "..", "a/b", "/etc", ".", ""] {
+            for asked in ["/srv/report", "srv/x/../report/", "/srv/report"] {
+                let named = at("sub", asked, &header(hostile, CopyKind::Directory)).unwrap();
+                assert_eq!(named, Path::new("sub/report"), "{hostile:?}");
+            }
+            assert!(at("sub", "/", &header(hostile, CopyKind::File)).is_err(), "{hostile:?}");
         }
     }
 }
