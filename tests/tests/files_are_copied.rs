@@ -18,6 +18,8 @@ fn tree(world: &World) -> std::path::PathBuf {
     fs::write(tree.join("sub/deep/large"), vec![7; 3 << 20]).unwrap();
     fs::set_permissions(tree.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
     symlink("sub/deep", tree.join("link")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(tree.join("pipe")).status().unwrap();
+    assert!(made.success());
     tree
 }
 
@@ -36,7 +38,7 @@ fn goes_in_and_out(world: &World, id: &str) {
     let out = world.path("out");
     fs::create_dir(&out).unwrap();
     let told = world.cc(&["cp", &at("/srv-new"), &text(&out), "--json"]).json();
-    assert_eq!((told["entries"].as_u64(), told["bytes"].as_u64()), (Some(6), Some(6 + (3 << 20))), "{told}");
+    assert_eq!((told["entries"].as_u64(), told["bytes"].as_u64()), (Some(7), Some(6 + (3 << 20))), "{told}");
     assert_eq!(fs::read(out.join("srv-new/file")).unwrap(), b"hello\n");
     assert_eq!(fs::read(out.join("srv-new/sub/deep/large")).unwrap(), vec![7; 3 << 20]);
     assert_eq!(fs::read_link(out.join("srv-new/link")).unwrap(), Path::new("sub/deep"));
@@ -50,6 +52,11 @@ fn goes_in_and_out(world: &World, id: &str) {
     assert_eq!(fs::read(world.path("one")).unwrap(), b"hello\n");
     world.cc(&["cp", "-L", &at("/srv-new/link"), &text(&world.path("followed"))]).ok();
     assert!(world.path("followed/large").is_file());
+    // It keeps the name that was asked for, whatever it leads to.
+    let named = world.path("named");
+    fs::create_dir(&named).unwrap();
+    world.cc(&["cp", "-L", &at("/srv-new/link"), &text(&named)]).ok();
+    assert!(named.join("link/large").is_file() && fs::read_dir(&named).unwrap().count() == 1);
     // As a stream.
     let archive = world.command(&["cp", &at("/srv-new/sub"), "-"]).output().unwrap();
     assert!(archive.status.success());
@@ -63,7 +70,7 @@ fn goes_in_and_out(world: &World, id: &str) {
     world.cc(&["cp", &text(&tree.join("file")), &at("/no/")]).fails(1, "no directory /no");
     world.cc(&["cp", "no-such-file", &at("/tmp")]).fails(1, "no-such-file");
     world.cc_with_stdin(&["cp", "-", &at("/tmp")], b"this is no archive").fails(1, "archive is broken");
-    for path in ["tree", "out", "contents", "followed"] {
+    for path in ["tree", "out", "contents", "followed", "named"] {
         fs::remove_dir_all(world.path(path)).unwrap();
     }
 }

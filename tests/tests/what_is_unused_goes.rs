@@ -67,6 +67,30 @@ fn the_disk_is_accounted_for_and_freed() {
     world.assert_clean();
 }
 
+#[test]
+fn a_pause_is_no_end() {
+    let world = World::new();
+    world.run("busybox", &["--name", "flaps", "--restart", "always"], &["false"]);
+    // Each pause is twice as long as the one before: by now it is seconds.
+    let restarts = || world.inspect("flaps")["restarts"].as_u64();
+    eventually("it pauses for long", Duration::from_secs(30), || (restarts() >= Some(5)).then_some(()));
+    world.cc(&["prune", "-af"]).ok();
+    assert!(restarts() >= Some(5), "it is still there, and so is its image");
+    world.remove_all();
+    world.assert_clean();
+}
+
+#[test]
+fn a_new_policy_holds_at_the_next_end() {
+    let world = World::new();
+    let script = "test -f /again && exec sleep 600; touch /again; sleep 2; exit 1";
+    world.run("busybox", &["--name", "web"], &["sh", "-c", script]);
+    world.cc(&["update", "--restart", "on-failure:1", "web"]).ok();
+    eventually("it was started again", SOON, || (world.inspect("web")["restarts"] == 1).then_some(()));
+    world.remove_all();
+    world.assert_clean();
+}
+
 /// What the kernel has, on either version of cgroups.
 fn limit(world: &World, id: &str, v2: &str, v1: &str) -> String {
     let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", world.pid(id))).unwrap();
