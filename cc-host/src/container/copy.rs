@@ -128,19 +128,19 @@ impl Containers {
     pub async fn copy(&self, record: &ContainerRecord, wanted: Wanted) -> Result<Copying, ContainerError> {
         let name = record.name.to_string();
         let copy = |source| ContainerError::Copy { name: name.clone(), source };
-        let turn = self.copy_turn(record)?;
-        let (stdin, stopped, exit, claim) = match self.live(&record.id) {
+        let (stdin, stopped, exit, claim, turn) = match self.live(&record.id) {
             Some(live) => {
                 let State::Running { pid, .. } = self.find(&record.project, record.id.as_str())?.state else {
                     return Err(ContainerError::Busy { name });
                 };
                 let process = process_of(pid, &live.netns).map_err(failed("reach the container")).map_err(copy)?;
-                (Stdio::from(process), None, Some(live.exit.clone()), None)
+                (Stdio::from(process), None, Some(live.exit.clone()), None, self.copy_turn(record)?)
             }
             None => {
                 let claim = self.claims.of(&record.id).await;
                 let (stopped, hold) = self.stopped(record, &wanted).await?;
-                (Stdio::null(), Some(stopped), None, Some((claim, hold)))
+                // Whoever has the claim may be waiting for the copies: not for one that waits for the claim.
+                (Stdio::null(), Some(stopped), None, Some((claim, hold)), self.copy_turn(record)?)
             }
         };
         let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(failed("make a socket")).map_err(copy)?;
