@@ -102,7 +102,10 @@ impl Daemon {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("cc-host ended with {status}:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
             }
-            std::os::unix::net::UnixStream::connect(socket).ok()
+            // What a killed daemon was about to become may have its socket for a moment yet.
+            let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+            let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+            (peer.pid() == self.pid()).then_some(())
         });
         self
     }

@@ -105,7 +105,7 @@ pub fn all(root: &Path, options: &Options) -> Result<Vec<Ran>> {
 }
 
 /// A file each.
-fn targets(root: &Path) -> Result<std::collections::BTreeSet<String>> {
+pub fn targets(root: &Path) -> Result<std::collections::BTreeSet<String>> {
     let dir = root.join("tests/fuzz/fuzz_targets");
     let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let names = entries.flatten().filter_map(|entry| {

@@ -20,10 +20,14 @@ const FUZZ: &str = "fuzz";
 /// Of each target.
 const FUZZ_SECONDS: u64 = 600;
 
+const PASSED: &str = "passed";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
     file: String,
     counts: String,
     seconds: u64,
+    seed: u64,
     result: String,
 }
 
@@ -31,7 +35,7 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     if !is_root() {
         bail!("the soak makes namespaces, mounts and eBPF programs: run it as root (sudo -E cargo xtask soak)");
     }
-    let files = files(root, which)?;
+    let wanted = files(root, which)?;
     setup::run(root, setup::For::Tests)?;
     build::run_with_images(root, Profile::Release)?;
     run_command(std::process::Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
@@ -39,31 +43,55 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     let seed = test::seed();
     println!("seed: CC_TEST_SEED={seed} (set it to repeat this run)");
     let mut rows = Vec::new();
-    for file in files {
+    for file in wanted {
         rows.push(one(root, &file, seed)?);
     }
     if wants_fuzz(which) {
         let ran = fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS))?;
-        rows.extend(ran.into_iter().map(Row::from));
+        rows.extend(ran.into_iter().map(|ran| Row::of_fuzzing(ran, seed)));
     }
-    let table = render(&rows, seed);
-    print!("{table}");
     let path = root.join("docs/soak.md");
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let known: Vec<String> = files(root, None)?
+        .into_iter()
+        .chain(fuzz::targets(root)?.iter().map(|name| format!("{FUZZ} {name}")))
+        .collect();
+    let failed = rows.iter().any(|row| row.result != PASSED);
+    let table = render(&merged(rows, &before, &known));
+    print!("{table}");
     std::fs::create_dir_all(root.join("docs")).context("cannot make docs")?;
     std::fs::write(&path, table).with_context(|| format!("cannot write {}", path.display()))?;
-    if rows.iter().any(|row| row.result != "passed") { bail!("the soak failed; see docs/soak.md") } else { Ok(()) }
+    if failed { bail!("the soak failed; see docs/soak.md") } else { Ok(()) }
 }
 
 fn wants_fuzz(which: Option<&str>) -> bool {
     which.is_none_or(|which| FUZZ.starts_with(which))
 }
 
-impl From<fuzz::Ran> for Row {
-    fn from(ran: fuzz::Ran) -> Row {
+impl Row {
+    fn of_fuzzing(ran: fuzz::Ran, seed: u64) -> Row {
         let fuzz::Ran { target, executions, seconds, found } = ran;
-        let result = found.unwrap_or_else(|| "passed".to_owned());
-        Row { file: format!("{FUZZ} {target}"), counts: format!("{executions} executions"), seconds, result }
+        let result = found.unwrap_or_else(|| PASSED.to_owned());
+        Row { file: format!("{FUZZ} {target}"), counts: format!("{executions} executions"), seconds, seed, result }
     }
+
+    /// Of a table that was written before.
+    fn parse(line: &str) -> Option<Row> {
+        let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
+        let [file, counts, seconds, seed, result] = cells.as_slice() else { return None };
+        let (seconds, seed) = (seconds.parse().ok()?, seed.parse().ok()?);
+        let [file, counts, result] = [file, counts, result].map(|cell| (*cell).to_owned());
+        Some(Row { file, counts, seconds, seed, result })
+    }
+}
+
+/// Of what did not run now, what came of it when it last ran; in the order of `known`. What is not known any more is left out.
+fn merged(rows: Vec<Row>, before: &str, known: &[String]) -> Vec<Row> {
+    let old = before.lines().filter_map(Row::parse).filter(|old| rows.iter().all(|row| row.file != old.file));
+    let mut all: Vec<Row> = old.chain(rows.iter().cloned()).collect();
+    all.retain(|row| known.contains(&row.file));
+    all.sort_by_key(|row| known.iter().position(|file| *file == row.file));
+    all
 }
 
 fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
@@ -90,23 +118,46 @@ fn one(root: &Path, file: &str, seed: u64) -> Result<Row> {
     let outcome = tally::run(test::seeded(&mut command, seed), "soak: ")?;
     let left: Vec<String> = residue::now().difference(&before).cloned().collect();
     let result = match (outcome.success && outcome.tally.skipped == 0, left.is_empty()) {
-        (true, true) => "passed".to_owned(),
+        (true, true) => PASSED.to_owned(),
         (true, false) => format!("left behind: {}", left.join(", ")),
         (false, _) => format!("failed: {} of {}", outcome.tally.failed, outcome.tally.passed + outcome.tally.failed),
     };
     let counts = outcome.noted.iter().filter_map(|line| line.strip_prefix("soak: ")).collect::<Vec<_>>().join("; ");
-    Ok(Row { file: file.to_owned(), counts, seconds: began.elapsed().as_secs(), result })
+    Ok(Row { file: file.to_owned(), counts, seconds: began.elapsed().as_secs(), seed, result })
 }
 
-fn render(rows: &[Row], seed: u64) -> String {
+fn render(rows: &[Row]) -> String {
     let kernel = nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_owned());
     let mut text = format!(
-        "# The last soak\n\nWritten by `cargo xtask soak`; kernel {}, seed {seed}.\n\n| file | counts | seconds | result |\n|---|---|---|---|\n",
+        "# The last soak\n\nWritten by `cargo xtask soak`; kernel {}. A part that is run alone (`cargo xtask soak NAME`) replaces its own rows.\n\n\
+         | file | counts | seconds | seed | result |\n|---|---|---|---|---|\n",
         // Its version; what a distribution adds to it says nothing here.
         kernel.to_string_lossy().split('-').next().unwrap_or_default()
     );
-    for Row { file, counts, seconds, result } in rows {
-        writeln!(text, "| {file} | {counts} | {seconds} | {result} |").expect("writing to a string cannot fail");
+    for Row { file, counts, seconds, seed, result } in rows {
+        writeln!(text, "| {file} | {counts} | {seconds} | {seed} | {result} |")
+            .expect("writing to a string cannot fail");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_replaces_its_own_rows() {
+        let row = |file: &str, seed: u64, result: &str| Row {
+            file: file.to_owned(),
+            counts: "1 MiB; 2 kills".to_owned(),
+            seconds: 3,
+            seed,
+            result: result.to_owned(),
+        };
+        let known = ["kill_a", "logs_b", "fuzz c"].map(str::to_owned);
+        let before = render(&[row("logs_b", 1, "failed: 1 of 6"), row("fuzz c", 1, PASSED), row("gone", 1, PASSED)]);
+        let now = merged(vec![row("logs_b", 2, PASSED), row("kill_a", 2, PASSED)], &before, &known);
+        assert_eq!(now, [row("kill_a", 2, PASSED), row("logs_b", 2, PASSED), row("fuzz c", 1, PASSED)]);
+        assert_eq!(merged(vec![], &render(&now), &known), now, "it is read as it was written");
+    }
 }
