@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::CapabilitySet;
 
 use super::{HOLD_SUBCOMMAND, Stopped};
 use crate::shim::{launch, mounts, privileges, rootfs};
@@ -50,7 +50,7 @@ pub fn enter(stopped: Option<&Stopped>) -> Result<OwnedFd, String> {
     step("new namespaces", unshare(rest))?;
     privileges::become_root().map_err(|e| e.message)?;
     step("limits", limits())?;
-    step("privileges", drop_capabilities())?;
+    step("privileges", privileges::confine_to(kept()))?;
     // The change of ids cleared both.
     step("hide", set_dumpable_behavior(DumpableBehavior::NotDumpable))?;
     step("tie to the daemon", set_parent_process_death_signal(Some(Signal::KILL)))?;
@@ -65,20 +65,6 @@ fn limits() -> std::io::Result<()> {
         rustix::process::setrlimit(resource, Rlimit { current: Some(new), maximum: Some(new) })?;
     }
     Ok(())
-}
-
-fn drop_capabilities() -> std::io::Result<()> {
-    rustix::thread::set_no_new_privs(true)?;
-    for capability in CapabilitySet::all().difference(kept()).iter() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // A capability that this kernel does not know yet is not held either.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    rustix::thread::clear_ambient_capability_set()?;
-    let sets = CapabilitySets { effective: kept(), permitted: kept(), inheritable: CapabilitySet::empty() };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// A process that does nothing but have a user namespace: layers can be shown under its ids only while there is one.

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::CapabilitySet;
 
 use crate::image::limits::{CHILD_MEMORY_BYTES, LAYER_BYTES_MAX};
 
@@ -72,17 +72,6 @@ fn limits() -> io::Result<()> {
 }
 
 fn privileges() -> io::Result<()> {
-    rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    for capability in CapabilitySet::all().difference(kept()).iter() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // A capability that this kernel does not know yet is not held either.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    rustix::thread::clear_ambient_capability_set()?;
-    let sets = CapabilitySets { effective: kept(), permitted: kept(), inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets)?;
-    Ok(())
+    crate::shim::privileges::confine_to(kept())
 }
