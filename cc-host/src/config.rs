@@ -1,11 +1,12 @@
 //! What an operator may set, with defaults that work with no file. Refuses to read anything but its own file.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use cc_common::nat::STAND_IN_PREFIX_LEN_MAX;
 use ipnet::{Ipv4Net, Ipv6Net};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::resolver::NameServer;
 
@@ -21,11 +22,10 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
 }
 
-/// Where `/metrics` is served, and whether the daemon may do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(try_from = "String")]
-pub enum MetricsListen {
-    /// At `METRICS_DEFAULT`, if nobody else is: of many daemons on a machine one is found where scrapers look.
+/// Where something is served, and whether the daemon may do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Listen {
+    /// At the default address, if nobody else is: of many daemons on a machine one is found where people look.
     #[default]
     Default,
     Off,
@@ -34,30 +34,36 @@ pub enum MetricsListen {
 }
 
 /// Loopback, and a port among those that exporters use.
-pub const METRICS_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9477);
+pub const METRICS_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
+/// Loopback, near the port of TLS.
+pub const CONSOLE_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 
-impl MetricsListen {
-    pub fn address(self) -> Option<SocketAddr> {
+impl Listen {
+    pub fn address(self, default: SocketAddr) -> Option<SocketAddr> {
         match self {
-            MetricsListen::Default => Some(METRICS_DEFAULT),
-            MetricsListen::Off => None,
-            MetricsListen::At(address) => Some(address),
+            Listen::Default => Some(default),
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
         }
     }
 }
 
-impl TryFrom<String> for MetricsListen {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "" | "off" => Ok(MetricsListen::Off),
-            address => address.parse().map(MetricsListen::At).map_err(|_| {
-                format!(
-                    "metrics_listen is {address:?}, neither an address and port such as \"127.0.0.1:9477\" nor \"off\""
-                )
-            }),
-        }
+fn listen<'de, D: Deserializer<'de>>(text: D, key: &str) -> Result<Listen, D::Error> {
+    match String::deserialize(text)?.as_str() {
+        "" | "off" => Ok(Listen::Off),
+        address => address.parse().map(Listen::At).map_err(|_| {
+            let like = "neither an address and port such as \"127.0.0.1:9477\" nor \"off\"";
+            D::Error::custom(format!("{key} is {address:?}, {like}"))
+        }),
     }
+}
+
+fn metrics_listen<'de, D: Deserializer<'de>>(text: D) -> Result<Listen, D::Error> {
+    listen(text, "metrics_listen")
+}
+
+fn console_listen<'de, D: Deserializer<'de>>(text: D) -> Result<Listen, D::Error> {
+    listen(text, "console_listen")
 }
 
 /// Both ends belong to it.
@@ -97,7 +103,11 @@ pub struct Config {
     /// Also serve TLS here, for signed requests.
     pub listen: Option<SocketAddr>,
     /// Where `/metrics` is served: to anybody on a loopback address, by TLS and a token elsewhere.
-    pub metrics_listen: MetricsListen,
+    #[serde(deserialize_with = "metrics_listen")]
+    pub metrics_listen: Listen,
+    /// Where the web console is served to browsers of this host: a loopback address. By `listen` it is served anyhow.
+    #[serde(deserialize_with = "console_listen")]
+    pub console_listen: Listen,
     /// Names and addresses beyond `listen`'s own that the TLS certificate is good for.
     pub tls_names: Vec<String>,
     /// The interface that leads out, whose MTU decides the containers'; default: the one with the default route.
@@ -144,7 +154,8 @@ impl Default for Config {
             cgroup_dir: "cc".into(),
             socket: None,
             listen: None,
-            metrics_listen: MetricsListen::Default,
+            metrics_listen: Listen::Default,
+            console_listen: Listen::Default,
             tls_names: Vec::new(),
             uplink: None,
             guard: false,
@@ -226,11 +237,11 @@ mod tests {
     #[test]
     fn metrics_are_on_off_or_elsewhere() {
         let read = |text: &str| toml::from_str::<Config>(text).map(|config| config.metrics_listen);
-        assert_eq!(read(""), Ok(MetricsListen::Default));
-        assert_eq!(read("metrics_listen = ''"), Ok(MetricsListen::Off));
-        assert_eq!(read("metrics_listen = 'off'"), Ok(MetricsListen::Off));
+        assert_eq!(read(""), Ok(Listen::Default));
+        assert_eq!(read("metrics_listen = ''"), Ok(Listen::Off));
+        assert_eq!(read("metrics_listen = 'off'"), Ok(Listen::Off));
         // As the default has it, but meant: then it must not be elsewhere or nowhere.
-        assert_eq!(read("metrics_listen = '127.0.0.1:9477'"), Ok(MetricsListen::At(METRICS_DEFAULT)));
+        assert_eq!(read("metrics_listen = '127.0.0.1:9477'"), Ok(Listen::At(METRICS_DEFAULT)));
         for bad in ["metrics_listen = 'localhost:1'", "metrics_listen = '9477'", "metrics_listen = 9477"] {
             assert!(read(bad).unwrap_err().to_string().contains("metrics_listen"), "{bad}");
         }

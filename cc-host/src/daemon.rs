@@ -14,17 +14,19 @@ use cc_common::api::fault::Fault;
 use cc_common::api::v1::host_service_server::HostServiceServer;
 use cc_common::names::ABI;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::api::host::HostApi;
+use crate::api::host::{ConsoleUrls, HostApi};
 use crate::api::server::{Doors, serve_on};
-use crate::auth::{AuthConfig, AuthLayer, BearerGate};
+use crate::auth::{AuthConfig, AuthLayer, BearerGate, Tickets};
 use crate::config::{Config, ConfigError};
 use crate::ids;
 use crate::kernel::check;
 use crate::metrics;
 use crate::store::{SqliteStore, Store, Txn, typed};
+use crate::web::{self, Web};
 use events::Events;
 use rooms::House;
 
@@ -35,6 +37,8 @@ pub use logging::{LogFormat, init_logging};
 const STOP_GRACE: Duration = Duration::from_millis(500);
 /// For all of them together; one that is not down by then goes on, and the next daemon adopts it.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Connections on their way to the console.
+const WEB_ACCEPTED_MAX: usize = 64;
 const HOST_ID_KEY: &str = "host/id";
 
 /// Serves until SIGTERM or SIGINT.
@@ -66,7 +70,16 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let registry = Arc::new(house.registry(events.clone(), auth.tally()));
     let bearers = BearerGate::new(store.clone(), config.refusals_per_minute, auth.tally());
     let (objects, flows) = (house.counter(), config.flows);
-    let host = HostApi { events: events.clone(), host_id, abi: ABI, objects, flows };
+    let tickets = Tickets::new(store.clone());
+    let host = HostApi {
+        events: events.clone(),
+        host_id,
+        abi: ABI,
+        objects,
+        flows,
+        tickets: tickets.clone(),
+        console: ConsoleUrls::of(&doors),
+    };
     let routes = house.add_services(Routes::new(HostServiceServer::new(host)));
 
     if let Some(url) = &doors.endpoint_url {
@@ -77,6 +90,10 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         tracing::info!(url = door.url(), "serving metrics");
         background.spawn(door.serve(Arc::clone(&registry), bearers));
     }
+    let web = Arc::new(Web { containers: house.container_api(), tickets, auth: auth.clone() });
+    let (to_web, asked) = mpsc::channel(WEB_ACCEPTED_MAX);
+    background.spawn(web::serve(web, asked));
+    tell_of_console(&doors, &events).await;
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
     let (tell, mut told) = tokio::sync::watch::channel(false);
@@ -84,7 +101,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         // The sender lives until the end of this function.
         let _told = told.wait_for(|stop| *stop).await.map(|_| ());
     };
-    let serving = serve_on(doors, routes, auth, stopping);
+    let serving = serve_on(doors, routes, auth, Some(to_web), stopping);
     tokio::pin!(serving);
     let result = tokio::select! {
         // By itself, so by a failure.
@@ -107,6 +124,18 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     events.add("host.stopped", "", &text).await;
     let _gone_already = std::fs::remove_file(config.socket());
     result
+}
+
+async fn tell_of_console(doors: &Doors, events: &Events) {
+    if let Some(address) = doors.console_address {
+        tracing::info!(%address, "serving the console");
+    }
+    if let Some(error) = &doors.console_missing {
+        let error = format!("{error}: {}", crate::error_chain(error));
+        tracing::warn!(error, "the console is not served at its usual address");
+        let text = format!("the console is not served at its usual address: {error}; set console_listen");
+        events.add("console.off", "", &text).await;
+    }
 }
 
 /// The store, its directory made if it is missing.

@@ -43,6 +43,8 @@ pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vpc;
 #[cfg(feature = "daemon")]
+pub mod web;
+#[cfg(feature = "daemon")]
 pub mod why;
 
 /// The causes of an error in one line, outermost first: what a log or a fault's "why" needs.

@@ -120,6 +120,8 @@ pub enum Command {
     Prune(cmd::prune::PruneArgs),
     /// What the daemon's data takes on the disk
     System(cmd::system::SystemArgs),
+    /// The link that opens the web console
+    Console(cmd::console::ConsoleArgs),
     /// Daemons under names, and which one commands are for
     Context(cmd::context::ContextArgs),
     /// Show the daemon and its host

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
 pub mod beyond;
+pub mod chromium;
 pub mod conversations;
 pub mod daemon;
 pub mod dns;
@@ -18,6 +19,7 @@ pub mod scapy;
 pub mod skip;
 pub mod typist;
 pub mod watch;
+pub mod websocket;
 pub mod world;
 
 pub use daemon::{Build, Leave};

@@ -64,6 +64,7 @@ const TESTS: &[Package] = &[
     program("tcpdump", "tcpdump"),
     program("curl", "curl"),
     program("openssl", "openssl"),
+    program("chromium", "chromium"),
     file("python3-scapy", "/usr/lib/python3/dist-packages/scapy/__init__.py"),
 ];
 

@@ -7,9 +7,12 @@ use cc_common::api::fault::Fault;
 use cc_common::api::v1::host_service_server::HostService;
 use cc_common::api::v1::{DiskUsage, DiskUsageReport, DiskUsageRequest};
 use cc_common::api::v1::{Event, EventsRequest, EventsResponse, FlowLimits, HostInfo, InfoRequest};
+use cc_common::api::v1::{Ticket, TicketRequest};
 use tonic::{Request, Response, Status};
 
-use crate::auth::{Caller, Role};
+use super::server::Doors;
+use crate::auth::tickets::LINK_FOR;
+use crate::auth::{Caller, Role, Tickets};
 use crate::config::Flows;
 use crate::daemon::disk::{Part, Usage};
 use crate::daemon::events::Events;
@@ -49,6 +52,23 @@ pub struct HostApi {
     pub abi: u32,
     pub objects: Arc<dyn CountObjects>,
     pub flows: Flows,
+    pub tickets: Tickets,
+    pub console: ConsoleUrls,
+}
+
+/// Where browsers find the console: on this host, and from elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct ConsoleUrls {
+    pub local: Option<String>,
+    pub tls: Option<String>,
+}
+
+impl ConsoleUrls {
+    pub fn of(doors: &Doors) -> Self {
+        let local = doors.console_address.map(|address| format!("http://{address}"));
+        let tls = doors.endpoint_url.as_deref().and_then(|url| url.split('#').next()).map(str::to_owned);
+        ConsoleUrls { local, tls }
+    }
 }
 
 #[async_trait]
@@ -66,6 +86,18 @@ impl HostService for HostApi {
             vpcs: counts.vpcs,
             host_id: self.host_id.clone(),
             flows: Some(flow_limits(&self.flows)),
+        }))
+    }
+
+    async fn ticket(&self, request: Request<TicketRequest>) -> Result<Response<Ticket>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.require(Role::Viewer)?;
+        let issued = self.tickets.issue(&caller, LINK_FOR)?;
+        Ok(Response::new(Ticket {
+            ticket: issued.text.to_string(),
+            expires_ms: issued.expires_ms,
+            local_url: self.console.local.clone().unwrap_or_default(),
+            tls_url: self.console.tls.clone().unwrap_or_default(),
         }))
     }
 

@@ -1,4 +1,5 @@
-//! Connections as they come in, from both doors as one stream, each knowing its peer. Refuses to read requests.
+//! Connections as they come in, each knowing its peer: those that speak gRPC as one stream, those that speak HTTP/1.1 as another.
+//! Refuses to read requests.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -20,6 +21,8 @@ use crate::auth::Peer;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes at a time: each costs a signature and up to 64 KiB.
 const HANDSHAKES_MAX: usize = 64;
+/// What a gRPC client says of itself in the handshake; whoever says less speaks HTTP/1.1.
+pub const ALPN_GRPC: &[u8] = b"h2";
 /// How long to wait after a failed accept, usually for file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -33,6 +36,10 @@ pub enum ListenError {
     Unix { path: PathBuf, source: io::Error },
     #[error("cannot listen on {address}")]
     Tcp { address: std::net::SocketAddr, source: io::Error },
+    #[error(
+        "cannot serve the console at {address}: it is no loopback address, and the console has no TLS of its own there"
+    )]
+    NotLoopback { address: std::net::SocketAddr },
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -42,8 +49,20 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Connection {
     peer: Peer,
     stream: Box<dyn Stream>,
+    /// Nobody on the way reads or changes it.
+    tls: bool,
     /// Only strangers are counted.
     _seat: Option<Seat>,
+}
+
+impl Connection {
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
 }
 
 impl Connected for Connection {
@@ -102,21 +121,24 @@ pub async fn accept_unix(listener: UnixListener, accepted: mpsc::Sender<io::Resu
 
 fn local(stream: UnixStream) -> io::Result<Connection> {
     let uid = stream.peer_cred()?.uid();
-    Ok(Connection { peer: Peer::Local { uid }, stream: Box::new(stream), _seat: None })
+    Ok(Connection { peer: Peer::Local { uid }, stream: Box::new(stream), tls: false, _seat: None })
 }
 
-/// Accepts and shakes hands until the receiver of `accepted` is gone. A slow handshake keeps nobody waiting but itself.
-pub async fn accept_tls(
-    listener: TcpListener,
-    config: Arc<rustls::ServerConfig>,
-    accepted: mpsc::Sender<io::Result<Connection>>,
-) {
+/// Where connections go, by what they speak. Nobody there means that the daemon is stopping.
+#[derive(Clone)]
+pub struct Accepted {
+    pub grpc: mpsc::Sender<io::Result<Connection>>,
+    pub web: Option<mpsc::Sender<Connection>>,
+}
+
+/// Accepts and shakes hands until the receiver of gRPC is gone. A slow handshake keeps nobody waiting but itself.
+pub async fn accept_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>, accepted: Accepted) {
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let seats = Seats::default();
     loop {
         let (stream, address) = tokio::select! {
-            () = accepted.closed() => return,
+            () = accepted.grpc.closed() => return,
             result = listener.accept() => match result {
                 Ok(connection) => connection,
                 Err(error) => { pause("the TLS port", &error).await; continue }
@@ -135,14 +157,42 @@ pub async fn accept_tls(
             match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let peer = Peer::Remote { address };
-                    let connection = Connection { peer, stream: Box::new(stream), _seat: Some(seat) };
-                    // Nobody there means that the daemon is stopping.
-                    let _stopping = accepted.send(Ok(connection)).await;
+                    let speaks_grpc = stream.get_ref().1.alpn_protocol() == Some(ALPN_GRPC);
+                    let connection = Connection { peer, stream: Box::new(stream), tls: true, _seat: Some(seat) };
+                    match (speaks_grpc, accepted.web) {
+                        (true, _) => drop(accepted.grpc.send(Ok(connection)).await),
+                        (false, Some(web)) => drop(web.send(connection).await),
+                        (false, None) => {}
+                    }
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
             }
         });
+    }
+}
+
+/// Accepts at a loopback address, until the receiver is gone.
+pub async fn accept_loopback(listener: TcpListener, accepted: mpsc::Sender<Connection>) {
+    let seats = Seats::default();
+    loop {
+        let (stream, address) = tokio::select! {
+            () = accepted.closed() => return,
+            result = listener.accept() => match result {
+                Ok(connection) => connection,
+                Err(error) => { pause("the console's port", &error).await; continue }
+            },
+        };
+        let Some(seat) = seats.take(address.ip()) else {
+            tracing::debug!(%address, "closed a connection to the console: there are too many");
+            continue;
+        };
+        let _best_effort = stream.set_nodelay(true);
+        let peer = Peer::Remote { address };
+        let connection = Connection { peer, stream: Box::new(stream), tls: false, _seat: Some(seat) };
+        if accepted.send(connection).await.is_err() {
+            return;
+        }
     }
 }
 

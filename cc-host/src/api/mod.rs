@@ -20,7 +20,7 @@ mod rules;
 mod run;
 pub mod seats;
 pub mod server;
-mod session;
+pub mod session;
 pub mod tls;
 mod tunnel;
 mod view;

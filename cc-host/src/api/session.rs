@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cc_common::api::fault::Fault;
 use cc_common::api::v1;
-use cc_common::api::v1::{run_input::Input, run_output::Output as Out};
+use cc_common::api::v1::{run_input::Input as In, run_output::Output as Out};
+use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::container::may_be_privileged;
 use super::convert::{bad, check_dir, check_env, check_strings};
@@ -25,7 +26,7 @@ use crate::shim::terminal::Size;
 /// Messages on their way to the client; what is more waits in the shim, and so in the program.
 pub(super) const QUEUE_MESSAGES: usize = 16;
 
-pub(super) type Output = ReceiverStream<Result<v1::RunOutput, Status>>;
+pub type Output = ReceiverStream<Result<v1::RunOutput, Status>>;
 pub(super) type Sender = mpsc::Sender<Result<v1::RunOutput, Status>>;
 
 /// Whom a client's signals are for.
@@ -35,23 +36,27 @@ pub(super) enum To {
     Program,
 }
 
-pub(super) fn exec(containers: &Arc<Containers>, caller: Caller, input: Streaming<v1::RunInput>) -> Output {
+/// What a client sends, whichever way it comes.
+pub trait Input: Stream<Item = Result<v1::RunInput, Status>> + Send + Unpin + 'static {}
+impl<T: Stream<Item = Result<v1::RunInput, Status>> + Send + Unpin + 'static> Input for T {}
+
+pub fn exec(containers: &Arc<Containers>, caller: Caller, input: impl Input) -> Output {
     conduct(containers, input, async move |containers, input, send| {
         conduct_exec(&containers, &caller, input, &send).await
     })
 }
 
-pub(super) fn attach(containers: &Arc<Containers>, caller: Caller, input: Streaming<v1::RunInput>) -> Output {
+pub fn attach(containers: &Arc<Containers>, caller: Caller, input: impl Input) -> Output {
     conduct(containers, input, async move |containers, input, send| {
         conduct_attach(&containers, &caller, input, &send).await
     })
 }
 
 /// In a task of its own, which goes on when the client does not.
-fn conduct<F>(
+fn conduct<I, F>(
     containers: &Arc<Containers>,
-    input: Streaming<v1::RunInput>,
-    conduct: impl FnOnce(Arc<Containers>, Streaming<v1::RunInput>, Sender) -> F,
+    input: I,
+    conduct: impl FnOnce(Arc<Containers>, I, Sender) -> F,
 ) -> Output
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -69,10 +74,10 @@ where
 async fn conduct_exec(
     containers: &Arc<Containers>,
     caller: &Caller,
-    mut input: Streaming<v1::RunInput>,
+    mut input: impl Input,
     send: &Sender,
 ) -> Result<(), Status> {
-    let Some(v1::RunInput { input: Some(Input::Exec(start)) }) = input.message().await? else {
+    let Some(v1::RunInput { input: Some(In::Exec(start)) }) = input.next().await.transpose()? else {
         return Err(bad_start("cannot run a program in a container"));
     };
     let record = containers.find(&caller.project, &start.container).map_err(Fault::from)?;
@@ -95,10 +100,10 @@ async fn conduct_exec(
 async fn conduct_attach(
     containers: &Arc<Containers>,
     caller: &Caller,
-    mut input: Streaming<v1::RunInput>,
+    mut input: impl Input,
     send: &Sender,
 ) -> Result<(), Status> {
-    let Some(v1::RunInput { input: Some(Input::Attach(start)) }) = input.message().await? else {
+    let Some(v1::RunInput { input: Some(In::Attach(start)) }) = input.next().await.transpose()? else {
         return Err(bad_start("cannot attach to a container"));
     };
     let record = containers.find(&caller.project, &start.container).map_err(Fault::from)?;
@@ -180,18 +185,18 @@ pub(super) async fn carry(mut output: OutputReceiver, send: &Sender) -> Option<E
 }
 
 /// Input, signals and sizes, for as long as the client sends them.
-pub(super) fn feed(mut input: Streaming<v1::RunInput>, mut stdin: StdinSender, to: To) -> JoinHandle<()> {
+pub(super) fn feed(mut input: impl Input, mut stdin: StdinSender, to: To) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut ended = false;
-        while let Ok(Some(message)) = input.message().await {
+        while let Some(Ok(message)) = input.next().await {
             let done = match message.input {
-                Some(Input::Stdin(bytes)) if !ended => stdin.send(&bytes).await,
-                Some(Input::StdinEof(_)) if !ended => {
+                Some(In::Stdin(bytes)) if !ended => stdin.send(&bytes).await,
+                Some(In::StdinEof(_)) if !ended => {
                     ended = true;
                     stdin.end().await
                 }
-                Some(Input::Resize(size)) => stdin.resize(window(&size)).await,
-                Some(Input::Signal(signal)) if (1..=64).contains(&signal) => match &to {
+                Some(In::Resize(size)) => stdin.resize(window(&size)).await,
+                Some(In::Signal(signal)) if (1..=64).contains(&signal) => match &to {
                     To::Program => stdin.signal(signal).await,
                     To::Container(containers, record) => {
                         if let Err(error) = containers.signal(record, signal).await {

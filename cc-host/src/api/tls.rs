@@ -1,5 +1,5 @@
 //! This host's TLS identity: made at the first start, kept under `<state_dir>/tls`, keys with mode 0600. Refuses to serve
-//! the API over anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them
+//! gRPC over anything but HTTP/2, and to be reached by clients that skip verification: there is a pin to give them
 //! instead.
 //!
 //! The pin in the endpoint URL is the SHA-256 of the *server's* public key (its SubjectPublicKeyInfo), not of the CA: it is
@@ -23,7 +23,8 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use crate::config::Config;
+use super::listen::ALPN_GRPC;
+use crate::config::{Config, METRICS_DEFAULT};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -80,7 +81,8 @@ impl Identity {
                 builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone(), ca.der().clone()], key)
             })
             .map_err(|source| TlsError::Rustls { source })?;
-        server_config.alpn_protocols = vec![b"h2".to_vec()];
+        // A browser offers both, and is to take the first: WebSockets are of HTTP/1.1. A gRPC client offers the second alone.
+        server_config.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN_GRPC.to_vec()];
         Ok(Identity { pin, server_config: Arc::new(server_config) })
     }
 
@@ -116,7 +118,7 @@ fn ca_params() -> CertificateParams {
 
 fn certificate_names(config: &Config) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    let addresses = config.listen.into_iter().chain(config.metrics_listen.address());
+    let addresses = config.listen.into_iter().chain(config.metrics_listen.address(METRICS_DEFAULT));
     names.extend(addresses.filter(|a| !a.ip().is_unspecified()).map(|a| a.ip().to_string()));
     names.extend(config.tls_names.iter().cloned());
     names.sort_unstable();

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -75,6 +76,30 @@ impl AuthLayer {
         AuthLayer { gate: Arc::new(gate) }
     }
 
+    /// Whose a request without a body is: by its headers, which sign its path, and its query as the message.
+    pub async fn admit_query(&self, peer: Peer, headers: &HeaderMap, path: &str, query: &str) -> Result<Caller, Fault> {
+        self.admit_by(peer, path, async {
+            let (caller, expected) = self.gate.signer(headers, path).await?;
+            let hash: [u8; 32] = Sha256::digest(query.as_bytes()).into();
+            match bool::from(hash.ct_eq(&expected)) {
+                true => Ok(caller),
+                false => Err(refusal(Code::Unauthenticated, "auth.bad_message", "its query is not what was signed")),
+            }
+        })
+        .await
+    }
+
+    /// The same rules for whoever shows something else than a signature.
+    pub async fn admit_by<T>(
+        &self,
+        peer: Peer,
+        path: &str,
+        verdict: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let admitted = self.gate.counted(peer, path, verdict).await;
+        admitted.inspect_err(|fault| self.gate.tally.count(Door::Web, &fault.code))
+    }
+
     /// How many calls were refused, here and for want of a role behind it.
     pub fn tally(&self) -> Tally {
         self.gate.tally.clone()
@@ -134,18 +159,30 @@ impl Gate {
             // Only a server that was put together wrongly gets here.
             return Err(refusal(Code::Internal, "auth.no_peer", "the connection does not say where it is from").into());
         };
+        let path = request.uri().path().to_owned();
+        let admitted = self.counted(peer, &path, async {
+            match peer {
+                Peer::Local { uid } => local(uid, request),
+                Peer::Remote { .. } => self.remote(request).await,
+            }
+        });
+        Ok(admitted.await?)
+    }
+
+    /// The verdict, unless its source has been refused too often; a refusal is counted against it.
+    async fn counted<T>(
+        &self,
+        peer: Peer,
+        path: &str,
+        verdict: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
         let source = Source::from(peer);
         if lock(&self.refusals).over_limit(source, (self.clock)()) {
             let why = "too many calls from the same source were refused within the minute";
             let next = "wait a minute; then check the access token, the secret key and this machine's clock";
-            return Err(refusal(Code::ResourceExhausted, "auth.rate_limited", why).next(next).into());
+            return Err(refusal(Code::ResourceExhausted, "auth.rate_limited", why).next(next));
         }
-        let path = request.uri().path().to_owned();
-        let verdict = match peer {
-            Peer::Local { uid } => local(uid, request),
-            Peer::Remote { .. } => self.remote(request).await,
-        };
-        verdict.map_err(|fault| {
+        verdict.await.inspect_err(|fault| {
             // Our own trouble is not the caller's guessing.
             if fault.kind != Code::Unavailable && fault.kind != Code::Internal {
                 let path: String = path.chars().take(128).collect();
@@ -157,7 +194,6 @@ impl Gate {
                     ),
                 }
             }
-            fault.into()
         })
     }
 
@@ -173,10 +209,19 @@ impl Gate {
     }
 
     async fn remote(&self, mut request: Request<Body>) -> Result<Request<Body>, Fault> {
+        let (caller, expected) = self.signer(request.headers(), request.uri().path()).await?;
+        let body = std::mem::replace(request.body_mut(), Body::empty());
+        *request.body_mut() = check_first_message(body, &expected).await?;
+        request.extensions_mut().insert(caller);
+        Ok(request)
+    }
+
+    /// Who signed, and the hash of the message that was signed, which is to be compared.
+    async fn signer(&self, headers: &HeaderMap, path: &str) -> Result<(Caller, [u8; 32]), Fault> {
         let Some(server) = &self.server else {
             return Err(refusal(Code::Internal, "auth.no_server_key", "this server has no key to sign for"));
         };
-        let signed = SignedClaim::read(request.headers()).map_err(unreadable)?;
+        let signed = SignedClaim::read(headers).map_err(unreadable)?;
         let claim = &signed.claim;
         let now_ms = (self.clock)();
         self.check_time(claim.unix_ms, now_ms)?;
@@ -189,7 +234,7 @@ impl Gate {
             )
             .next("make a key on the host: cc-host key create --role ROLE --project PROJECT"));
         };
-        signed.verify(&key.public, request.uri().path(), server).map_err(|error| {
+        signed.verify(&key.public, path, server).map_err(|error| {
             refusal(Code::Unauthenticated, "auth.bad_signature", &error.to_string())
                 .next("check that the secret key belongs to the access token, and that the endpoint URL is this host's")
         })?;
@@ -203,18 +248,15 @@ impl Gate {
                 return Err(refusal(Code::ResourceExhausted, "auth.key_busy", why).next("call less often"));
             }
         }
-        if let Some(named) = named_project(request.headers())?
+        if let Some(named) = named_project(headers)?
             && named != key.project
         {
             let why = format!("it names the project {named}, and its key belongs to {}", key.project);
             return Err(refusal(Code::PermissionDenied, "auth.project", &why)
                 .next("leave --cc-project and CC_PROJECT out, or use a key of that project"));
         }
-        let expected = claim.message;
-        let body = std::mem::replace(request.body_mut(), Body::empty());
-        *request.body_mut() = check_first_message(body, &expected).await?;
-        request.extensions_mut().insert(Caller { project: key.project, role: key.role, local: false });
-        Ok(request)
+        let caller = Caller { project: key.project, role: key.role, local: false, key: Some(claim.key.clone()) };
+        Ok((caller, claim.message))
     }
 
     fn check_time(&self, signed_ms: u64, now_ms: u64) -> Result<(), Fault> {
@@ -241,7 +283,7 @@ fn local(uid: u32, mut request: Request<Body>) -> Result<Request<Body>, Fault> {
             .next("run the command as root, or use the TLS endpoint with an access key"));
     }
     let project = named_project(request.headers())?.unwrap_or_else(default_project);
-    request.extensions_mut().insert(Caller { project, role: Role::Admin, local: true });
+    request.extensions_mut().insert(Caller { project, role: Role::Admin, local: true, key: None });
     Ok(request)
 }
 

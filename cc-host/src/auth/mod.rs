@@ -6,6 +6,7 @@ mod layer;
 mod nonces;
 mod refusals;
 mod tally;
+pub mod tickets;
 pub mod tokens;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
 
 use cc_common::api::fault::Fault;
+use cc_common::api::signing::KeyId;
 
 use crate::ids::Project;
 
@@ -22,6 +24,7 @@ pub use bearer::BearerGate;
 pub use layer::{AuthConfig, AuthLayer};
 pub(crate) use refusals::network_of;
 pub use tally::{Door, Tally};
+pub use tickets::Tickets;
 pub use tokens::Scope;
 
 /// Ordered: each may do all that the one before it may.
@@ -43,6 +46,8 @@ pub struct Caller {
     pub role: Role,
     /// Came through the unix socket: root on this host.
     pub local: bool,
+    /// What it was signed with; root on this host needs none.
+    pub key: Option<KeyId>,
 }
 
 impl Caller {

@@ -12,6 +12,8 @@ const OTHERS: &str = "other";
 pub enum Door {
     Grpc,
     Metrics,
+    /// The console and the WebSockets.
+    Web,
 }
 
 impl Door {
@@ -19,6 +21,7 @@ impl Door {
         match self {
             Door::Grpc => "grpc",
             Door::Metrics => "metrics",
+            Door::Web => "web",
         }
     }
 }

@@ -9,7 +9,9 @@ use cc_common::api::signing::{
 };
 use cc_common::api::v1::host_service_client::HostServiceClient;
 use cc_common::api::v1::host_service_server::{HostService, HostServiceServer};
-use cc_common::api::v1::{DiskUsageReport, DiskUsageRequest, EventsRequest, EventsResponse, HostInfo, InfoRequest};
+use cc_common::api::v1::{
+    DiskUsageReport, DiskUsageRequest, EventsRequest, EventsResponse, HostInfo, InfoRequest, Ticket, TicketRequest,
+};
 use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
@@ -25,7 +27,7 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::api::server::{Doors, serve_on};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::ids::{Name, now_ms};
 use crate::store::{SqliteStore, Store};
 
@@ -45,6 +47,9 @@ impl HostService for Service {
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
         Caller::of(&request)?.require(Role::Admin)?;
         Ok(Response::new(EventsResponse::default()))
+    }
+    async fn ticket(&self, _: Request<TicketRequest>) -> Result<Response<Ticket>, Status> {
+        Err(Status::unimplemented("not here"))
     }
     async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Result<Response<DiskUsageReport>, Status> {
         Err(Status::unimplemented("not here"))
@@ -71,6 +76,7 @@ impl World {
             state_dir: dir.path().to_owned(),
             run_dir: dir.path().join("run"),
             listen: Some("127.0.0.1:0".parse().unwrap()),
+            console_listen: Listen::Off,
             ..Config::default()
         };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.store_path()).unwrap());
@@ -81,7 +87,7 @@ impl World {
         let auth = AuthLayer::with_clock(auth, clock);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let routes = Routes::new(HostServiceServer::new(Service));
-        let served = tokio::spawn(serve_on(doors, routes, auth, async move { drop(stopped.await) }));
+        let served = tokio::spawn(serve_on(doors, routes, auth, None, async move { drop(stopped.await) }));
         let client = HostServiceClient::new(dial(address, &dir.path().join("tls/ca.pem")).await);
         World { dir, config, store, pin, client, stop, served }
     }

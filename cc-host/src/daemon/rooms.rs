@@ -158,7 +158,7 @@ impl House {
             guard: Arc::clone(&self.guard),
         };
         let guard = GuardApi { guard: Arc::clone(&self.guard) };
-        let container = ContainerApi { containers: Arc::clone(&containers), images: images.clone() };
+        let container = self.container_api();
         let net = NetApi {
             explain: Arc::clone(&self.explain),
             containers: Arc::clone(&containers),
@@ -171,10 +171,14 @@ impl House {
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(WhyServiceServer::new(WhyApi { why }).max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(ContainerServiceServer::new(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(ContainerServiceServer::from_arc(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ImageServiceServer::new(image).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(GuardServiceServer::new(guard).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(NetServiceServer::new(net).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    pub(super) fn container_api(&self) -> Arc<ContainerApi> {
+        Arc::new(ContainerApi { containers: Arc::clone(&self.containers), images: self.images.clone() })
     }
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {

@@ -25,7 +25,7 @@ use super::registry::Registry;
 use crate::api::seats::Seats;
 use crate::api::tls::Identity;
 use crate::auth::BearerGate;
-use crate::config::{Config, MetricsListen};
+use crate::config::{Config, Listen, METRICS_DEFAULT};
 use crate::daemon::events::Events;
 
 /// How long to wait after a failed accept, usually for file descriptors.
@@ -40,10 +40,10 @@ pub struct Door {
 /// What the configuration asks for. Where it does not say, a daemon that finds the default address taken does without: many
 /// run side by side, and none of them must fail to start for want of it.
 pub async fn open(config: &Config, identity: Option<&Identity>, events: &Events) -> Result<Option<Door>, Fault> {
-    let Some(address) = config.metrics_listen.address() else { return Ok(None) };
+    let Some(address) = config.metrics_listen.address(METRICS_DEFAULT) else { return Ok(None) };
     match Door::bind(address, config, identity).await {
         Ok(door) => Ok(Some(door)),
-        Err(error) if config.metrics_listen == MetricsListen::Default => {
+        Err(error) if config.metrics_listen == Listen::Default => {
             tracing::warn!(error = crate::error_chain(&error), %address, "metrics are not served");
             let why = format!("metrics are not served: {error}: {}; set metrics_listen", crate::error_chain(&error));
             events.add("metrics.off", "", &why).await;

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::apart::Apart;
 use self::file::LogFile;
-use self::time::{TIME_BYTES, timestamp};
+use self::time::TIME_BYTES;
+pub use self::time::timestamp;
 use super::record::{self, LOG_FILE, LogRecord};
 use super::spec::{LogMode, LogSpec};
 

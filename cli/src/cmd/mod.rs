@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod completion;
+pub mod console;
 pub mod context;
 pub mod cp;
 pub mod events;
@@ -167,6 +168,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Prune(args) => prune::run(&context, args).await,
         Command::System(args) => system::run(&context, args).await,
         Command::Context(_) => unreachable!("it was run without a daemon"),
+        Command::Console(args) => console::run(&context, args).await,
         Command::Info(args) => info::run(&context, args).await,
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&context, args),

@@ -16,13 +16,14 @@ pub mod seccomp_profiles;
 pub mod seeds;
 pub mod settings;
 pub mod shim_frames;
+pub mod web_requests;
 pub mod wire;
 
 /// A target's name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; each has a file of its name in `fuzz_targets`, and a corpus.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("api_messages", api_messages::run),
     ("datapath", datapath::run),
     ("dns", dns::run),
@@ -34,4 +35,5 @@ pub const TARGETS: [Target; 11] = [
     ("seccomp_profiles", seccomp_profiles::run),
     ("settings", settings::run),
     ("shim_frames", shim_frames::run),
+    ("web_requests", web_requests::run),
 ];

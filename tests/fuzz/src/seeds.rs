@@ -295,6 +295,12 @@ fn messages() -> Vec<Seed> {
         ("api_messages", "ports", of(1, ports.encode_to_vec())),
         ("api_messages", "icmp", of(1, rule("icmp", "3/4", "web").encode_to_vec())),
         ("api_messages", "list", of(1, rule("any", "", "both").encode_to_vec())),
+        ("web_requests", "stdin", of(0, b"\0ls\n".to_vec())),
+        ("web_requests", "half_closed", of(0, vec![255, 0])),
+        ("web_requests", "size", of(0, b"\x04{\"Width\":80,\"Height\":24}".to_vec())),
+        ("web_requests", "exec", of(1, b"command=sh&command=-c&command=echo+%26&tty=1&rows=50&ticket=cct_".to_vec())),
+        ("web_requests", "logs", of(1, b"follow=true&tail=10&since_ms=1".to_vec())),
+        ("web_requests", "origin", of(2, b"localhost:74800http://localhost:74800".to_vec())),
     ];
     let start = Frame::message(&Request::Attach { stdin: true }).encode();
     let hello = Frame::message(&Report::Hello { version: 1 }).encode();

@@ -158,6 +158,22 @@ pub struct FlowLimits {
     pub half_open_per_container_max: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TicketRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ticket {
+    /// a secret until it is used
+    #[prost(string, tag = "1")]
+    pub ticket: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub expires_ms: u64,
+    /// where a browser of the host finds the console; empty: nowhere
+    #[prost(string, tag = "3")]
+    pub local_url: ::prost::alloc::string::String,
+    /// where one from elsewhere does
+    #[prost(string, tag = "4")]
+    pub tls_url: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiskUsageRequest {}
 /// In bytes as the file system gives them to files and directories, each once: what du says of the daemon's state directory.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1927,6 +1943,25 @@ pub mod host_service_client {
                 .insert(GrpcMethod::new("cc.v1.HostService", "DiskUsage"));
             self.inner.unary(req, path, codec).await
         }
+        /// A word that opens the console, or one WebSocket, once, within five minutes, as the caller.
+        pub async fn ticket(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TicketRequest>,
+        ) -> std::result::Result<tonic::Response<super::Ticket>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cc.v1.HostService/Ticket");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cc.v1.HostService", "Ticket"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1955,6 +1990,11 @@ pub mod host_service_server {
             &self,
             request: tonic::Request<super::DiskUsageRequest>,
         ) -> std::result::Result<tonic::Response<super::DiskUsageReport>, tonic::Status>;
+        /// A word that opens the console, or one WebSocket, once, within five minutes, as the caller.
+        async fn ticket(
+            &self,
+            request: tonic::Request<super::TicketRequest>,
+        ) -> std::result::Result<tonic::Response<super::Ticket>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct HostServiceServer<T> {
@@ -2150,6 +2190,51 @@ pub mod host_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DiskUsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cc.v1.HostService/Ticket" => {
+                    #[allow(non_camel_case_types)]
+                    struct TicketSvc<T: HostService>(pub Arc<T>);
+                    impl<
+                        T: HostService,
+                    > tonic::server::UnaryService<super::TicketRequest>
+                    for TicketSvc<T> {
+                        type Response = super::Ticket;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TicketRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as HostService>::ticket(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TicketSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
