@@ -5,6 +5,8 @@ import { Chart, bytes, number, rate } from "./charts.js";
 
 const EVERY_MS = 2000;
 const LOG_PIECES_MAX = 5000;
+/** Of what is typed or pasted, in one message. */
+const PIECE_BYTES = 64 * 1024;
 const KEEP = "cc-session";
 const PROTOCOL = "v5.channel.k8s.io";
 const [STDIN, STDOUT, STDERR, ERROR, RESIZE] = [0, 1, 2, 3, 4];
@@ -17,10 +19,13 @@ let mayOperate = sessionStorage.getItem(`${KEEP}-operator`) === "true";
 let containers = [];
 /** What is shown of the container that was chosen; `close` ends what goes on for it. */
 let shown = null;
+const notices = {};
 
-function notice(text) {
-  by("notice").textContent = text;
-  by("notice").hidden = text === "";
+/** Said until somebody else of the same kind has something to say, or nothing. */
+function notice(kind, text) {
+  notices[kind] = text;
+  by("notice").textContent = Object.values(notices).filter(Boolean).join(" ");
+  by("notice").hidden = by("notice").textContent === "";
 }
 
 async function ask(method, path, body) {
@@ -34,6 +39,7 @@ async function ask(method, path, body) {
 }
 
 function forget() {
+  shown?.close();
   session = "";
   sessionStorage.removeItem(KEEP);
 }
@@ -82,10 +88,12 @@ function frame(channel, content) {
   return framed;
 }
 
+const status = (payload) => JSON.parse(new TextDecoder().decode(payload));
+const succeeded = (payload) => status(payload).status === "Success";
+
 /** How it ended, in a sentence. */
 function ending(payload) {
-  const status = JSON.parse(new TextDecoder().decode(payload));
-  return status.status === "Success" ? "It ended." : status.message;
+  return succeeded(payload) ? "It ended." : status(payload).message;
 }
 
 function age(fromMs) {
@@ -122,8 +130,9 @@ function list() {
 
 function choose(container) {
   shown?.close();
+  notice("chosen", "");
   const { id, name, state } = container;
-  shown = { id, state, closers: [], close() { this.closers.splice(0).forEach((close) => close()); } };
+  shown = { id, state, turn: 0, closers: [], close() { this.closers.splice(0).forEach((close) => close()); } };
   by("detail").hidden = false;
   by("name").textContent = `${name} · ${id}`;
   by("charts").replaceChildren();
@@ -141,10 +150,17 @@ function tab(name) {
     button.setAttribute("aria-selected", String(button.dataset.tab === name));
   }
   for (const panel of document.querySelectorAll("[data-panel]")) panel.hidden = panel.dataset.panel !== name;
-  shown.stopTab?.();
-  shown.stopTab = null;
+  leave(shown);
+  notice("chosen", "");
   if (name === "logs") logs(shown);
   if (name === "terminal") terminal(shown);
+}
+
+/** Ends what the tab has open; what is still being opened finds that its turn is over. */
+function leave(of) {
+  of.turn += 1;
+  of.stopTab?.();
+  of.stopTab = null;
 }
 
 /** Charts of one container, for as long as it is the one that is shown. */
@@ -188,13 +204,15 @@ async function logs(of) {
   const log = by("log");
   log.replaceChildren();
   const decoders = { [STDOUT]: new TextDecoder(), [STDERR]: new TextDecoder() };
+  const turn = of.turn;
   try {
     const socket = await open(of.id, "logs", new URLSearchParams({ follow: "true", tail: "500" }));
-    if (shown !== of) return socket.close();
+    if (shown !== of || of.turn !== turn) return socket.close();
     of.stopTab = () => socket.close();
     of.closers.push(() => socket.close());
     socket.addEventListener("message", ({ data }) => {
       const [channel, payload] = [new Uint8Array(data)[0], new Uint8Array(data, 1)];
+      if (channel === ERROR && !succeeded(payload)) notice("chosen", ending(payload));
       if (!(channel in decoders)) return;
       const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
       const piece = document.createElement("span");
@@ -205,7 +223,7 @@ async function logs(of) {
       if (atEnd) log.scrollTop = log.scrollHeight;
     });
   } catch (error) {
-    notice(error.message);
+    notice("chosen", error.message);
   }
 }
 
@@ -220,7 +238,8 @@ function terminal(of) {
 }
 
 async function run(of, screen, command) {
-  of.stopTab?.();
+  leave(of);
+  const turn = of.turn;
   screen.replaceChildren();
   const display = new Terminal({ cursorBlink: true, scrollback: 5000 });
   const fit = new FitAddon.FitAddon();
@@ -233,10 +252,17 @@ async function run(of, screen, command) {
   try {
     socket = await open(of.id, "exec", query);
   } catch (error) {
-    return notice(error.message);
+    display.dispose();
+    return notice("chosen", error.message);
+  }
+  if (shown !== of || of.turn !== turn) {
+    display.dispose();
+    return socket.close();
   }
   const send = (channel, content) => {
-    if (socket.readyState === WebSocket.OPEN) socket.send(frame(channel, content));
+    for (let at = 0; at < content.length && socket.readyState === WebSocket.OPEN; at += PIECE_BYTES) {
+      socket.send(frame(channel, content.subarray(at, at + PIECE_BYTES)));
+    }
   };
   const fitted = () => fit.fit();
   window.addEventListener("resize", fitted);
@@ -269,10 +295,10 @@ async function run(of, screen, command) {
 async function refresh() {
   try {
     containers = (await ask("GET", "/v1/containers")).containers;
-    notice("");
+    notice("list", "");
     list();
   } catch (error) {
-    notice(error.message);
+    notice("list", error.message);
   }
   if (session) setTimeout(refresh, EVERY_MS);
 }
@@ -286,5 +312,5 @@ try {
   await enter();
   await refresh();
 } catch (error) {
-  notice(error.message);
+  notice("list", error.message);
 }

@@ -39,6 +39,8 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// Connections on their way to the console.
 const WEB_ACCEPTED_MAX: usize = 64;
+/// For WebSockets to tell their clients that the daemon goes.
+const WEB_GRACE: Duration = Duration::from_secs(1);
 const HOST_ID_KEY: &str = "host/id";
 
 /// Serves until SIGTERM or SIGINT.
@@ -90,9 +92,10 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         tracing::info!(url = door.url(), "serving metrics");
         background.spawn(door.serve(Arc::clone(&registry), bearers));
     }
-    let web = Arc::new(Web { containers: house.container_api(), tickets, auth: auth.clone() });
+    let alive = tokio::sync::watch::Sender::new(());
+    let web = Arc::new(Web { containers: house.container_api(), tickets, auth: auth.clone(), alive });
     let (to_web, asked) = mpsc::channel(WEB_ACCEPTED_MAX);
-    background.spawn(web::serve(web, asked));
+    background.spawn(web::serve(Arc::clone(&web), asked));
     tell_of_console(&doors, &events).await;
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
@@ -114,6 +117,8 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
             result
         }
     };
+    // Each has been told already; this is for the words to arrive.
+    let _told_or_not = tokio::time::timeout(WEB_GRACE, web.rest()).await;
     background.shutdown().await;
     registry.rest().await;
     let text = match house.let_go() {

@@ -8,6 +8,8 @@ use serde_json::Value;
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::http::{HeaderName, HeaderValue};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
 use crate::netns::Netns;
@@ -79,8 +81,20 @@ impl<S: Read + Write> Socket<S> {
         self.inner.send(Message::Text(text.into())).unwrap();
     }
 
-    pub fn read(&mut self) -> Result<Message, tungstenite::Error> {
-        self.inner.read()
+    pub fn close(&mut self) {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.inner.close(Some(frame)).unwrap();
+    }
+
+    /// With which code the other end closes it; what comes before is not looked at.
+    pub fn closed(&mut self) -> u16 {
+        loop {
+            match self.inner.read() {
+                Ok(Message::Close(frame)) => return frame.expect("a close says why").code.into(),
+                Ok(_) => {}
+                Err(error) => panic!("it was not closed: {error}"),
+            }
+        }
     }
 
     /// Until the other end closes it, or `enough` says so.

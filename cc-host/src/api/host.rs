@@ -11,7 +11,7 @@ use cc_common::api::v1::{Ticket, TicketRequest};
 use tonic::{Request, Response, Status};
 
 use super::server::Doors;
-use crate::auth::tickets::LINK_FOR;
+use crate::auth::tickets::For;
 use crate::auth::{Caller, Role, Tickets};
 use crate::config::Flows;
 use crate::daemon::disk::{Part, Usage};
@@ -92,7 +92,7 @@ impl HostService for HostApi {
     async fn ticket(&self, request: Request<TicketRequest>) -> Result<Response<Ticket>, Status> {
         let caller = Caller::of(&request)?;
         caller.require(Role::Viewer)?;
-        let issued = self.tickets.issue(&caller, LINK_FOR)?;
+        let issued = self.tickets.issue(&caller, For::Link);
         Ok(Response::new(Ticket {
             ticket: issued.text.to_string(),
             expires_ms: issued.expires_ms,

@@ -78,26 +78,15 @@ impl AuthLayer {
 
     /// Whose a request without a body is: by its headers, which sign its path, and its query as the message.
     pub async fn admit_query(&self, peer: Peer, headers: &HeaderMap, path: &str, query: &str) -> Result<Caller, Fault> {
-        self.admit_by(peer, path, async {
+        let signed = async {
             let (caller, expected) = self.gate.signer(headers, path).await?;
             let hash: [u8; 32] = Sha256::digest(query.as_bytes()).into();
             match bool::from(hash.ct_eq(&expected)) {
                 true => Ok(caller),
                 false => Err(refusal(Code::Unauthenticated, "auth.bad_message", "its query is not what was signed")),
             }
-        })
-        .await
-    }
-
-    /// The same rules for whoever shows something else than a signature.
-    pub async fn admit_by<T>(
-        &self,
-        peer: Peer,
-        path: &str,
-        verdict: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        let admitted = self.gate.counted(peer, path, verdict).await;
-        admitted.inspect_err(|fault| self.gate.tally.count(Door::Web, &fault.code))
+        };
+        self.gate.counted(peer, path, signed).await
     }
 
     /// How many calls were refused, here and for want of a role behind it.

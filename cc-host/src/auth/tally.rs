@@ -31,7 +31,7 @@ impl Door {
 pub struct Tally(Arc<Mutex<BTreeMap<(Door, String), u64>>>);
 
 impl Tally {
-    pub(super) fn count(&self, door: Door, code: &str) {
+    pub fn count(&self, door: Door, code: &str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (door, code.to_owned());
         let full = counts.keys().filter(|(of, _)| *of == door).count() >= CODES_MAX;

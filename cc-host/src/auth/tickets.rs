@@ -1,6 +1,6 @@
 //! What a browser has instead of a key: tickets, which are good once and for moments, and sessions, which a ticket buys and which
 //! buy tickets. Both are 256 random bits, kept as their hash and in memory only: a daemon that starts anew knows none. Refuses to hold
-//! more than a bounded number for each project, and to outlive the key that they were made with.
+//! more than a bounded number for each key, and to outlive the key that they were made with.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,13 +19,13 @@ use crate::ids::now_ms;
 use crate::store::Store;
 
 /// A link that is printed waits for a person.
-pub const LINK_FOR: Duration = Duration::from_secs(300);
+const LINK_FOR: Duration = Duration::from_secs(300);
 /// A page opens its socket at once.
-pub const SOCKET_FOR: Duration = Duration::from_secs(30);
+const SOCKET_FOR: Duration = Duration::from_secs(30);
 /// A working day; then a person asks for a link again.
-pub const SESSION_FOR: Duration = Duration::from_secs(12 * 3600);
-/// Of each kind, for each project.
-const PER_PROJECT_MAX: usize = 256;
+const SESSION_FOR: Duration = Duration::from_secs(12 * 3600);
+/// Of each kind, for each key: the next one takes the place of the one that would end first.
+const PER_KEY_MAX: usize = 64;
 
 const TICKET_PREFIX: &str = "cct_";
 const SESSION_PREFIX: &str = "ccw_";
@@ -49,6 +49,17 @@ struct Held {
 struct Pass {
     caller: Caller,
     expires_ms: u64,
+    /// A session may be had for it.
+    opens: bool,
+}
+
+/// What a ticket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// A person, who opens the console with it, or a program, for one request.
+    Link,
+    /// The one socket that a page opens with it: no session can make itself another.
+    Socket,
 }
 
 /// What is given out, at the only moment at which its text exists here.
@@ -66,15 +77,21 @@ impl Tickets {
         Tickets { store, held: Arc::default(), clock }
     }
 
-    pub fn issue(&self, caller: &Caller, good_for: Duration) -> Result<Issued, Fault> {
-        self.add(|held| &mut held.tickets, TICKET_PREFIX, caller, good_for)
+    pub fn issue(&self, caller: &Caller, what_for: For) -> Issued {
+        let good_for = if what_for == For::Link { LINK_FOR } else { SOCKET_FOR };
+        let held = &mut *lock(&self.held);
+        self.add(&mut held.tickets, TICKET_PREFIX, caller, good_for, what_for == For::Link)
     }
 
     /// The caller that the ticket stands for, once.
     pub async fn redeem(&self, ticket: &str) -> Result<Caller, Fault> {
+        self.spend(ticket, false).await
+    }
+
+    async fn spend(&self, ticket: &str, to_open: bool) -> Result<Caller, Fault> {
         let hash = hash(TICKET_PREFIX, ticket);
         let pass = hash.and_then(|hash| lock(&self.held).tickets.remove(&hash));
-        self.check(pass).await.and_then(|caller| {
+        self.check(pass.filter(|pass| pass.opens || !to_open)).await.and_then(|caller| {
             caller.ok_or_else(|| {
                 refusal(Code::Unauthenticated, "auth.bad_ticket", "the ticket is unknown, used already, or too old")
                     .next("ask for another link: cc console")
@@ -84,8 +101,9 @@ impl Tickets {
 
     /// A session for whoever brought a ticket.
     pub async fn open_session(&self, ticket: &str) -> Result<(Caller, Issued), Fault> {
-        let caller = self.redeem(ticket).await?;
-        let session = self.add(|held| &mut held.sessions, SESSION_PREFIX, &caller, SESSION_FOR)?;
+        let caller = self.spend(ticket, true).await?;
+        let held = &mut *lock(&self.held);
+        let session = self.add(&mut held.sessions, SESSION_PREFIX, &caller, SESSION_FOR, false);
         Ok((caller, session))
     }
 
@@ -107,30 +125,32 @@ impl Tickets {
 
     fn add(
         &self,
-        kind: impl Fn(&mut Held) -> &mut HashMap<Hash, Pass>,
+        passes: &mut HashMap<Hash, Pass>,
         prefix: &str,
         caller: &Caller,
         good_for: Duration,
-    ) -> Result<Issued, Fault> {
+        opens: bool,
+    ) -> Issued {
         let now_ms = (self.clock)();
         let expires_ms = now_ms.saturating_add(u64::try_from(good_for.as_millis()).unwrap_or(u64::MAX));
         let mut bits = Zeroizing::new([0u8; 32]);
         rand::rng().fill_bytes(&mut *bits);
         let text = Zeroizing::new(format!("{prefix}{}", to_hex(&*bits)));
-        let mut held = lock(&self.held);
-        let passes = kind(&mut held);
         passes.retain(|_, pass| pass.expires_ms > now_ms);
-        if passes.values().filter(|pass| pass.caller.project == caller.project).count() >= PER_PROJECT_MAX {
-            let why = format!("the project has {PER_PROJECT_MAX} that are not used or over");
-            return Err(refusal(Code::ResourceExhausted, "auth.tickets_busy", &why).next("wait a few minutes"));
+        let own = |pass: &Pass| pass.caller.project == caller.project && pass.caller.key == caller.key;
+        if passes.values().filter(|pass| own(pass)).count() >= PER_KEY_MAX {
+            let oldest = passes.iter().filter(|(_, pass)| own(pass)).min_by_key(|(_, pass)| pass.expires_ms);
+            if let Some(hash) = oldest.map(|(hash, _)| *hash) {
+                passes.remove(&hash);
+            }
         }
-        passes.insert(Sha256::digest(text.as_bytes()).into(), Pass { caller: caller.clone(), expires_ms });
-        Ok(Issued { text, expires_ms })
+        passes.insert(Sha256::digest(text.as_bytes()).into(), Pass { caller: caller.clone(), expires_ms, opens });
+        Issued { text, expires_ms }
     }
 
     /// `None` when it is over, or when the key behind it is not what it was.
     async fn check(&self, pass: Option<Pass>) -> Result<Option<Caller>, Fault> {
-        let Some(Pass { caller, expires_ms }) = pass else { return Ok(None) };
+        let Some(Pass { caller, expires_ms, .. }) = pass else { return Ok(None) };
         if expires_ms <= (self.clock)() {
             return Ok(None);
         }
@@ -171,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn a_ticket_is_good_once_and_a_session_until_it_is_closed() {
         let (tickets, _store, _dir) = tickets(now_ms);
-        let ticket = tickets.issue(&root(), LINK_FOR).unwrap();
+        let ticket = tickets.issue(&root(), For::Link);
         let (caller, session) = tickets.open_session(&ticket.text).await.unwrap();
         assert_eq!(caller, root());
         assert_eq!(tickets.redeem(&ticket.text).await.unwrap_err().code, "auth.bad_ticket", "a second time");
@@ -187,8 +207,8 @@ mod tests {
     async fn they_end_by_the_clock() {
         static NOW: AtomicU64 = AtomicU64::new(1_000);
         let (tickets, _store, _dir) = tickets(|| NOW.load(Ordering::Relaxed));
-        let late = tickets.issue(&root(), SOCKET_FOR).unwrap();
-        let (_, session) = tickets.open_session(&tickets.issue(&root(), LINK_FOR).unwrap().text).await.unwrap();
+        let late = tickets.issue(&root(), For::Socket);
+        let (_, session) = tickets.open_session(&tickets.issue(&root(), For::Link).text).await.unwrap();
         NOW.store(late.expires_ms, Ordering::Relaxed);
         assert_eq!(tickets.redeem(&late.text).await.unwrap_err().code, "auth.bad_ticket");
         assert!(tickets.of_session(&session.text).await.is_ok());
@@ -202,21 +222,32 @@ mod tests {
         let project = Name::parse("blue").unwrap();
         let key = keys::create(&*store, project.clone(), Role::Operator).await.unwrap();
         let caller = Caller { project, role: Role::Operator, local: false, key: Some(key.id.clone()) };
-        let ticket = tickets.issue(&caller, LINK_FOR).unwrap();
-        let (_, session) = tickets.open_session(&tickets.issue(&caller, LINK_FOR).unwrap().text).await.unwrap();
+        let ticket = tickets.issue(&caller, For::Link);
+        let (_, session) = tickets.open_session(&tickets.issue(&caller, For::Link).text).await.unwrap();
         keys::revoke(&*store, &key.id).await.unwrap();
         assert_eq!(tickets.redeem(&ticket.text).await.unwrap_err().code, "auth.bad_ticket");
         assert_eq!(tickets.of_session(&session.text).await.unwrap_err().code, "auth.no_session");
     }
 
     #[tokio::test]
-    async fn one_project_cannot_use_up_anothers() {
+    async fn a_session_cannot_make_itself_another() {
         let (tickets, _store, _dir) = tickets(now_ms);
+        let ticket = tickets.issue(&root(), For::Socket);
+        assert_eq!(tickets.open_session(&ticket.text).await.err().unwrap().code, "auth.bad_ticket");
+        assert_eq!(tickets.redeem(&ticket.text).await.unwrap_err().code, "auth.bad_ticket", "it is spent all the same");
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_too_many_loses_its_own_oldest() {
+        static NOW: AtomicU64 = AtomicU64::new(1_000);
+        let (tickets, _store, _dir) = tickets(|| NOW.fetch_add(1, Ordering::Relaxed));
         let blue = Caller { project: Name::parse("blue").unwrap(), ..root() };
-        for _ in 0..PER_PROJECT_MAX {
-            tickets.issue(&blue, LINK_FOR).unwrap();
+        let others = tickets.issue(&root(), For::Link);
+        let own: Vec<_> = (0..=PER_KEY_MAX).map(|_| tickets.issue(&blue, For::Link)).collect();
+        assert_eq!(tickets.redeem(&own[0].text).await.unwrap_err().code, "auth.bad_ticket");
+        for kept in &own[1..] {
+            assert_eq!(tickets.redeem(&kept.text).await.unwrap(), blue);
         }
-        assert_eq!(tickets.issue(&blue, LINK_FOR).err().unwrap().code, "auth.tickets_busy");
-        assert!(tickets.issue(&root(), LINK_FOR).is_ok());
+        assert_eq!(tickets.redeem(&others.text).await.unwrap(), root());
     }
 }

@@ -15,6 +15,7 @@ mod socket;
 mod view;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -29,15 +30,16 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::api::{ContainerApi, session};
-use crate::auth::tickets::SOCKET_FOR;
-use crate::auth::{AuthLayer, Caller, Peer, Role, Tickets};
+use crate::auth::tickets::For;
+use crate::auth::{AuthLayer, Caller, Door, Role, Tickets};
 use crate::shim::log::timestamp;
 use answer::Answer;
+use door::From;
 use socket::Session;
 use view::{ContainersView, MetricsView, SessionView, TicketView};
 
@@ -54,6 +56,8 @@ pub struct Web {
     pub containers: Arc<ContainerApi>,
     pub tickets: Tickets,
     pub auth: AuthLayer,
+    /// Every socket has a receiver.
+    pub alive: watch::Sender<()>,
 }
 
 #[derive(Deserialize)]
@@ -63,58 +67,76 @@ struct OpenSession {
 
 impl Web {
     /// Never fails: what cannot be done is answered.
-    pub async fn respond(&self, request: Request<Incoming>, peer: Peer, tls: bool) -> Answer {
+    async fn respond(&self, request: Request<Incoming>, from: &From) -> Answer {
         let (parts, body) = request.into_parts();
-        let answered = match origin::check(&parts.headers, tls) {
-            Ok(()) => self.route(parts, body, peer).await,
+        let answered = match origin::check(&parts.headers, from.tls) {
+            Ok(()) => self.route(parts, body, from).await,
             Err(fault) => Err(fault),
         };
-        answered.unwrap_or_else(|fault| answer::fault(&fault))
+        answered.unwrap_or_else(|fault| {
+            self.note(&fault);
+            answer::fault(&fault)
+        })
     }
 
-    async fn route(&self, parts: Parts, body: Incoming, peer: Peer) -> Result<Answer, Fault> {
+    /// Until every socket has told its client the end.
+    pub async fn rest(&self) {
+        self.alive.closed().await;
+    }
+
+    /// Refusals are counted; a signature's have been written to the log, and the others are nobody's guessing of 256 bits.
+    fn note(&self, fault: &Fault) {
+        if matches!(fault.kind, Code::Unauthenticated | Code::PermissionDenied) {
+            tracing::debug!(code = %fault.code, why = %fault.why, "refused a request");
+            self.auth.tally().count(Door::Web, &fault.code);
+        }
+    }
+
+    async fn route(&self, parts: Parts, body: Incoming, from: &From) -> Result<Answer, Fault> {
         let path = parts.uri.path().to_owned();
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let reads = parts.method == Method::GET || parts.method == Method::HEAD;
         match *segments.as_slice() {
             [""] | ["console"] if reads => Ok(answer::see("/console/")),
             ["console", file] if reads => pages::find(file).ok_or_else(|| unknown(&path)),
-            ["v1", "session"] if parts.method == Method::POST => self.open_session(&parts, body, peer).await,
+            ["v1", "session"] if parts.method == Method::POST => self.open_session(body, from).await,
             ["v1", "session"] if parts.method == Method::DELETE => {
-                self.caller(&parts, peer).await?;
+                self.caller(&parts, from).await?;
                 self.tickets.close_session(bearer(&parts).unwrap_or_default());
                 Ok(answer::json(&()))
             }
             ["v1", "ticket"] if parts.method == Method::POST => {
-                let caller = self.caller(&parts, peer).await?;
-                let issued = self.tickets.issue(&caller, SOCKET_FOR)?;
+                if query::ticket(parts.uri.query().unwrap_or_default())?.is_some() {
+                    return Err(bad_body("a ticket buys no ticket: show a session or a signature"));
+                }
+                let issued = self.tickets.issue(&self.caller(&parts, from).await?, For::Socket);
                 Ok(answer::json(&TicketView { ticket: issued.text.to_string(), expires_ms: issued.expires_ms }))
             }
             ["v1", "containers"] if reads => {
-                let wanted = self.by(&parts, peer, v1::ListContainersRequest { all: true }).await?;
+                let wanted = self.by(&parts, from, v1::ListContainersRequest { all: true }).await?;
                 let listed = self.containers.list(wanted).await?.into_inner();
                 let containers = listed.containers.into_iter().map(Into::into).collect();
                 Ok(answer::json(&ContainersView { containers }))
             }
             ["v1", "containers", id, "metrics"] if reads => {
-                let wanted = self.by(&parts, peer, v1::ContainerIds { ids: vec![id.to_owned()] }).await?;
+                let wanted = self.by(&parts, from, v1::ContainerIds { ids: vec![id.to_owned()] }).await?;
                 let metrics = self.containers.metrics(wanted).await?.into_inner().metrics;
                 let found = metrics.into_iter().next().ok_or_else(|| unknown(&path))?;
                 Ok(answer::json(&MetricsView::from(found)))
             }
             ["v1", "containers", id, what @ ("exec" | "attach" | "logs")] if parts.method == Method::GET => {
-                self.open_socket(parts, peer, id, what).await
+                self.open_socket(parts, from, id, what).await
             }
             _ => Err(unknown(&path)),
         }
     }
 
-    async fn open_session(&self, parts: &Parts, body: Incoming, peer: Peer) -> Result<Answer, Fault> {
+    async fn open_session(&self, body: Incoming, from: &From) -> Result<Answer, Fault> {
         let body = read(body).await?;
         let bad = |_| bad_body("its body is not {\"ticket\": \"cct_…\"}");
         let OpenSession { ticket } = serde_json::from_slice(&body).map_err(bad)?;
-        let opened = self.auth.admit_by(peer, parts.uri.path(), self.tickets.open_session(&ticket)).await;
-        let (caller, session) = opened?;
+        let (caller, session) = self.tickets.open_session(&ticket).await?;
+        from.known.store(true, Ordering::Relaxed);
         Ok(answer::json(&SessionView {
             session: session.text.to_string(),
             expires_ms: session.expires_ms,
@@ -124,46 +146,61 @@ impl Web {
     }
 
     /// By the first of these that it has: a ticket in its query, a session, a signature.
-    async fn caller(&self, parts: &Parts, peer: Peer) -> Result<Caller, Fault> {
+    async fn caller(&self, parts: &Parts, from: &From) -> Result<Caller, Fault> {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-        if let Some(ticket) = query::ticket(query)? {
-            return self.auth.admit_by(peer, path, self.tickets.redeem(&ticket)).await;
-        }
-        if let Some(session) = bearer(parts) {
-            return self.auth.admit_by(peer, path, self.tickets.of_session(session)).await;
-        }
-        self.auth.admit_query(peer, &parts.headers, path, query).await
+        let caller = if let Some(ticket) = query::ticket(query)? {
+            self.tickets.redeem(&ticket).await?
+        } else if let Some(session) = bearer(parts) {
+            self.tickets.of_session(session).await?
+        } else if from.tls {
+            self.auth.admit_query(from.peer, &parts.headers, path, query).await?
+        } else {
+            let why = "it shows neither a ticket nor a session, and signatures are taken over TLS only";
+            return Err(Fault::new(Code::Unauthenticated, "auth.no_ticket", "the request was refused", why)
+                .next("ask for a link: cc console"));
+        };
+        from.known.store(true, Ordering::Relaxed);
+        Ok(caller)
     }
 
     /// The message as the services take it: from a caller that is known.
-    async fn by<T>(&self, parts: &Parts, peer: Peer, message: T) -> Result<tonic::Request<T>, Fault> {
-        let caller = self.caller(parts, peer).await?;
+    async fn by<T>(&self, parts: &Parts, from: &From, message: T) -> Result<tonic::Request<T>, Fault> {
+        let caller = self.caller(parts, from).await?;
         let mut request = tonic::Request::new(message);
         request.extensions_mut().insert(caller);
         Ok(request)
     }
 
-    /// The handshake is looked at first, so that a ticket is not spent on what is none; and answered last, so that what cannot be done
-    /// is told by a status that every client shows.
-    async fn open_socket(&self, mut parts: Parts, peer: Peer, id: &str, what: &str) -> Result<Answer, Fault> {
+    /// The handshake is looked at first, so that a ticket is not spent on what is none. What cannot be done is told to a program by a status;
+    /// a browser shows its page none, so whoever brings a ticket is told in the socket.
+    async fn open_socket(&self, mut parts: Parts, from: &From, id: &str, what: &str) -> Result<Answer, Fault> {
         let answer = socket::shake(&parts.headers)?;
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        let caller = self.caller(&parts, peer).await?;
-        let session = match what {
-            "exec" => self.exec(caller, query::exec(id, &query)?).await?,
-            "attach" => self.attach(caller, query::attach(id, &query)?).await?,
-            _ => self.logs(caller, query::logs(id, &query)?).await?,
-        };
         let Some(upgrade) = parts.extensions.remove() else {
-            return Err(Fault::new(
-                Code::Internal,
-                "web.no_upgrade",
-                "the request was refused",
-                "it cannot be upgraded",
-            ));
+            let why = "its version of HTTP has no WebSockets";
+            return Err(Fault::new(Code::InvalidArgument, "web.no_websocket", "the request was refused", why));
         };
-        socket::spawn(upgrade, session);
+        let by_ticket = query::ticket(&query)?.is_some();
+        let caller = self.caller(&parts, from).await?;
+        let session = match (self.session(caller, id, what, &query).await, by_ticket) {
+            (Ok(session), _) => session,
+            (Err(fault), false) => return Err(fault),
+            (Err(fault), true) => {
+                self.note(&fault);
+                let output: Output = Box::pin(futures::stream::iter([Err(fault.into())]));
+                Session { output, input: None }
+            }
+        };
+        socket::spawn(upgrade, session, self.alive.subscribe());
         Ok(answer)
+    }
+
+    async fn session(&self, caller: Caller, id: &str, what: &str, query: &str) -> Result<Session<Output>, Fault> {
+        match what {
+            "exec" => self.exec(caller, query::exec(id, query)?).await,
+            "attach" => self.attach(caller, query::attach(id, query)?).await,
+            _ => self.logs(caller, query::logs(id, query)?).await,
+        }
     }
 
     async fn exec(&self, caller: Caller, start: v1::ExecStart) -> Result<Session<Output>, Fault> {

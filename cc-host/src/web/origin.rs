@@ -1,20 +1,18 @@
 //! Which requests a browser may have been tricked into: those whose page is another's (`Origin`), and those whose name only pretends to
 //! be this host's (`Host`). Refuses both; programs that are no browser send no `Origin`, and are let through to show who they are.
 
+use std::net::IpAddr;
+
 use cc_common::api::fault::Fault;
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderName};
 use tonic::Code;
 
-/// On a loopback address without TLS, only these names lead here honestly: any other is a name of somebody's whose address was changed
-/// to ours after its page had been loaded.
-const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
-
 pub fn check(headers: &HeaderMap, tls: bool) -> Result<(), Fault> {
     let Some(host) = only(headers, &HOST)? else {
         return Err(refused("web.no_host", "it has no header Host".to_owned()));
     };
-    if !tls && !LOOPBACK_NAMES.contains(&without_port(host)) {
+    if !tls && !is_loopback(without_port(host)) {
         return Err(refused("web.other_host", format!("it is for {host:?}, and this is localhost"))
             .next("open the link that `cc console` prints"));
     }
@@ -36,6 +34,13 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
         },
         _ => Err(refused("web.bad_header", format!("its header {name} is there more than once"))),
     }
+}
+
+/// Without TLS only these lead here honestly: any other name is somebody's, whose address was changed to ours after its page had been loaded.
+/// An address cannot be changed so.
+fn is_loopback(host: &str) -> bool {
+    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn without_port(host: &str) -> &str {
@@ -70,7 +75,7 @@ mod tests {
 
     #[test]
     fn on_loopback_only_its_own_names() {
-        for host in ["localhost", "127.0.0.1:7480", "[::1]:7480", "localhost:7480"] {
+        for host in ["localhost", "127.0.0.1:7480", "127.0.0.2", "[::1]:7480", "localhost:7480"] {
             assert_eq!(outcome(false, &[(HOST, host)]), Ok(()), "{host}");
         }
         for host in ["rebound.example:7480", "127.0.0.1.evil.example", "localhost.", "", "[::2]:7480", "localhost:x"] {
