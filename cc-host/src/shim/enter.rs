@@ -15,6 +15,7 @@ use super::protocol::{FailureKind, StartFailure};
 use super::spec::Spec;
 use super::streams::Streams;
 use super::{exec, privileges, sys, user};
+use crate::mutation::{self, Control};
 
 /// A helper that has been cloned, and what it will tell.
 pub struct Entering {
@@ -49,7 +50,11 @@ pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<En
 /// Never returns, in either of the two processes that it is run by.
 fn run(spec: &Spec, wanted: &ExecSpec, stdio: Stdio, tasks: Vec<OwnedFd>, init: OwnedFd, channel: Channel) -> ! {
     // Before it is anywhere near the container: nobody there may look into a process that has seen the host.
-    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| other("hide from the container", e));
+    let behavior = match mutation::off(Control::Undumpable) {
+        true => DumpableBehavior::Dumpable,
+        false => DumpableBehavior::NotDumpable,
+    };
+    let hidden = set_dumpable_behavior(behavior).map_err(|e| other("hide from the container", e));
     let entered = hidden.and_then(|()| init::enter_cgroups(tasks));
     let has_stdin = stdio.stdin.is_some();
     let Ok((channel, init)) = init::keep_only_with(stdio, channel, init) else { sys::exit_now(125) };

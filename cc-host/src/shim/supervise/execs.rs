@@ -9,6 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::tend::ended;
 use super::{Phase, Supervisor};
+use crate::mutation::{self, Control};
 use crate::shim::channel::{Channel, FromInit, ToInit};
 use crate::shim::enter::{self, Entering};
 use crate::shim::exec_spec::ExecSpec;
@@ -353,7 +354,8 @@ fn is_readable(channel: &Channel) -> bool {
 }
 
 fn reap(pidfd: &OwnedFd) -> Option<ExitRecord> {
-    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    let left = if mutation::off(Control::ExecsReaped) { WaitIdOptions::NOWAIT } else { WaitIdOptions::empty() };
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | left) {
         Ok(Some(status)) => Some(ended(&status)),
         Ok(None) => None,
         // It is nobody's to reap: whatever it was, it is over.
