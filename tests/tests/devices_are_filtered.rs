@@ -1,7 +1,7 @@
 //! A container's cgroup opens and makes no device but those that it is given: whoever is in it, with whatever rights, also while no daemon
 //! runs, and until the cgroup is gone. Who asks here is the host's root, put into the cgroup: nothing but the filter stands in his way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cc_tests::{Leave, World};
@@ -111,7 +111,7 @@ fn it_is_in_force_without_a_daemon_and_put_back_by_the_next() {
     world.assert_clean();
 }
 
-fn filters(cgroup: &PathBuf) -> Vec<u64> {
+fn filters(cgroup: &Path) -> Vec<u64> {
     let shown: serde_json::Value =
         serde_json::from_str(&bpftool(&["-j", "cgroup", "show", &cgroup.display().to_string()])).unwrap();
     let all = shown.as_array().cloned().unwrap_or_default();
