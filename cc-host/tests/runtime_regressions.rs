@@ -147,6 +147,24 @@ async fn cve_2022_0492_no_cgroup_is_written_and_there_is_no_release_agent() {
     world.end();
 }
 
+/// Also for who could write them by his capabilities: what is in the way is the mount.
+#[tokio::test]
+async fn cve_2025_31133_kernel_settings_stay_read_only_whoever_asks() {
+    let world = World::new();
+    let script = "for f in sys/net/ipv4/ip_forward sys/kernel/domainname; do \
+        (echo 1 > /proc/$f) 2>&1 | grep -o 'Read-only file system'; done; cat /proc/sys/net/ipv4/ip_forward";
+    let everything = Some(0x1ff_ffff_ffff);
+    let outcome = world
+        .run(&["sh", "-c", script], |spec| {
+            spec.capabilities = everything;
+            spec.seccomp = None;
+        })
+        .await;
+    let expected = "Read-only file system\nRead-only file system\n0\n";
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
+    world.end();
+}
+
 /// Neither upwards nor by what is mounted below: the host's root is gone.
 #[tokio::test]
 async fn escape_by_dotdot_and_by_descriptors_ends_at_the_containers_root() {

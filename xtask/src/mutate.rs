@@ -2,6 +2,7 @@
 //! its control tests nothing. In a build of its own, with the feature that no release has. Refuses to touch any other build.
 
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,6 +90,7 @@ fn outcome(command: &mut Command, test: &str) -> Result<String> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .context("cannot start cargo")?;
     let began = Instant::now();
@@ -99,8 +101,9 @@ fn outcome(command: &mut Command, test: &str) -> Result<String> {
             break Some(status);
         }
         if began.elapsed() > BOUND {
-            // Cargo's child ends with its output.
-            child.kill().context("cannot end the test")?;
+            // With the test, which is cargo's child.
+            let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).context("cannot end the test")?;
             child.wait().context("cannot wait for the test")?;
             break None;
         }

@@ -50,11 +50,7 @@ pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<En
 /// Never returns, in either of the two processes that it is run by.
 fn run(spec: &Spec, wanted: &ExecSpec, stdio: Stdio, tasks: Vec<OwnedFd>, init: OwnedFd, channel: Channel) -> ! {
     // Before it is anywhere near the container: nobody there may look into a process that has seen the host.
-    let behavior = match mutation::off(Control::Undumpable) {
-        true => DumpableBehavior::Dumpable,
-        false => DumpableBehavior::NotDumpable,
-    };
-    let hidden = set_dumpable_behavior(behavior).map_err(|e| other("hide from the container", e));
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| other("hide from the container", e));
     let entered = hidden.and_then(|()| init::enter_cgroups(tasks));
     let has_stdin = stdio.stdin.is_some();
     let Ok((channel, init)) = init::keep_only_with(stdio, channel, init) else { sys::exit_now(125) };
@@ -107,6 +103,10 @@ fn start(
     init::expect_go(channel)?;
     rustix::process::umask(Mode::empty());
     privileges::become_root()?;
+    if mutation::off(Control::Undumpable) {
+        // With the change of user namespace the kernel has hidden it once more.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(|e| other("show itself to the container", e))?;
+    }
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| other("open the container's root", e))?;
     let user = if wanted.user.is_empty() { &spec.user } else { &wanted.user };
