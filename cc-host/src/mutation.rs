@@ -90,7 +90,7 @@ const SWITCH: &str = "CC_MUTATION";
 
 /// To a child whose environment is cleared.
 #[cfg(feature = "daemon")]
-pub fn pass_on<'a>(command: &'a mut std::process::Command) -> &'a mut std::process::Command {
+pub fn pass_on(command: &mut std::process::Command) -> &mut std::process::Command {
     #[cfg(feature = "mutations")]
     command.envs(std::env::var_os(SWITCH).map(|value| (SWITCH, value)));
     command

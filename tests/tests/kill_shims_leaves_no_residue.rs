@@ -96,7 +96,8 @@ fn shims_and_daemon_die_at_random_moments_and_what_is_said_is_true() {
         if shim {
             // Of one that ends by itself just now, too.
             let spared = &told[STANDING];
-            let victims = shims(&world).into_iter().filter(|(id, _)| id != spared).choose_multiple(&mut random, 2);
+            let are_shims = |(id, pid): &(String, i32)| id != spared && is_shim(&world, id, *pid);
+            let victims = shims(&world).into_iter().filter(are_shims).choose_multiple(&mut random, 2);
             for (id, pid) in victims {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 lost.insert(id);
@@ -178,4 +179,12 @@ fn ids(world: &World) -> BTreeMap<String, String> {
     let records = world.cc(&["ps", "-a", "--json"]).json();
     let text = |record: &serde_json::Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
     records.as_array().into_iter().flatten().map(|record| (text(record, "name"), text(record, "id"))).collect()
+}
+
+/// By what it has written of itself: the process that it was cloned from, and the one that becomes the container's first, have its name for
+/// a moment.
+fn is_shim(world: &World, id: &str, pid: i32) -> bool {
+    let state = std::fs::read(world.path("run/containers").join(id).join("state.json")).unwrap_or_default();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
+    state["shim"]["pid"] == pid
 }

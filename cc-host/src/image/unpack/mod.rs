@@ -85,13 +85,17 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
-            (header.set_uid(0), header.set_gid(0), header.set_mode(0o777));
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mode(0o777);
             tar.append_link(&mut header, name, link).unwrap();
         }
         for name in ["absolute/file", "upward/file"] {
             let mut header = tar::Header::new_gnu();
             header.set_size(7);
-            (header.set_uid(0), header.set_gid(0), header.set_mode(0o644));
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mode(0o644);
             tar.append_data(&mut header, name, &b"escaped"[..]).unwrap();
         }
         let root = std::fs::File::open(&layer).unwrap();
