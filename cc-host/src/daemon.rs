@@ -4,6 +4,7 @@ pub mod disk;
 pub mod events;
 mod lock;
 mod logging;
+pub mod privileges;
 mod rooms;
 
 use std::path::Path;

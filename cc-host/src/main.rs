@@ -126,6 +126,8 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
     match command {
         Command::Serve { config, log_format } => {
             daemon::init_logging(log_format);
+            // Before there is a second thread, which would keep them.
+            daemon::privileges::give_up();
             let config = Config::load(config.config.as_deref())?;
             let runtime = runtime()?;
             let result = runtime.block_on(daemon::serve(config));

@@ -258,3 +258,14 @@ async fn hostile_configs_are_refused() {
     assert!(why(world.load("test", &many).await.unwrap_err()).contains("layers"));
     assert!(world.names("layers").is_empty());
 }
+
+/// CVE-2022-23648: a volume of an image is a path that names files of the host, for whoever copies what is there. Nobody does here.
+#[tokio::test]
+async fn cve_2022_23648_volumes_of_an_image_mean_nothing() {
+    let world = world();
+    let run = serde_json::json!({"Volumes": {"/../../../../../../etc": {}, "/proc/self/root/etc": {}, "x\u{0}": {}}});
+    let layout = Layout { run, ..Layout::plain(&[tar_of(&[file("f", b"x")])]) };
+    let record = world.load("test", &layout).await.unwrap();
+    let kept = serde_json::to_string(&record).unwrap();
+    assert!(!kept.contains("..") && !kept.contains("/etc"), "{kept}");
+}

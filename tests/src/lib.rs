@@ -17,6 +17,7 @@ pub mod promql;
 mod residue;
 pub mod scapy;
 pub mod skip;
+pub mod truth;
 pub mod typist;
 pub mod watch;
 pub mod websocket;

@@ -61,3 +61,13 @@ fn the_number_of_processes_is_bounded() {
     assert!(!ran.stdout.contains("all started"), "a fork bomb was not bounded: {}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("fork"), "{}", ran.stderr);
 }
+
+/// A limit that nobody asked for.
+#[test]
+fn a_fork_bomb_meets_the_default() {
+    let world = World::with_config("pids_max = 30");
+    let command = "i=0; while [ $i -lt 90 ]; do sleep 5 & i=$((i+1)); done; echo all started";
+    let ran = world.run_rm("busybox", &[], &["sh", "-c", command]);
+    assert!(!ran.stdout.contains("all started"), "a fork bomb was not bounded: {}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("fork"), "{}", ran.stderr);
+}

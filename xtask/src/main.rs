@@ -8,8 +8,10 @@ mod demo;
 mod fuzz;
 mod host;
 mod interrupt;
+mod mutate;
 mod netns;
 mod process;
+mod regressions;
 mod residue;
 mod setup;
 mod soak;
@@ -56,6 +58,11 @@ enum Task {
         /// Run only what starts with this, such as kill, churn or fuzz
         which: Option<String>,
     },
+    /// Switch each control of safety off, and require that its test fails; writes docs/mutations.md
+    Mutate {
+        /// Only this control, by its name in cc-host/src/mutation.rs
+        which: Option<String>,
+    },
     /// Compare with others on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&root, &options),
         Task::Fuzz(options) => fuzz::setup_and_run(&root, &options),
         Task::Soak { which } => soak::run(&root, which.as_deref()),
+        Task::Mutate { which } => mutate::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),

@@ -109,6 +109,8 @@ fn lints(root: &Path, report: &mut Report) {
     report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
     let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/next-abi", "--", "-D", "warnings"];
     report.step("clippy of the next layout", run_command(cargo(root).args(clippy)));
+    let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/mutations", "--", "-D", "warnings"];
+    report.step("clippy of switched-off controls", run_command(cargo(root).args(clippy)));
     match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),

@@ -72,6 +72,9 @@ impl Containers {
     async fn take_over(self: &Arc<Self>, record: &ContainerRecord, shim: Shim, netns: OwnedFd) -> Result<(), Lost> {
         let cgroup = self.rooms.cgroups.get(record.id.as_str()).map_err(Lost::Cgroup)?;
         self.adopt_endpoint(record, &cgroup).await?;
+        if self.keep_devices_filtered(record, &cgroup).await.map_err(Lost::Datapath)? {
+            tracing::warn!(container = %record.id, "its devices were not filtered, and are now");
+        }
         self.rooms.outside.adopt(&record.owner(), &record.spec.publish).await;
         let joined = record.vpc.as_ref().map(|vpc| self.rooms.firewall.adopted(vpc.membership.clone()));
         let (tell, exit) = watch::channel(None);

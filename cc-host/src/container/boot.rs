@@ -14,6 +14,7 @@ use super::room::Containers;
 use super::teardown::remove_stray_dir;
 use crate::error_chain;
 use crate::ids::ContainerId;
+use crate::mutation::{self, Control};
 
 /// Containers that are looked at at a time: most of it is waiting, for shims, netlink and the disk.
 const AT_ONCE: usize = 16;
@@ -45,6 +46,9 @@ impl Containers {
     /// Objects with our mark that no record explains: the daemon died between making one and writing of it, or between the
     /// record's removal and theirs.
     async fn remove_strays(&self, known: &HashSet<ContainerId>) {
+        if mutation::off(Control::BootSweep) {
+            return;
+        }
         let stray = |name: &str| ContainerId::parse(name).is_some_and(|id| !known.contains(&id));
         for dir in [self.rooms.config.containers_run_dir(), self.rooms.config.containers_state_dir()] {
             for path in children(&dir).into_iter().filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(stray))

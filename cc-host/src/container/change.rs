@@ -6,6 +6,7 @@ use super::record::{ContainerRecord, RunSpec, State};
 use super::restart::Restart;
 use super::room::Containers;
 use crate::kernel::cgroup::Limits;
+use crate::mutation::{self, Control};
 
 /// What is `None` stays; an inner `None` is what a container is made with that names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +38,7 @@ impl Containers {
             cpu_shares: spec.cpu_shares,
             cpu_milli: spec.cpu_milli,
             cpuset: spec.cpuset.clone(),
-            pids_max: Some(spec.pids_max.unwrap_or(self.rooms.config.pids_max)),
+            pids_max: spec.pids_max.or((!mutation::off(Control::PidsDefault)).then_some(self.rooms.config.pids_max)),
         }
     }
 

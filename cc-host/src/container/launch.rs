@@ -18,6 +18,7 @@ use tonic::Code;
 
 use super::leftover::{self, open_process};
 use super::shim_client::{self, ClientError, Reader, Writer};
+use crate::mutation;
 use crate::shim::exec_spec::ExecSpec;
 use crate::shim::pidfd_exit_status;
 use crate::shim::protocol::{FailureKind, Kind, PROTOCOL_BOUND, PROTOCOL_EXEC, Report, Request, StartFailure};
@@ -139,9 +140,9 @@ impl Shim {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create"))?;
         spec.store(&dir.join(SPEC_FILE))?;
         let stderr = std::fs::File::create(dir.join(STDERR_FILE)).map_err(failed("write to"))?;
-        let mut child = tokio::process::Command::new(shim_binary)
-            .arg(dir)
-            .env_clear()
+        let mut command = tokio::process::Command::new(shim_binary);
+        mutation::pass_on(command.as_std_mut().arg(dir).env_clear());
+        let mut child = command
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

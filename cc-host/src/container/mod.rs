@@ -8,6 +8,7 @@ mod change;
 mod claims;
 pub(crate) mod copy;
 mod create;
+mod device_filter;
 pub mod devices;
 mod error;
 mod exec;

@@ -38,6 +38,7 @@ impl Containers {
                 Ok(None) => return tracing::error!("the kernel tells of interfaces no more"),
                 Err(_) => {
                     self.look_at_links().await;
+                    self.look_at_device_filters().await;
                     self.rooms.datapath.interfaces().unwrap_or_default()
                 }
             };
@@ -167,7 +168,7 @@ impl Containers {
         }
     }
 
-    async fn tell_of_repair(&self, repaired: &Repaired) {
+    pub(super) async fn tell_of_repair(&self, repaired: &Repaired) {
         let record = repaired.endpoint.and_then(|slot| self.all().into_iter().find(|record| record.slot == slot));
         let (events, what) = (&self.rooms.events, &repaired.what);
         match record {

@@ -85,6 +85,7 @@ impl Containers {
         pace: &mut Pace,
     ) -> Result<Started, ContainerError> {
         let cgroup = Arc::new(self.make_cgroup(record).await?);
+        self.filter_devices(record, &cgroup).await?;
         pace.step("cgroup");
         let spec = self.shim_spec(record, image, command, &cgroup)?;
         pace.step("files");

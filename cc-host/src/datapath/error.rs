@@ -77,6 +77,8 @@ pub enum DatapathError {
     Link { program: &'static str, source: aya::programs::links::LinkError },
     #[error("cannot look at the link pinned at {path}")]
     InspectLink { path: PathBuf, source: aya::programs::links::LinkError },
+    #[error("cannot filter the devices of a cgroup")]
+    Devices { source: std::io::Error },
     #[error("cannot open cgroup {path}")]
     Cgroup { path: PathBuf, source: std::io::Error },
     #[error("cannot remove pinned link {path}")]
@@ -133,7 +135,7 @@ impl From<DatapathError> for Fault {
                 "datapath.rules",
                 "use fewer rules, or fewer and shorter prefix lists".to_owned(),
             ),
-            E::Attach { .. } | E::Qdisc { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
+            E::Attach { .. } | E::Devices { .. } | E::Qdisc { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
                 (Code::Internal, "datapath.attach", "run `cc-host check`, and look at the daemon's log".to_owned())
             }
             _ => (Code::Internal, "datapath.failed", "run `cc-host check`, and look at the daemon's log".to_owned()),

@@ -4,6 +4,7 @@
 mod adopt;
 mod batch;
 mod counters;
+mod devices;
 mod endpoint;
 mod error;
 mod events;
@@ -40,6 +41,7 @@ use cc_common::route::{EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
+pub use devices::AllowedDevice;
 pub use endpoint::{Endpoint, Network, Range, ip};
 pub use error::DatapathError;
 pub use events::{EventRing, Record};

@@ -90,8 +90,15 @@ pub fn is_detached(pin: &Path) -> io::Result<bool> {
     Ok(if info.kind == LINK_CGROUP { first == 0 && second == 0 } else { first == 0 })
 }
 
+/// The same, where the kernel writes its answer into the struct.
+pub(super) fn bpf_filled<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: as of `bpf`; nobody else refers to what the kernel writes to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
 pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is one of the structs above or of `xdp_link`, whose layout is the kernel's for its command; it and what it points
+    // SAFETY: `attr` is one of the structs above, of `xdp_link` or of `devices`, whose layout is the kernel's for its command; it and what it points
     // at live through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)

@@ -9,6 +9,7 @@ use super::layout::Layout;
 use super::manifest::{Document, parse_document};
 use super::{ImageRecord, Images, blocking, records, reference};
 use crate::ids::Project;
+use crate::mutation::{self, Control};
 
 /// What a removal did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl Images {
             let mut gone = HashSet::new();
             for name in names(&layout.layers())? {
                 let digest = format!("sha256:{name}");
-                if needed.contains(&digest) {
+                if needed.contains(&digest) || mutation::off(Control::LayersCollected) {
                     continue;
                 }
                 let size = layout.layer_size(&digest).unwrap_or(0);

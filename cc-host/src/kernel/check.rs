@@ -125,6 +125,12 @@ pub fn all(config: &Config) -> Vec<Check> {
             "boot without cgroup_disable=pids",
         ),
         optional(
+            "landlock",
+            crate::image::unpack::landlock::available(),
+            "without it: a hole in the unpacker's other walls is a hole",
+            "use a kernel with CONFIG_SECURITY_LANDLOCK, and landlock among its lsm=",
+        ),
+        optional(
             "token buckets",
             in_kernel("sch_tbf"),
             "without them: no container with a limit of bandwidth starts",

@@ -15,6 +15,7 @@ use super::protocol::{FailureKind, StartFailure};
 use super::spec::Spec;
 use super::streams::Streams;
 use super::{exec, privileges, sys, user};
+use crate::mutation::{self, Control};
 
 /// A helper that has been cloned, and what it will tell.
 pub struct Entering {
@@ -102,6 +103,10 @@ fn start(
     init::expect_go(channel)?;
     rustix::process::umask(Mode::empty());
     privileges::become_root()?;
+    if mutation::off(Control::Undumpable) {
+        // With the change of user namespace the kernel has hidden it once more.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(|e| other("show itself to the container", e))?;
+    }
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| other("open the container's root", e))?;
     let user = if wanted.user.is_empty() { &spec.user } else { &wanted.user };

@@ -14,6 +14,7 @@ use super::filter::Filter;
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs;
 use super::user::User;
+use crate::mutation::{self, Control};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -24,7 +25,10 @@ pub fn enter_existing(root: &OwnedFd, cwd: &str) -> Result<(), StartFailure> {
 }
 
 fn open_directory(root: &OwnedFd, cwd: &str) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let resolve = match mutation::off(Control::NoMagicLinks) {
+        true => ResolveFlags::empty(),
+        false => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    };
     openat2(root, cwd, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
@@ -136,6 +140,7 @@ fn exists(path: &str) -> bool {
 }
 
 fn failure(kind: FailureKind, program: &str, why: &str) -> StartFailure {
+    let kind = if mutation::off(Control::NamedFailures) { FailureKind::Other } else { kind };
     StartFailure::new(kind, format!("cannot run {program}: {why}"))
 }
 

@@ -16,6 +16,7 @@ use super::spec::Spec;
 use super::terminal::Size;
 use super::user::{self, User, UserError};
 use super::{exec, privileges, reaper, sys, terminal};
+use crate::mutation::{self, Control};
 
 /// Where what is kept lands, so that everything above it can be closed without knowing what it is.
 const FIRST_KEPT: i32 = 3;
@@ -88,7 +89,9 @@ fn keep<const N: usize>(stdio: Stdio, kept: [OwnedFd; N]) -> std::io::Result<[Ow
             }
         }
         std::mem::forget(high);
-        sys::close_from(FIRST_KEPT as u32 + N as u32)?;
+        if !mutation::off(Control::DescriptorsClosed) {
+            sys::close_from(FIRST_KEPT as u32 + N as u32)?;
+        }
         Ok(std::array::from_fn(|index| OwnedFd::from_raw_fd(FIRST_KEPT + index as i32)))
     }
 }
@@ -99,9 +102,11 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
     let prepared = expect_mounts(channel, spec)?;
     privileges::become_root()?;
     // Not by clone3: a namespace made there has the shim's cgroup for its root, because it is made before the child moves.
-    // SAFETY: the process has one thread, and the flag is none of those that split what threads share.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
-        .map_err(|e| other("make a cgroup namespace", e))?;
+    if !mutation::off(Control::CgroupNamespace) {
+        // SAFETY: the process has one thread, and the flag is none of those that split what threads share.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+            .map_err(|e| other("make a cgroup namespace", e))?;
+    }
     let kernel = KernelMounts::create()?;
     rootfs::enter(&prepared.root)?;
     sysctls(&kernel);
@@ -148,8 +153,10 @@ pub fn execute(
 ) -> Result<std::convert::Infallible, StartFailure> {
     restore_signals()?;
     rustix::process::umask(PROGRAM_UMASK);
-    sys::close_on_exec_from(3)
-        .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
+    if !mutation::off(Control::DescriptorsClosed) {
+        sys::close_on_exec_from(3)
+            .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
+    }
     channel.send(&FromInit::Executing, &[]).map_err(lost)?;
     exec::execute(args, env, filter)
 }
@@ -216,7 +223,8 @@ pub fn standard_streams(has_stdin: bool, user: &User) -> Result<(), StartFailure
 /// without one of them go without.
 fn sysctls(kernel: &KernelMounts) {
     for (name, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 65535")] {
-        let path = format!("sys/net/ipv4/{name}");
+        let above = if mutation::off(Control::ProcByDescriptor) { "/proc/" } else { "" };
+        let path = format!("{above}sys/net/ipv4/{name}");
         if let Ok(file) = rustix::fs::openat(&kernel.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
             let _ = rustix::io::write(&file, value.as_bytes());
         }

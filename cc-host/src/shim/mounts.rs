@@ -16,6 +16,7 @@ use super::protocol::{FailureKind, StartFailure};
 use super::rootfs;
 use super::spec::{Bind, DeviceSpec, Rootfs, Spec};
 use super::sys::mount_setattr;
+use crate::mutation::{self, Control};
 
 /// The host's nodes: a container cannot make its own, and could not use them if it did.
 pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -104,7 +105,11 @@ pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<
     }
     fsconfig_create(&context).map_err(|source| explained(&context, "create the overlay", source))?;
     // A device node in an image is somebody else's idea of the host's devices.
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV).map_err(at("mount the overlay"))
+    let attributes = match mutation::off(Control::RootNodev) {
+        true => MountAttrFlags::empty(),
+        false => MountAttrFlags::MOUNT_ATTR_NODEV,
+    };
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("mount the overlay"))
 }
 
 /// The root of the container is the root of this directory: it has to belong to the container's root.

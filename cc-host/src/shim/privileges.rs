@@ -15,6 +15,7 @@ use rustix::thread::{
 use super::protocol::{FailureKind, StartFailure};
 use super::spec::{RlimitKind, RlimitSpec};
 use super::user::User;
+use crate::mutation::{self, Control};
 
 pub const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
@@ -61,6 +62,7 @@ pub fn confine_to(kept: CapabilitySet) -> std::io::Result<()> {
 
 /// For good: user, groups, capabilities.
 pub fn drop_to(user: &User, capabilities: CapabilitySet) -> Result<(), StartFailure> {
+    let capabilities = if mutation::off(Control::CapabilitiesDropped) { CapabilitySet::all() } else { capabilities };
     for number in 0..=CAPABILITY_MAX {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if capabilities.contains(one) {
@@ -79,7 +81,7 @@ pub fn drop_to(user: &User, capabilities: CapabilitySet) -> Result<(), StartFail
     let kept = if user.uid == 0 { capabilities } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).map_err(|source| failed("set the capabilities", source))?;
-    set_no_new_privs(true).map_err(|source| failed("forbid new privileges", source))
+    set_no_new_privs(!mutation::off(Control::NoNewPrivileges)).map_err(|source| failed("forbid new privileges", source))
 }
 
 /// Never fails because a limit cannot be raised: it gets as far as it is allowed.

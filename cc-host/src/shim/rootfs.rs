@@ -16,6 +16,7 @@ use super::mounts::{DEVICES, mount_failure};
 use super::protocol::StartFailure;
 use super::spec::{Bind, DeviceSpec, TmpfsSpec};
 use super::sys::mount_setattr;
+use crate::mutation::{self, Control};
 
 const STRICT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
@@ -46,7 +47,11 @@ impl KernelMounts {
         Ok(KernelMounts {
             proc: filesystem("proc", &[], STRICT)?,
             sys: filesystem("sysfs", &[], READ_ONLY)?,
-            cgroup: filesystem("cgroup2", &[], READ_ONLY)?,
+            cgroup: filesystem(
+                "cgroup2",
+                &[],
+                if mutation::off(Control::CgroupReadOnly) { STRICT } else { READ_ONLY },
+            )?,
         })
     }
 }
@@ -62,7 +67,9 @@ pub fn enter(root: &OwnedFd) -> Result<(), StartFailure> {
     fchdir(root).map_err(at("enter the root"))?;
     pivot_root(".", ".").map_err(at("pivot into the root"))?;
     // The old root now lies on top of the new one.
-    unmount(".", UnmountFlags::DETACH).map_err(at("detach the host's root"))?;
+    if !mutation::off(Control::OldRootDetached) {
+        unmount(".", UnmountFlags::DETACH).map_err(at("detach the host's root"))?;
+    }
     rustix::process::chdir("/").map_err(at("enter the root"))
 }
 
@@ -195,7 +202,10 @@ pub fn open_in(dir: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Star
 }
 
 pub fn open_strictly(dir: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let resolve = match mutation::off(Control::StrictTargets) {
+        true => ResolveFlags::IN_ROOT,
+        false => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    };
     openat2(dir, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 

@@ -4,6 +4,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use crate::mutation::{self, Control};
+
 /// Both files are read whole; an image with larger ones is refused.
 pub const DATABASE_BYTES_MAX: u64 = 4 << 20;
 /// The kernel's own limit is 65,536.
@@ -97,7 +99,8 @@ pub fn resolve(user: &str, passwd: &str, group: &str, id_count: u32) -> Result<U
 
 /// Decimal digits and nothing else: `+0`, ` 0` and `4294967296` are not ids.
 fn id(text: &str) -> Option<u32> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { None } else { text.parse().ok() }
+    let strict = !mutation::off(Control::StrictUser);
+    if strict && (text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit())) { None } else { text.parse().ok() }
 }
 
 fn entries(passwd: &str) -> impl Iterator<Item = PasswdEntry<'_>> {

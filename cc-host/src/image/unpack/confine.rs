@@ -1,5 +1,5 @@
-//! What the child gives up: the host's mounts, network and ids of processes' sharing, capabilities, resources. Refuses to go
-//! on if any of it fails.
+//! What the child gives up: the host's mounts, network and ids of processes' sharing, capabilities, resources, and by Landlock all but its
+//! layer. Refuses to go on if any of it fails; that the kernel has no Landlock is no failure.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
+use super::landlock;
 use crate::image::limits::{CHILD_MEMORY_BYTES, LAYER_BYTES_MAX};
+use crate::mutation::{self, Control};
 
 /// CHOWN gives files to the layer's owners; DAC_OVERRIDE then writes into their directories; FOWNER sets modes and times on
 /// them; FSETID keeps setgid where the group is not ours; SETFCAP writes security.capability. MKNOD is not here: a
@@ -52,6 +54,7 @@ pub fn enter() -> Result<OwnedFd, String> {
     )?;
     step("limits", limits())?;
     step("privileges", privileges())?;
+    step("landlock", landlock::restrict_to(&root))?;
     rustix::process::umask(Mode::empty());
     Ok(root)
 }
@@ -73,5 +76,8 @@ fn limits() -> io::Result<()> {
 
 fn privileges() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    if mutation::off(Control::UnpackCapabilities) {
+        return Ok(());
+    }
     crate::shim::privileges::confine_to(kept())
 }

@@ -13,6 +13,7 @@ use super::path::{LayerPath, Name, classify, join};
 use super::tree::{Tree, disk};
 use super::{Report, UnpackError};
 use crate::image::limits::{ENTRIES_MAX, ID_END, LAYER_BYTES_MAX, XATTR_BYTES_MAX, XATTRS_MAX};
+use crate::mutation::{self, Control};
 
 /// Owner, mode, times and attributes.
 struct Meta {
@@ -62,7 +63,9 @@ pub fn unpack_all(tar: impl Read, root: OwnedFd) -> Result<Report, UnpackError> 
     let read_bytes = Cell::new(0);
     let mut archive = Archive::new(Counting { tar, read_bytes: &read_bytes });
     let mut data_end = 0;
-    for entry in archive.entries().map_err(broken)? {
+    // By the headers alone, as tools read that know nothing of PAX.
+    let headers_only = mutation::off(Control::PaxSize);
+    for entry in archive.entries().map_err(broken)?.raw(headers_only) {
         to.entries += 1;
         if to.entries > ENTRIES_MAX {
             return Err(refused(format!("it has more than {ENTRIES_MAX} entries")));
@@ -83,7 +86,7 @@ pub fn unpack_all(tar: impl Read, root: OwnedFd) -> Result<Report, UnpackError> 
 impl Unpacking {
     fn one<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<(), UnpackError> {
         let kind = entry.header().entry_type();
-        if kind == EntryType::XGlobalHeader {
+        if kind == EntryType::XGlobalHeader || (kind == EntryType::XHeader && mutation::off(Control::PaxSize)) {
             return Ok(());
         }
         let raw_path = entry.path_bytes().into_owned();
@@ -144,7 +147,8 @@ impl Unpacking {
             rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))
                 .map_err(|e| disk("make directory", &shown, e))?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let follow = if mutation::off(Control::UnpackNoFollow) { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | follow | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(|e| disk("open", &shown, e))?;
         apply(&fd, &meta, shown.as_os_str())?;
         self.dir_times.push((path.clone(), meta.mtime));

@@ -3,6 +3,7 @@
 
 mod confine;
 mod entry;
+pub mod landlock;
 mod path;
 mod tree;
 
@@ -65,5 +66,41 @@ pub(super) fn unpack(mut tar: impl Read, root: std::os::fd::OwnedFd) -> Report {
             let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             Report::Failed(format!("{error}: {source}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without the child around it: the host is in sight, and the paths alone have to stay inside.
+    #[test]
+    fn a_link_leads_nowhere_outside_even_where_the_outside_is_in_sight() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layer, outside) = (dir.path().join("layer"), dir.path().join("outside"));
+        std::fs::create_dir(&layer).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, link) in [("absolute", outside.clone()), ("upward", "../outside".into())] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mode(0o777);
+            tar.append_link(&mut header, name, link).unwrap();
+        }
+        for name in ["absolute/file", "upward/file"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(7);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, &b"escaped"[..]).unwrap();
+        }
+        let root = std::fs::File::open(&layer).unwrap();
+        let report = unpack(&tar.into_inner().unwrap()[..], root.into());
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{report:?}");
+        assert!(matches!(report, Report::Refused(_)), "{report:?}");
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::UnpackError;
 use super::path::join;
 use crate::image::limits::OPAQUE_BYTES_MAX;
+use crate::mutation::{self, Control};
 
 pub struct Tree {
     root: OwnedFd,
@@ -72,7 +73,10 @@ impl Tree {
     /// What is there, symlinks followed inside the root.
     fn existing(&self, parts: &[OsString]) -> Result<Option<(OwnedFd, Stat)>, UnpackError> {
         let path = join(parts);
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let resolve = match mutation::off(Control::UnpackInRoot) {
+            true => ResolveFlags::empty(),
+            false => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+        };
         loop {
             return match rustix::fs::openat2(&self.root, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
             {
@@ -130,7 +134,8 @@ impl Tree {
     /// Removes what an earlier entry left under this name. A directory that is to be a directory again stays: true.
     pub fn clear(&mut self, dir: BorrowedFd<'_>, path: &[OsString], for_dir: bool) -> Result<bool, UnpackError> {
         let Some(name) = path.last() else { return Ok(true) };
-        let stat = match rustix::fs::statat(dir, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        let follow = if mutation::off(Control::UnpackNoFollow) { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        let stat = match rustix::fs::statat(dir, name.as_os_str(), follow) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
             Err(e) => return Err(disk("inspect", join(path), e)),

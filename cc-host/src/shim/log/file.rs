@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
+use crate::mutation::{self, Control};
 use crate::shim::spec::LogSpec;
 
 /// Behind the number of a file that was compressed.
@@ -36,7 +37,7 @@ impl LogFile {
         }
         while !records.is_empty() {
             let mut fits = self.fitting(records);
-            if fits == 0 && self.written_bytes > 0 && self.rotate() {
+            if fits == 0 && self.written_bytes > 0 && !mutation::off(Control::LogRotation) && self.rotate() {
                 fits = self.fitting(records);
             }
             if fits == 0 {

@@ -9,6 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::tend::ended;
 use super::{Phase, Supervisor};
+use crate::mutation::{self, Control};
 use crate::shim::channel::{Channel, FromInit, ToInit};
 use crate::shim::enter::{self, Entering};
 use crate::shim::exec_spec::ExecSpec;
@@ -110,7 +111,10 @@ impl Supervisor<'_> {
     /// does not let the container's first process end.
     pub(super) fn reap_strangers(&mut self) {
         // Of those that are on their way it is not known yet who they are.
-        if !self.strangers || self.execs.iter().any(|exec| exec.channel.is_some()) {
+        if mutation::off(Control::ExecsReaped)
+            || !self.strangers
+            || self.execs.iter().any(|exec| exec.channel.is_some())
+        {
             return;
         }
         self.strangers = false;
@@ -353,7 +357,8 @@ fn is_readable(channel: &Channel) -> bool {
 }
 
 fn reap(pidfd: &OwnedFd) -> Option<ExitRecord> {
-    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    let left = if mutation::off(Control::ExecsReaped) { WaitIdOptions::NOWAIT } else { WaitIdOptions::empty() };
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | left) {
         Ok(Some(status)) => Some(ended(&status)),
         Ok(None) => None,
         // It is nobody's to reap: whatever it was, it is over.

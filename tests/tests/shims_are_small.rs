@@ -1,0 +1,33 @@
+//! A shim costs its host next to nothing: what it has for itself alone is at most 256 KiB.
+
+use cc_tests::World;
+use cc_tests::daemon::bin_dir;
+
+/// A debug build's shim is linked with libraries, which a release's is not.
+fn bound_kib() -> u64 {
+    if bin_dir().ends_with("debug") { 2048 } else { 256 }
+}
+
+#[test]
+fn private_memory_of_each_is_bounded() {
+    let world = World::new();
+    for name in ["plain", "talks"] {
+        world.run(
+            "busybox",
+            &["--name", name],
+            &["sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done; sleep 600"],
+        );
+    }
+    world.cc(&["exec", "talks", "true"]).ok();
+    for name in ["plain", "talks"] {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", world.pid(name))).unwrap();
+        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+        let rollup = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
+        let private =
+            rollup.lines().filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"));
+        let kib: u64 = private.map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum();
+        assert!(kib > 0 && kib <= bound_kib(), "{name}: {kib} KiB");
+    }
+    world.remove_all();
+    world.assert_clean();
+}
