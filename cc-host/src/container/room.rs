@@ -10,6 +10,7 @@ use super::claims::Claims;
 use super::error::ContainerError;
 use super::health::Health;
 use super::launch::Shim;
+use super::pool::Pool;
 use super::probes::Turns;
 use super::record::{CONTAINERS, ContainerRecord, Exit, State};
 use crate::config::Config;
@@ -60,6 +61,7 @@ pub(super) struct Live {
 pub struct Containers {
     pub(super) rooms: Rooms,
     pub(super) slots: Slots,
+    pub(super) pool: Pool,
     /// Set when the daemon stops: from then on nothing starts.
     pub(super) closing: watch::Sender<bool>,
     /// The slots of those that have ended and are not gone yet.
@@ -80,12 +82,17 @@ pub struct Containers {
     records: Mutex<BTreeMap<ContainerId, ContainerRecord>>,
 }
 
+/// Whatever the configuration says: each is two processes.
+const PARKED_MAX: u32 = 64;
+
 impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
         let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::CONTAINERS_MAX));
+        let pool = Pool::new(rooms.config.parked_max.min(PARKED_MAX));
         Arc::new(Containers {
             rooms,
             slots,
+            pool,
             closing: watch::Sender::new(false),
             leaving: watch::Sender::default(),
             copying: watch::Sender::default(),
