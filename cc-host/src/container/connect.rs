@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::error::ContainerError;
 use super::pace::Pace;
+use super::pool::ParkedLink;
 use super::record::{Attachment, ContainerRecord};
 use super::room::Containers;
 use crate::datapath::{Datapath, DatapathError};
@@ -26,6 +27,7 @@ impl Containers {
         record: &ContainerRecord,
         kept: &Arc<OwnedFd>,
         cgroup: &Cgroup,
+        parked: Option<ParkedLink>,
         pace: &mut Pace,
     ) -> Result<(), ContainerError> {
         let failed = |operation| {
@@ -44,16 +46,23 @@ impl Containers {
             return Ok(());
         };
         let mtu = self.mtu(record);
-        let (host_name, alias) = (record.interface(), self.alias(record));
-        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
-        let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
+        let host_name = record.interface();
+        let ifindex = match parked {
+            Some(parked) => parked.ifindex,
+            None => {
+                let alias = self.alias(&record.id);
+                let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
+                self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?
+            }
+        };
         pace.step("veth");
         // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
-        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir()).await?;
+        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir(), parked.is_some()).await?;
         pace.step("datapath");
         self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
         self.limit_bandwidth(record, Arc::clone(kept), ifindex, mtu).await?;
-        link::configure_endpoint(netns, vpc.addresses()).await.map_err(failed("configure"))?;
+        let mac = parked.map(|_| vpc.mac);
+        link::configure_endpoint_as(netns, mac, vpc.addresses()).await.map_err(failed("configure"))?;
         carrier::settle(&host_name).map_err(failed("configure"))?;
         pace.step("addresses");
         Ok(())
@@ -71,10 +80,15 @@ impl Containers {
         ifindex: u32,
         mtu: u16,
         cgroup: PathBuf,
+        is_prepared: bool,
     ) -> Result<(), ContainerError> {
         let endpoint = vpc.endpoint(record.slot, ifindex, &record.spec.bandwidth, mtu);
         let tag = record.id.clone();
-        self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
+        self.with_datapath(record, move |datapath| match is_prepared {
+            true => datapath.attach_prepared(&endpoint, tag.as_str(), &cgroup),
+            false => datapath.attach(&endpoint, tag.as_str(), &cgroup),
+        })
+        .await
     }
 
     async fn with_datapath(
@@ -91,8 +105,12 @@ impl Containers {
 
     /// What the uplink leaves to an overlay's payload, unless it was said.
     pub(super) fn mtu(&self, record: &ContainerRecord) -> u16 {
+        record.spec.mtu.unwrap_or_else(|| self.usual_mtu())
+    }
+
+    pub(super) fn usual_mtu(&self) -> u16 {
         let config = &self.rooms.config;
-        if let Some(mtu) = record.spec.mtu.or(config.mtu) {
+        if let Some(mtu) = config.mtu {
             return mtu;
         }
         let uplink = uplink::mtu(config.uplink.as_deref()).unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use super::error::ContainerError;
 use super::launch::Shim;
 use super::options::bad_profile;
 use super::pace::Pace;
-use super::pool::Parked;
+use super::pool::{Parked, ParkedLink};
 use super::record::ContainerRecord;
 use super::room::Containers;
 use super::start::{ID_RANGE, private_dir};
@@ -31,6 +31,8 @@ pub(super) struct Furnished {
     pub(super) shim: Shim,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) netns: Arc<OwnedFd>,
+    /// Its interface, where it has one already.
+    pub(super) link: Option<ParkedLink>,
 }
 
 impl Containers {
@@ -68,7 +70,7 @@ impl Containers {
             }
         };
         pace.step("shim");
-        Ok(Furnished { shim, cgroup, netns })
+        Ok(Furnished { shim, cgroup, netns, link: None })
     }
 
     async fn furnish_parked(
@@ -79,7 +81,7 @@ impl Containers {
         parked: Parked,
         pace: &mut Pace,
     ) -> Result<Furnished, ContainerError> {
-        let Parked { shim, cgroup, netns, .. } = parked;
+        let Parked { shim, cgroup, netns, link, .. } = parked;
         let (spec, cgroup) = (self.shim_spec(record, image, command, &cgroup)?, Arc::new(cgroup));
         pace.step("files");
         let take = async {
@@ -90,7 +92,7 @@ impl Containers {
             tokio::join!(take, self.limit(record, Arc::clone(&cgroup)), self.ensure_resolver(record));
         taken.and(limited)?;
         pace.step("parked");
-        Ok(Furnished { shim, cgroup, netns: Arc::new(netns) })
+        Ok(Furnished { shim, cgroup, netns: Arc::new(netns), link })
     }
 
     /// It has its limits before anything of the image runs.

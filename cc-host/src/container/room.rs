@@ -191,9 +191,20 @@ impl Containers {
 
     /// Writes a record that exists: nothing is written for one that was removed meanwhile.
     pub(super) async fn update(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.update_with(record, true).await
+    }
+
+    /// As `update`, where power loss may undo it.
+    pub(super) async fn update_unsynced(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.update_with(record, false).await
+    }
+
+    async fn update_with(&self, record: &ContainerRecord, synced: bool) -> Result<(), ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
-        let put = Op::Put { key: record.key(), value: record.encode(), lease: None };
-        match self.rooms.store.txn(vec![Compare::Present(record.key())], vec![put]).await.map_err(failed)? {
+        let put = vec![Op::Put { key: record.key(), value: record.encode(), lease: None }];
+        let (known, store) = (vec![Compare::Present(record.key())], &self.rooms.store);
+        let done = if synced { store.txn(known, put).await } else { store.txn_unsynced(known, put).await };
+        match done.map_err(failed)? {
             Txn::Committed { .. } => {
                 self.remember(record);
                 Ok(())

@@ -15,7 +15,7 @@ use super::pool::Parked;
 use super::record::{ContainerRecord, Exit, RunSpec, State};
 use super::restart::Restart;
 use super::room::{Containers, Live};
-use crate::ids::{Project, now_ms};
+use crate::ids::{ContainerId, Project, now_ms};
 use crate::image::ImageRecord;
 
 /// A container's range of ids: all that 16 bits can name, as images use them.
@@ -47,8 +47,8 @@ impl Containers {
     ) -> Result<Started, ContainerError> {
         let command = command(&spec, image)?;
         self.not_closing(name)?;
-        let _starting = self.pool.note_start();
-        let parked = self.pool.take(&spec);
+        let _starting = self.pool.note_start(&spec);
+        let parked = self.pool.take(&spec, || self.usual_mtu());
         let mut pace = Pace::new(if parked.is_some() { "start of a parked one" } else { "start" });
         let record = match self.create(project, name, spec, image, parked.as_ref()).await {
             Ok(record) => record,
@@ -77,7 +77,7 @@ impl Containers {
         attach: bool,
         pace: &mut Pace,
     ) -> Result<Started, ContainerError> {
-        let Furnished { shim, cgroup, netns } = self.furnish(record, image, command, parked, pace).await?;
+        let Furnished { shim, cgroup, netns, link } = self.furnish(record, image, command, parked, pace).await?;
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         let joined = match &record.vpc {
             Some(vpc) => Some(self.rooms.firewall.join(&vpc.membership.groups).await?),
@@ -87,7 +87,7 @@ impl Containers {
         if let (Some(vpc), Some(joined)) = (&mut record.vpc, &joined) {
             vpc.membership = joined.membership().clone();
         }
-        self.connect_network(&record, &netns, &cgroup, pace).await?;
+        self.connect_network(&record, &netns, &cgroup, link, pace).await?;
         // Before its program runs, which may ask for its own name.
         self.publish(&record);
         let stdio = if attach {
@@ -123,7 +123,8 @@ impl Containers {
         if let Ok(now) = self.find(&record.project, record.id.as_str()) {
             (record.stopped_by_hand, record.restarts) = (now.stopped_by_hand, now.restarts);
         }
-        self.update(record).await
+        // Of one that goes with its end, the next boot makes nothing but an end, whether or not it is said to have run.
+        if record.spec.auto_remove { self.update_unsynced(record).await } else { self.update(record).await }
     }
 
     pub(super) fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
@@ -171,8 +172,8 @@ impl Containers {
         self.state_dir(record).join("log").join("0.log")
     }
 
-    pub(super) fn alias(&self, record: &ContainerRecord) -> String {
-        format!("cc:{}:{}", self.rooms.host_id, record.id)
+    pub(super) fn alias(&self, id: &ContainerId) -> String {
+        format!("cc:{}:{id}", self.rooms.host_id)
     }
 }
 

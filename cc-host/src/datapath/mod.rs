@@ -210,6 +210,34 @@ impl Datapath {
         })
     }
 
+    /// What of `attach` does not depend on the endpoint: the programs on an interface and on a cgroup. Without an endpoint's rows they drop
+    /// everything, and count nothing.
+    pub fn prepare(&self, ifindex: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+        let tag = parse_tag(tag)?;
+        let inner = &mut *self.inner();
+        links::attach_interface(&mut inner.programs, ifindex)?;
+        inner.links.attach_cgroup(&mut inner.programs, cgroup_v2_dir, tag)
+    }
+
+    /// Puts back what somebody has taken from an interface that is prepared.
+    pub fn prepare_again(&self, ifindex: u32) -> Result<(), DatapathError> {
+        links::repair_interface(&mut self.inner().programs, ifindex).map(drop)
+    }
+
+    /// Of what was prepared and is no endpoint's; what hangs on the interface goes with that.
+    pub fn unprepare(&self, tag: &str) -> Result<(), DatapathError> {
+        self.inner().links.detach(parse_tag(tag)?).map(drop)
+    }
+
+    /// As `attach`, after `prepare` of the same interface, tag and cgroup.
+    pub fn attach_prepared(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+        self.attach_with(endpoint.id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
+            let entry = inner.entry(endpoint, tag, cgroup);
+            inner.set_sockets(endpoint.id, entry)?;
+            inner.open(endpoint, &entry)
+        })
+    }
+
     /// For a container without an interface: its sockets' traffic over its loopback is counted, under an endpoint number of
     /// its own.
     pub fn attach_sockets(&self, id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
@@ -299,12 +327,16 @@ impl Datapath {
     }
 }
 
+fn parse_tag(tag: &str) -> Result<Tag, DatapathError> {
+    Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })
+}
+
 /// The endpoint's number is in range; its tag as a number, and its cgroup's id.
 fn parse_target(id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(Tag, u64), DatapathError> {
     if id >= ENDPOINTS_MAX {
         return Err(DatapathError::EndpointOutOfRange { id });
     }
-    let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
+    let tag = parse_tag(tag)?;
     let metadata = std::fs::metadata(cgroup_v2_dir)
         .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
     Ok((tag, metadata.ino()))
@@ -314,10 +346,16 @@ impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
-        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, .. } = endpoint;
-        let generation = self.next_generation();
-        let entry = EndpointEntry {
-            generation,
+        let entry = self.entry(endpoint, tag, cgroup);
+        self.attach_sockets(endpoint.id, entry, tag, cgroup_dir)?;
+        links::attach_interface(&mut self.programs, endpoint.ifindex)?;
+        self.open(endpoint, &entry)
+    }
+
+    fn entry(&mut self, endpoint: &Endpoint, tag: Tag, cgroup: u64) -> EndpointEntry {
+        let &Endpoint { vni, rule_set, ifindex, mac, ipv4, ipv6, .. } = endpoint;
+        EndpointEntry {
+            generation: self.next_generation(),
             container: tag.number(),
             cgroup,
             ifindex,
@@ -328,19 +366,27 @@ impl Inner {
             ipv6: ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into())),
             mac: MacAddr(mac),
             pad: [0; 6],
-        };
-        self.attach_sockets(id, entry, tag, cgroup_dir)?;
+        }
+    }
+
+    /// Whose the interface is, and the ways to it; the programs are on it.
+    fn open(&mut self, endpoint: &Endpoint, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        let &Endpoint { id, vni, ipv4, ipv6, .. } = endpoint;
         // Before the port that leads to it.
         self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
-        self.attach_port(id, &entry, endpoint.port_flags())?;
+        self.set_port(id, entry, endpoint.port_flags())?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
     }
 
     /// The programs on the endpoint's interface, and whose it is.
     fn attach_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
+        links::attach_interface(&mut self.programs, entry.ifindex)?;
+        self.set_port(id, entry, flags)
+    }
+
+    fn set_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
         let &EndpointEntry { generation, ifindex, vni, rule_set, ipv4, ipv6, mac, .. } = entry;
-        links::attach_interface(&mut self.programs, ifindex)?;
         self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set, ipv4, ipv6, mac, flags })
     }
 
@@ -367,11 +413,15 @@ impl Inner {
         tag: Tag,
         cgroup_dir: &Path,
     ) -> Result<(), DatapathError> {
+        self.set_sockets(id, entry)?;
+        self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)
+    }
+
+    fn set_sockets(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
         self.tables.zero_counters(id)?;
         self.tables.remove_drops(id)?;
         self.tables.set_endpoint(id, entry)?;
-        self.tables.add_socket(entry.cgroup)?;
-        self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)
+        self.tables.add_socket(entry.cgroup)
     }
 
     fn detach(&mut self, id: u32) -> Result<(), DatapathError> {

@@ -80,7 +80,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         | Bench::Nat(nat::Options { common, .. })
         | Bench::Guard(guard::Options { common, .. })
             if common.peers => {}
-        Bench::Start(start::Options { common }) | Bench::Shim(shim::Options { common }) if common.peers => {
+        Bench::Start(start::Options { common, .. }) | Bench::Shim(shim::Options { common }) if common.peers => {
             build::images_only(root)?;
         }
         _ => build::run_with_images(root, Profile::Release)?,
