@@ -1,5 +1,7 @@
 //! The tests of the runtime once more, with shims that were parked before they were told what to run. Refuses to expect anything else of them.
 
+#![expect(clippy::duplicate_mod, reason = "each of these has the runtime's world, as it has in its own program")]
+
 #[path = "runtime_container.rs"]
 mod container;
 #[path = "runtime_exec.rs"]

@@ -26,6 +26,7 @@ mod metrics;
 mod names;
 pub mod options;
 mod pace;
+mod park;
 mod pool;
 pub mod ports;
 mod probes;
