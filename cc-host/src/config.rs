@@ -135,6 +135,8 @@ pub struct Config {
     pub id_ranges: u32,
     /// Limit of processes of a container that names none.
     pub pids_max: u32,
+    /// Inits that wait for containers to be, at most: as many as were started lately. None if it is 0.
+    pub parked_max: u32,
     /// End the containers when the daemon stops in order; otherwise they go on, and the next daemon adopts them.
     pub stop_containers: bool,
     /// The shim; default: `cc-shim` beside this program.
@@ -170,6 +172,7 @@ impl Default for Config {
             id_base: 0x1000_0000,
             id_ranges: 4096,
             pids_max: 4096,
+            parked_max: 16,
             stop_containers: false,
             shim: None,
             refusals_per_minute: 60,

@@ -39,6 +39,12 @@ impl Slots {
         Some(slot)
     }
 
+    /// One that can be done without: as long as a quarter of all is free. `None` if it is not.
+    pub(crate) fn take_spare(&self) -> Option<u32> {
+        let free = self.max as usize - self.lock().taken.len();
+        if free * 4 >= self.max as usize { self.take() } else { None }
+    }
+
     /// One more holder of a slot that is taken.
     pub(crate) fn share(&self, slot: u32) {
         *self.lock().taken.entry(slot).or_insert(0) += 1;
@@ -70,6 +76,16 @@ mod tests {
         assert_eq!(slots.take(), Some(0));
         slots.release(0);
         assert_eq!((slots.take(), slots.take(), slots.take(), slots.take()), (Some(1), Some(2), Some(0), None));
+    }
+
+    #[test]
+    fn a_spare_one_leaves_a_quarter() {
+        let slots = Slots::new(4);
+        assert_eq!([0; 5].map(|_| slots.take_spare()), [Some(0), Some(1), Some(2), Some(3), None]);
+        slots.release(0);
+        assert_eq!(slots.take_spare(), Some(0));
+        let many = Slots::new(40);
+        assert_eq!(std::iter::from_fn(|| many.take_spare()).count(), 31);
     }
 
     #[test]

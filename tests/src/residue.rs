@@ -11,8 +11,25 @@ use crate::world::World;
 const SHIMS: &str = "shims";
 
 impl World {
-    /// What of containers is left in the kernel and on disk; empty when nothing is.
+    /// What of containers is left in the kernel and on disk; empty when nothing is. What a daemon that runs has parked is nobody's
+    /// container; without one, it is left as anything else is.
     pub fn residue(&self) -> Vec<String> {
+        let parked = if self.daemon.is_some() { self.parked() } else { Vec::new() };
+        let mut left = self.residue_and_parked();
+        // A link has 12 digits of the id.
+        left.retain(|what| !parked.iter().any(|id| what.contains(&id[..12])));
+        left
+    }
+
+    /// The ids of those that wait for containers to be: they have a place, and no specification.
+    pub fn parked(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("run/containers")).into_iter().flatten().filter_map(Result::ok);
+        let is_parked = |dir: &PathBuf| dir.join("place.json").exists() && !dir.join("spec.json").exists();
+        let dirs = entries.map(|entry| entry.path()).filter(is_parked);
+        dirs.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())).collect()
+    }
+
+    fn residue_and_parked(&self) -> Vec<String> {
         let mut left = Vec::new();
         let links = self.netns.links().expect("links can be listed");
         let known = self.resolver_links();

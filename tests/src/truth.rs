@@ -49,9 +49,9 @@ fn pid_of(record: &Value) -> i32 {
         .expect("it is as the kernel, or the daemon, always says it")
 }
 
-/// Of this world, by their containers' ids; the kernel is asked, not the daemon.
+/// Of this world's containers, by their ids, and not of what is parked; the kernel is asked, not the daemon.
 pub fn shims(world: &World) -> BTreeMap<String, i32> {
-    let ours = world.path("run/containers").display().to_string();
+    let (ours, parked) = (world.path("run/containers").display().to_string(), world.parked());
     let entries =
         std::fs::read_dir("/proc").expect("it is as the kernel, or the daemon, always says it").filter_map(Result::ok);
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -61,7 +61,7 @@ pub fn shims(world: &World) -> BTreeMap<String, i32> {
         let mut words = line.split('\0');
         let is_shim = words.next()?.ends_with("cc-shim");
         let id = words.next()?.strip_prefix(&ours)?.strip_prefix('/')?.to_owned();
-        is_shim.then_some((id, pid))
+        (is_shim && !parked.contains(&id)).then_some((id, pid))
     };
     pids.filter_map(of).collect()
 }

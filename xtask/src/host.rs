@@ -23,6 +23,25 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 const IDS_PER_RANGE: u32 = 65_536;
 const RANGES: u32 = 64;
+/// Hosts of a machine whose ranges of ids differ, by their processes' numbers.
+const SPANS: u32 = 256;
+
+/// In what one differs from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Variety<'a> {
+    /// Containers that it can have.
+    pub ranges: u32,
+    /// Lines of its configuration.
+    pub config: &'a str,
+    /// As `RUST_LOG`.
+    pub log: Option<&'a str>,
+}
+
+impl Default for Variety<'_> {
+    fn default() -> Self {
+        Variety { ranges: RANGES, config: "", log: None }
+    }
+}
 
 pub struct Host {
     daemon: Option<Child>,
@@ -35,6 +54,10 @@ pub struct Host {
 
 impl Host {
     pub fn start(root: &Path, built: Profile, what: &str) -> Result<Host> {
+        Host::start_as(root, built, what, Variety::default())
+    }
+
+    pub fn start_as(root: &Path, built: Profile, what: &str, variety: Variety<'_>) -> Result<Host> {
         let netns = Netns::make(what)?;
         let name = netns.name().to_owned();
         let dir = std::env::temp_dir().join(&name);
@@ -45,10 +68,11 @@ impl Host {
         }
         output(Command::new("mount").args(["-t", "bpf", &host.name]).arg(host.bpffs()))?;
         let file = host.dir.join("config.toml");
-        std::fs::write(&file, host.config()).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, host.config(variety)).with_context(|| format!("cannot write {}", file.display()))?;
         let log = std::fs::File::create(host.log_path()).context("cannot make the daemon's log")?;
         let mut command = host.netns.command(host.bin.join("cc-host"));
         command.arg("serve").arg("--config").arg(&file);
+        command.envs(variety.log.map(|log| ("RUST_LOG", log)));
         command.stdin(Stdio::null()).stdout(log.try_clone().context("cannot share the daemon's log")?).stderr(log);
         // Its own process group: a Ctrl-C is ours, and then the daemon is stopped in order.
         host.daemon = Some(command.process_group(0).spawn().context("cannot start cc-host")?);
@@ -72,6 +96,11 @@ impl Host {
         let reference = format!("localhost/{name}:latest");
         output(self.cc().args(["image", "load", &format!("oci:{}:latest", layout.display()), "--name", &reference]))?;
         Ok(reference)
+    }
+
+    /// Its process, for looking at.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("no daemon was started")?.id())
     }
 
     /// Where the daemon runs.
@@ -108,11 +137,11 @@ impl Host {
     }
 
     /// Ranges of ids of its own, so that another run's containers are other users.
-    fn config(&self) -> String {
-        let id_base = 0x2000_0000 + (std::process::id() % 256) * RANGES * IDS_PER_RANGE;
+    fn config(&self, Variety { ranges, config, .. }: Variety<'_>) -> String {
+        let id_base = 0x2000_0000 + (std::process::id() % SPANS.min(SPANS * RANGES / ranges)) * ranges * IDS_PER_RANGE;
         format!(
             "state_dir = '{dir}/state'\nrun_dir = '{dir}/run'\nbpffs_dir = '{dir}/bpf'\ncgroup_dir = '{name}'\n\
-             mtu = {mtu}\nid_base = {id_base}\nid_ranges = {RANGES}\n",
+             mtu = {mtu}\nid_base = {id_base}\nid_ranges = {ranges}\n{config}\n",
             dir = self.dir.display(),
             name = self.name,
             mtu = 1450,

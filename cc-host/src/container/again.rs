@@ -64,7 +64,7 @@ impl Containers {
             name: record.name.to_string(),
             source,
         })?;
-        match self.bring_up(&record, &image, command, false, &mut Pace::new("start again")).await {
+        match self.bring_up(&record, &image, command, None, false, &mut Pace::new("start again")).await {
             Ok(Started { .. }) => Ok(()),
             Err(error) => {
                 self.tear_down(&record).await;

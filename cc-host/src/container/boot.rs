@@ -11,7 +11,7 @@ use super::error::ContainerError;
 use super::launch;
 use super::record::{ContainerRecord, State};
 use super::room::Containers;
-use super::teardown::remove_stray_dir;
+use super::teardown::{goes, remove_stray_dir};
 use crate::error_chain;
 use crate::ids::ContainerId;
 use crate::mutation::{self, Control};
@@ -101,7 +101,11 @@ impl Containers {
             Ok(links) => links,
             Err(error) => return tracing::error!(error = error_chain(&error), "cannot list links"),
         };
-        for found in links.into_iter().filter(|link| link.alias.strip_prefix(&ours).is_some_and(stray)) {
+        let strays: Vec<_> =
+            links.into_iter().filter(|link| link.alias.strip_prefix(&ours).is_some_and(stray)).collect();
+        // Of what was parked they go with its processes, all at once: each that is deleted keeps everybody waiting.
+        futures::future::join_all(strays.iter().map(|found| goes(&found.name))).await;
+        for found in strays {
             if let Err(error) = self.rooms.links.delete(found.ifindex).await {
                 tracing::error!(link = found.name, error = error_chain(&error), "cannot delete a stray link");
             }

@@ -221,7 +221,7 @@ impl Containers {
             source,
         })?;
         let rootfs = Rootfs { layers: self.rooms.images.layer_dirs(&image), upper, work, volatile: true };
-        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, hold))
+        Ok((Stopped { rootfs, id_base: self.id_base(record.slot), id_count: ID_RANGE }, hold))
     }
 }
 

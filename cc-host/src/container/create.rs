@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 
 use super::error::ContainerError;
+use super::pool::Parked;
 use super::record::{Attachment, ContainerRecord, Ipv6Attachment, RunSpec, State};
 use super::room::Containers;
 use crate::firewall::Membership;
@@ -54,8 +55,9 @@ impl Containers {
         name: &str,
         spec: RunSpec,
         image: &ImageRecord,
+        parked: Option<&Parked>,
     ) -> Result<ContainerRecord, ContainerError> {
-        let id = ContainerId::random();
+        let id = parked.map_or_else(ContainerId::random, |parked| parked.id.clone());
         let name = if name.is_empty() { format!("c-{}", &id.as_str()[..8]) } else { name.to_owned() };
         let name = Name::parse(&name).map_err(|source| ContainerError::BadName { name, source })?;
         if RESERVED_NAMES.contains(&name.as_str()) {
@@ -67,10 +69,16 @@ impl Containers {
             let (field, value) = ("--health-cmd", String::new());
             return Err(ContainerError::BadField { field, value, why: "neither it nor the image says what to ask" });
         }
-        let slot = self
-            .slots
-            .take()
-            .ok_or_else(|| ContainerError::NoSlot { name: name.to_string(), max: self.rooms.config.id_ranges })?;
+        let slot = match parked {
+            Some(parked) => parked.slot,
+            None => self.take_slot(&name).await?,
+        };
+        // What is parked keeps its own.
+        let release = || {
+            if parked.is_none() {
+                self.slots.release(slot)
+            }
+        };
         let record = ContainerRecord {
             id,
             project: project.clone(),
@@ -88,16 +96,25 @@ impl Containers {
             state: State::Created,
         };
         if record.encode().len() > RECORD_BYTES_MAX {
-            self.slots.release(slot);
+            release();
             let value = format!("{} bytes", record.encode().len());
             let why = "its arguments, variables and labels together exceed 512 KiB";
             return Err(ContainerError::BadField { field: "specification", value, why });
         }
         let created = self.insert_with_address(record).await;
         if created.is_err() {
-            self.slots.release(slot);
+            release();
         }
         created
+    }
+
+    async fn take_slot(&self, name: &Name) -> Result<u32, ContainerError> {
+        if let Some(slot) = self.slots.take() {
+            return Ok(slot);
+        }
+        self.pool_yields().await;
+        let max = self.rooms.config.id_ranges;
+        self.slots.take().ok_or_else(|| ContainerError::NoSlot { name: name.to_string(), max })
     }
 
     async fn insert_with_address(&self, mut record: ContainerRecord) -> Result<ContainerRecord, ContainerError> {

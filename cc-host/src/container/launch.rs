@@ -1,4 +1,4 @@
-//! A container's shim, seen from the daemon: spawned or found again, started, signalled, attached to, waited for, and killed
+//! A container's shim, seen from the daemon: spawned, parked or found again, started, signalled, attached to, waited for, and killed
 //! when it was left behind. Refuses to prepare what the specification names: cgroups, directories and files exist by then.
 
 use std::collections::VecDeque;
@@ -9,24 +9,23 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use cc_common::api::fault::Fault;
 use rustix::event::{PollFd, PollFlags};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Mutex, oneshot, watch};
-use tonic::Code;
 
 use super::leftover::{self, open_process};
 use super::shim_client::{self, ClientError, Reader, Writer};
 use crate::mutation;
 use crate::shim::exec_spec::ExecSpec;
 use crate::shim::pidfd_exit_status;
-use crate::shim::protocol::{FailureKind, Kind, PROTOCOL_BOUND, PROTOCOL_EXEC, Report, Request, StartFailure};
+use crate::shim::place::{PLACE_FILE, Place};
+use crate::shim::protocol::{FailureKind, PROTOCOL_BOUND, PROTOCOL_EXEC, Report, Request, StartFailure};
 use crate::shim::record::{self, EXIT_FILE, ExitRecord, STATE_FILE, STDERR_FILE, StateRecord};
-use crate::shim::spec::{SPEC_FILE, Spec, SpecError};
-use crate::shim::terminal::Size;
+use crate::shim::spec::{SPEC_FILE, Spec};
 
+pub use super::launch_error::LaunchError;
 pub use super::leftover::{kill_leftover, wait_for_shim_to_leave};
+pub use super::streams::{Output, OutputReceiver, StdinSender, Stream};
 
 /// A shim that works is ready in milliseconds.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -34,87 +33,6 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(2);
 /// A program is executed in milliseconds; a host with no memory left may take longer.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
-
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    #[error("cannot {operation} {path}")]
-    Directory { operation: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("cannot write the container's specification")]
-    Spec(#[from] SpecError),
-    #[error("cannot run the shim {path}")]
-    Spawn { path: PathBuf, source: std::io::Error },
-    #[error("the shim {path} ended before it was ready: {stderr}")]
-    NotReady { path: PathBuf, stderr: String },
-    #[error("cannot talk to the container's shim")]
-    Client(#[from] ClientError),
-    #[error("cannot open process {pid}")]
-    OpenProcess { pid: i32, source: std::io::Error },
-    #[error("process {pid} of a container that was left behind does not end")]
-    Unkillable { pid: i32 },
-    #[error("the container could not be created")]
-    Failed(#[source] StartFailure),
-    #[error("the program could not be run")]
-    Exec(#[source] StartFailure),
-}
-
-impl From<LaunchError> for Fault {
-    fn from(error: LaunchError) -> Fault {
-        let mut why = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            why.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        let what = "cannot run the container";
-        match error {
-            LaunchError::Failed(failure) | LaunchError::Exec(failure) => failure.into(),
-            LaunchError::Spec(SpecError::Invalid(_)) => Fault::new(Code::InvalidArgument, "container.spec", what, why),
-            LaunchError::Spawn { .. } | LaunchError::NotReady { .. } => {
-                Fault::new(Code::FailedPrecondition, "container.shim", what, why)
-                    .next("check that cc-shim is beside cc-host, or set shim in its configuration")
-            }
-            LaunchError::Client(ClientError::TooOld) => {
-                Fault::new(Code::FailedPrecondition, "container.old_shim", "cannot do this with the container", why)
-                    .next("restart it: cc restart ID")
-            }
-            LaunchError::Client(_) => {
-                Fault::new(Code::Unavailable, "container.shim_gone", "cannot reach the container", why)
-            }
-            LaunchError::Directory { .. }
-            | LaunchError::Spec(_)
-            | LaunchError::OpenProcess { .. }
-            | LaunchError::Unkillable { .. } => Fault::new(Code::Internal, "container.launch", what, why),
-        }
-    }
-}
-
-impl From<StartFailure> for Fault {
-    fn from(failure: StartFailure) -> Fault {
-        let (kind, code, next) = match failure.kind {
-            FailureKind::NotFound => (Code::NotFound, "container.not_found", "name a program that the image has"),
-            FailureKind::NotExecutable => (Code::FailedPrecondition, "container.not_executable", ""),
-            FailureKind::BadUser => {
-                (Code::InvalidArgument, "container.bad_user", "use a uid, or a name of the image's /etc/passwd")
-            }
-            FailureKind::BadDir => (Code::InvalidArgument, "container.bad_dir", "name a directory with --dir"),
-            FailureKind::Mount => (Code::FailedPrecondition, "container.mount", "see what is missing: cc-host check"),
-            FailureKind::Other => (Code::Internal, "container.start", ""),
-        };
-        Fault::new(kind, code, "cannot start the container", failure.message).next(next)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    pub stream: Stream,
-    pub bytes: Bytes,
-}
 
 /// A connection to a shim. Dropping it before `start` ends the container; afterwards the container goes on.
 pub struct Shim {
@@ -127,6 +45,7 @@ pub struct Shim {
 
 /// What the reading task has heard.
 struct Events {
+    parked: watch::Sender<bool>,
     started: watch::Sender<Option<Result<(), StartFailure>>>,
     exited: watch::Sender<Option<ExitRecord>>,
     signalled: Lock<VecDeque<oneshot::Sender<bool>>>,
@@ -136,33 +55,46 @@ impl Shim {
     /// Writes `spec` into `dir`, runs the shim there, and returns when the container's first process exists (its pid), in its
     /// namespaces, and waits for `start`.
     pub async fn spawn(shim_binary: &Path, dir: &Path, spec: &Spec) -> Result<(Shim, i32), LaunchError> {
-        let failed = |operation| move |source| LaunchError::Directory { operation, path: dir.to_owned(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create"))?;
+        private_dir(dir)?;
         spec.store(&dir.join(SPEC_FILE))?;
-        let stderr = std::fs::File::create(dir.join(STDERR_FILE)).map_err(failed("write to"))?;
-        let mut command = tokio::process::Command::new(shim_binary);
-        mutation::pass_on(command.as_std_mut().arg(dir).env_clear());
-        let mut child = command
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .map_err(|source| LaunchError::Spawn { path: shim_binary.to_owned(), source })?;
-        let mut said = [0; 6];
-        let mut stdout = child.stdout.take().expect("it was asked for just above");
-        let ready = tokio::time::timeout(READY_WITHIN, stdout.read_exact(&mut said)).await;
-        if !matches!(ready, Ok(Ok(_))) {
-            // It may hang rather than have ended. If it does so in its own cgroup, it is found by what it wrote down.
-            let _ = child.kill().await;
-            let stderr = std::fs::read_to_string(dir.join(STDERR_FILE)).unwrap_or_default();
-            return Err(LaunchError::NotReady { path: shim_binary.to_owned(), stderr: stderr.trim().to_owned() });
-        }
-        // So that it does not stay a zombie while the daemon lives.
-        tokio::spawn(async move { child.wait().await });
+        run(shim_binary, dir).await?;
         let shim = Shim::connect(dir).await?;
         let pid = shim.pid;
         Ok((shim, pid))
+    }
+
+    /// Runs a shim at a place in which nothing is to run yet, and returns when its first process has done all that it can without knowing
+    /// what. It ends when it is dropped, until it was told by `take`.
+    pub async fn park(shim_binary: &Path, dir: &Path, place: &Place) -> Result<Shim, LaunchError> {
+        private_dir(dir)?;
+        place.store(&dir.join(PLACE_FILE))?;
+        run(shim_binary, dir).await?;
+        let shim = Shim::connect(dir).await?;
+        let (mut parked, mut failed) = (shim.events.parked.subscribe(), shim.events.started.subscribe());
+        let answer = async {
+            tokio::select! {
+                _ = parked.wait_for(|parked| *parked) => Ok(()),
+                // The sender lives as long as the shim.
+                failure = failed.wait_for(Option::is_some) => match failure.map(|failure| failure.clone()) {
+                    Ok(Some(Err(failure))) => Err(LaunchError::Failed(failure)),
+                    _ => Err(ClientError::Unexpected.into()),
+                },
+            }
+        };
+        let answered = tokio::time::timeout(READY_WITHIN, answer).await;
+        answered.map_err(|_| LaunchError::from(ClientError::Silent))??;
+        Ok(shim)
+    }
+
+    /// Tells a parked shim what it is to run. What is wrong with it is told by `start`.
+    pub async fn take(&self, spec: &Spec) -> Result<(), LaunchError> {
+        spec.store(&self.dir.join(SPEC_FILE))?;
+        Ok(self.writer.lock().await.request(&Request::Take).await?)
+    }
+
+    /// Whether its container has ended, or it is gone itself.
+    pub fn is_over(&self) -> bool {
+        self.events.exited.borrow().is_some()
     }
 
     /// Reaches the shim of a container that already exists.
@@ -182,6 +114,7 @@ impl Shim {
         let init = state.and_then(|state| state.init).filter(|init| init.pid == pid);
         let pidfd = init.map(open_process).transpose()?.flatten();
         let events = Arc::new(Events {
+            parked: watch::Sender::new(false),
             started: watch::Sender::new(None),
             exited: watch::Sender::new(None),
             signalled: Lock::default(),
@@ -246,9 +179,9 @@ impl Shim {
         writer.request(&Request::Attach { stdin }).await?;
         loop {
             match reader.report().await? {
-                Some(Report::Created { .. } | Report::Started) => {}
+                Some(Report::Created { .. } | Report::Parked | Report::Started) => {}
                 Some(Report::Attached) => {
-                    return Ok((StdinSender { writer, version }, OutputReceiver { reader: Some(reader), end: None }));
+                    return Ok((StdinSender::new(writer, version), OutputReceiver::new(reader)));
                 }
                 _ => return Err(ClientError::Unexpected.into()),
             }
@@ -285,7 +218,7 @@ impl Shim {
         // The shim removes it as soon as it has read it, which it may not have come to.
         let _ = std::fs::remove_file(&path);
         answered.map_err(|_| ClientError::Silent)??;
-        Ok((StdinSender { writer, version }, OutputReceiver { reader: Some(reader), end: None }))
+        Ok((StdinSender::new(writer, version), OutputReceiver::new(reader)))
     }
 
     /// How the container ended; at once if it has. Also where the shim was killed. A container that failed before it was
@@ -303,80 +236,43 @@ impl Drop for Shim {
     }
 }
 
-/// The program's standard input, if it was attached with it, and its terminal, if it has one. Dropping it ends the input.
-pub struct StdinSender {
-    writer: Writer,
-    version: u32,
+fn private_dir(dir: &Path) -> Result<(), LaunchError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| LaunchError::Directory { operation: "create", path: dir.to_owned(), source })
 }
 
-impl StdinSender {
-    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LaunchError> {
-        Ok(self.writer.stdin(bytes).await?)
+/// Returns when the shim listens.
+async fn run(shim_binary: &Path, dir: &Path) -> Result<(), LaunchError> {
+    let failed = |source| LaunchError::Directory { operation: "write to", path: dir.to_owned(), source };
+    let stderr = std::fs::File::create(dir.join(STDERR_FILE)).map_err(failed)?;
+    let mut command = tokio::process::Command::new(shim_binary);
+    mutation::pass_on(command.as_std_mut().arg(dir).env_clear());
+    let mut child = command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|source| LaunchError::Spawn { path: shim_binary.to_owned(), source })?;
+    let mut said = [0; 6];
+    let mut stdout = child.stdout.take().expect("it was asked for just above");
+    let ready = tokio::time::timeout(READY_WITHIN, stdout.read_exact(&mut said)).await;
+    if !matches!(ready, Ok(Ok(_))) {
+        // It may hang rather than have ended. If it does so in its own cgroup, it is found by what it wrote down.
+        let _ = child.kill().await;
+        let stderr = std::fs::read_to_string(dir.join(STDERR_FILE)).unwrap_or_default();
+        return Err(LaunchError::NotReady { path: shim_binary.to_owned(), stderr: stderr.trim().to_owned() });
     }
-
-    /// Nothing more comes in.
-    pub async fn end(&mut self) -> Result<(), LaunchError> {
-        Ok(self.writer.request(&Request::StdinEof).await?)
-    }
-
-    pub async fn resize(&mut self, size: Size) -> Result<(), LaunchError> {
-        if self.version < PROTOCOL_EXEC {
-            return Ok(());
-        }
-        Ok(self.writer.request(&Request::Resize { size }).await?)
-    }
-
-    /// To a further program, whose streams these are. One that has ended is sent none.
-    pub async fn signal(&mut self, signal: i32) -> Result<(), LaunchError> {
-        Ok(self.writer.request(&Request::Signal { signal }).await?)
-    }
-}
-
-/// A program's output, in the order in which it came, and its end.
-pub struct OutputReceiver {
-    reader: Option<Reader>,
-    end: Option<ExitRecord>,
-}
-
-impl OutputReceiver {
-    /// `None` when all output was received. Not to be cancelled half-way: output would be lost.
-    pub async fn recv(&mut self) -> Option<Output> {
-        let reader = self.reader.as_mut()?;
-        while let Ok(Some(frame)) = reader.frame().await {
-            let stream = match frame.kind {
-                Kind::Stdout => Stream::Stdout,
-                Kind::Stderr => Stream::Stderr,
-                Kind::Json => match frame.parse() {
-                    Ok(Report::Exited { record }) => {
-                        self.end = Some(record);
-                        break;
-                    }
-                    _ => continue,
-                },
-                Kind::Stdin => continue,
-            };
-            return Some(Output { stream, bytes: frame.body.into() });
-        }
-        self.reader = None;
-        None
-    }
-
-    /// After the end: whether that was the container's, so that nothing is missing. Otherwise the shim was killed, or it gave
-    /// this receiver up for taking nothing.
-    pub fn ended_whole(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// After the end: how it was.
-    pub fn end(&self) -> Option<&ExitRecord> {
-        self.end.as_ref()
-    }
+    // So that it does not stay a zombie while the daemon lives.
+    tokio::spawn(async move { child.wait().await });
+    Ok(())
 }
 
 /// Hears what the shim says until it hangs up. Every waiter has its answer afterwards.
 async fn listen(mut reader: Reader, events: Arc<Events>, dir: PathBuf, pidfd: Option<OwnedFd>) {
     while let Ok(Some(report)) = reader.report().await {
         match report {
+            Report::Parked => drop(events.parked.send_replace(true)),
             Report::Started => drop(events.started.send_replace(Some(Ok(())))),
             Report::StartFailed { failure } => drop(events.started.send_replace(Some(Err(failure)))),
             Report::Signalled { delivered } => {

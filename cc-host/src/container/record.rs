@@ -203,6 +203,10 @@ pub struct ContainerRecord {
     pub state: State,
 }
 
+pub(super) fn interface_of(id: &ContainerId) -> String {
+    format!("cc{}", &id.as_str()[..12])
+}
+
 pub(super) const CONTAINERS: &str = "containers/";
 
 impl ContainerRecord {
@@ -221,7 +225,7 @@ impl ContainerRecord {
 
     /// The host side of its veth pair: at most 15 characters, and found again from the id alone.
     pub fn interface(&self) -> String {
-        format!("cc{}", &self.id.as_str()[..12])
+        interface_of(&self.id)
     }
 
     /// Where it asks for names.

@@ -43,6 +43,7 @@ impl Containers {
                 }
             };
             for ifindex in looked {
+                self.look_at_parked(ifindex).await;
                 self.look_at_interface(ifindex).await;
             }
         }

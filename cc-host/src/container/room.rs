@@ -10,6 +10,7 @@ use super::claims::Claims;
 use super::error::ContainerError;
 use super::health::Health;
 use super::launch::Shim;
+use super::pool::Pool;
 use super::probes::Turns;
 use super::record::{CONTAINERS, ContainerRecord, Exit, State};
 use crate::config::Config;
@@ -60,6 +61,7 @@ pub(super) struct Live {
 pub struct Containers {
     pub(super) rooms: Rooms,
     pub(super) slots: Slots,
+    pub(super) pool: Pool,
     /// Set when the daemon stops: from then on nothing starts.
     pub(super) closing: watch::Sender<bool>,
     /// The slots of those that have ended and are not gone yet.
@@ -80,12 +82,17 @@ pub struct Containers {
     records: Mutex<BTreeMap<ContainerId, ContainerRecord>>,
 }
 
+/// Whatever the configuration says: each is two processes.
+const PARKED_MAX: u32 = 64;
+
 impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
         let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::CONTAINERS_MAX));
+        let pool = Pool::new(rooms.config.parked_max.min(PARKED_MAX));
         Arc::new(Containers {
             rooms,
             slots,
+            pool,
             closing: watch::Sender::new(false),
             leaving: watch::Sender::default(),
             copying: watch::Sender::default(),
@@ -184,9 +191,20 @@ impl Containers {
 
     /// Writes a record that exists: nothing is written for one that was removed meanwhile.
     pub(super) async fn update(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.update_with(record, true).await
+    }
+
+    /// As `update`, where power loss may undo it.
+    pub(super) async fn update_unsynced(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.update_with(record, false).await
+    }
+
+    async fn update_with(&self, record: &ContainerRecord, synced: bool) -> Result<(), ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
-        let put = Op::Put { key: record.key(), value: record.encode(), lease: None };
-        match self.rooms.store.txn(vec![Compare::Present(record.key())], vec![put]).await.map_err(failed)? {
+        let put = vec![Op::Put { key: record.key(), value: record.encode(), lease: None }];
+        let (known, store) = (vec![Compare::Present(record.key())], &self.rooms.store);
+        let done = if synced { store.txn(known, put).await } else { store.txn_unsynced(known, put).await };
+        match done.map_err(failed)? {
             Txn::Committed { .. } => {
                 self.remember(record);
                 Ok(())

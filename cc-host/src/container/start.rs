@@ -1,41 +1,25 @@
 //! Bringing a container up: directories, cgroup, shim, interface, datapath, and only then its program. What fails on the way is
 //! undone by the same code that ends a container. Refuses to decide names and addresses; the record has them.
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::error::ContainerError;
-use super::launch::{OutputReceiver, Shim, StdinSender};
-use super::options::bad_profile;
+use super::furnish::Furnished;
+use super::launch::{OutputReceiver, StdinSender};
 use super::pace::Pace;
-use super::record::{Attachment, ContainerRecord, Exit, RunSpec, State};
+use super::pool::Parked;
+use super::record::{ContainerRecord, Exit, RunSpec, State};
 use super::restart::Restart;
 use super::room::{Containers, Live};
-use crate::datapath::{Datapath, DatapathError};
-use crate::ids::{Project, now_ms};
+use crate::ids::{ContainerId, Project, now_ms};
 use crate::image::ImageRecord;
-use crate::kernel::cgroup::Cgroup;
-use crate::kernel::link::{self, Veth};
-use crate::kernel::{carrier, netns, uplink};
-use crate::shim::spec::{RlimitKind, RlimitSpec, Rootfs, SPEC_VERSION, Spec};
-
-/// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
-const MTU_DEFAULT: u16 = 1450;
-/// The room that an overlay's headers take on an IPv4 underlay.
-const OVERLAY_HEADER_BYTES: u32 = 50;
 
 /// A container's range of ids: all that 16 bits can name, as images use them.
 pub(super) const ID_RANGE: u32 = 0x1_0000;
-/// For a shim to hear that its container's first process has ended, and how often it is asked.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
-const SHIM_HEARS: Duration = Duration::from_millis(5);
-/// What Linux gives a login.
-const NOFILE_SOFT: u64 = 1024;
 
 /// A foreground client's ends of the container's streams.
 pub struct Stdio {
@@ -63,10 +47,18 @@ impl Containers {
     ) -> Result<Started, ContainerError> {
         let command = command(&spec, image)?;
         self.not_closing(name)?;
-        let mut pace = Pace::new("start");
-        let record = self.create(project, name, spec, image).await?;
+        let _starting = self.pool.note_start(&spec);
+        let parked = self.pool.take(&spec, || self.usual_mtu());
+        let mut pace = Pace::new(if parked.is_some() { "start of a parked one" } else { "start" });
+        let record = match self.create(project, name, spec, image, parked.as_ref()).await {
+            Ok(record) => record,
+            Err(error) => {
+                parked.into_iter().for_each(|parked| self.pool.put_back(parked));
+                return Err(error);
+            }
+        };
         pace.step("create");
-        match self.bring_up(&record, image, command, attach, &mut pace).await {
+        match self.bring_up(&record, image, command, parked, attach, &mut pace).await {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.tear_down(&record).await;
@@ -81,20 +73,12 @@ impl Containers {
         record: &ContainerRecord,
         image: &ImageRecord,
         command: Vec<String>,
+        parked: Option<Parked>,
         attach: bool,
         pace: &mut Pace,
     ) -> Result<Started, ContainerError> {
-        let cgroup = Arc::new(self.make_cgroup(record).await?);
-        self.filter_devices(record, &cgroup).await?;
-        pace.step("cgroup");
-        let spec = self.shim_spec(record, image, command, &cgroup)?;
-        pace.step("files");
+        let Furnished { shim, cgroup, netns, link } = self.furnish(record, image, command, parked, pace).await?;
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
-        let (shim_binary, run_dir) = (self.shim_binary(), self.run_dir(record));
-        // Also when the shim fails: from then on the VPC may be deleted, and nobody must be opening anything in it.
-        let (spawned, ()) = tokio::join!(Shim::spawn(&shim_binary, &run_dir, &spec), self.ensure_resolver(record));
-        let (shim, pid) = spawned.map_err(launch)?;
-        pace.step("shim");
         let joined = match &record.vpc {
             Some(vpc) => Some(self.rooms.firewall.join(&vpc.membership.groups).await?),
             None => None,
@@ -103,10 +87,7 @@ impl Containers {
         if let (Some(vpc), Some(joined)) = (&mut record.vpc, &joined) {
             vpc.membership = joined.membership().clone();
         }
-        let netns = match self.connect_network(&record, pid, &cgroup, pace).await {
-            Err(error @ ContainerError::Netns { .. }) => return Err(why_it_is_gone(&record, &shim, error).await),
-            connected => connected?,
-        };
+        self.connect_network(&record, &netns, &cgroup, link, pace).await?;
         // Before its program runs, which may ask for its own name.
         self.publish(&record);
         let stdio = if attach {
@@ -118,7 +99,7 @@ impl Containers {
         pace.step("attach");
         shim.start().await.map_err(|source| ContainerError::Start { name: record.name.to_string(), source })?;
         pace.step("program");
-        record.state = State::Running { pid, since_ms: now_ms() };
+        record.state = State::Running { pid: shim.pid(), since_ms: now_ms() };
         let (tell, exit) = watch::channel(None);
         let (joined, health) = (Mutex::new(joined), record.health.as_ref().map(|_| Mutex::default()));
         let live = Arc::new(Live { shim, cgroup, netns, joined, health, exit: exit.clone() });
@@ -142,7 +123,8 @@ impl Containers {
         if let Ok(now) = self.find(&record.project, record.id.as_str()) {
             (record.stopped_by_hand, record.restarts) = (now.stopped_by_hand, now.restarts);
         }
-        self.update(record).await
+        // Of one that goes with its end, the next boot makes nothing but an end, whether or not it is said to have run.
+        if record.spec.auto_remove { self.update_unsynced(record).await } else { self.update(record).await }
     }
 
     pub(super) fn not_closing(&self, name: &str) -> Result<(), ContainerError> {
@@ -156,156 +138,6 @@ impl Containers {
     /// this one.
     fn may_go_on(&self, name: &str) -> Result<(), ContainerError> {
         if self.rooms.config.stop_containers { self.not_closing(name) } else { Ok(()) }
-    }
-
-    async fn make_cgroup(&self, record: &ContainerRecord) -> Result<Cgroup, ContainerError> {
-        let limits = self.limits(&record.spec);
-        let (root, id) = (Arc::clone(&self.rooms.cgroups), record.id.clone());
-        tokio::task::spawn_blocking(move || root.create(id.as_str(), &limits))
-            .await
-            .expect("making a cgroup does not panic")
-            .map_err(|source| ContainerError::Cgroup { operation: "create", name: record.name.to_string(), source })
-    }
-
-    fn shim_spec(
-        &self,
-        record: &ContainerRecord,
-        image: &ImageRecord,
-        command: Vec<String>,
-        cgroup: &Cgroup,
-    ) -> Result<Spec, ContainerError> {
-        let file = |operation| {
-            let name = record.name.to_string();
-            move |source| ContainerError::File { operation, name, source }
-        };
-        let (state, run) = (self.state_dir(record), self.run_dir(record));
-        let id_base = self.id_base(record);
-        for dir in ["upper", "work", "log", "etc"] {
-            private_dir(&state.join(dir)).map_err(file("make the writable layer"))?;
-        }
-        private_dir(&run).map_err(file("make the run-time directory"))?;
-        let etc = state.join("etc");
-        let binds = super::files::write_etc(&etc, id_base, record).map_err(file("write /etc/hosts and its like"))?;
-        let own = &record.spec;
-        Ok(Spec {
-            version: SPEC_VERSION,
-            id: record.id.to_string(),
-            hostname: record.hostname().to_owned(),
-            args: command,
-            env: merge_env(&image.config.env, &own.env),
-            cwd: own.dir.clone().unwrap_or_else(|| image.config.working_dir.clone()),
-            user: own.user.clone().unwrap_or_else(|| image.config.user.clone()),
-            id_base,
-            id_count: ID_RANGE,
-            rootfs: Rootfs {
-                layers: self.rooms.images.layer_dirs(image),
-                upper: state.join("upper"),
-                work: state.join("work"),
-                volatile: true,
-            },
-            binds,
-            cgroup_v2: cgroup.v2_dir(),
-            cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
-            cgroup_tasks: cgroup.tasks_files(),
-            stdin: own.stdin,
-            terminal: own.terminal,
-            log: Some(own.log.unwrap_or_default().spec(self.log_path(record))),
-            // The daemon's own is high; a program that loops over all its descriptors would suffer from it.
-            rlimits: std::iter::once(RlimitSpec { resource: RlimitKind::Nofile, soft: NOFILE_SOFT, hard: u64::MAX })
-                .chain(own.ulimits.iter().cloned())
-                .collect(),
-            read_only: own.read_only,
-            tmpfs: own.tmpfs.clone(),
-            capabilities: own.capabilities.bits(),
-            seccomp: own.seccomp.filter(own.capabilities.set()).map_err(bad_profile)?,
-            init: own.init,
-            devices: own.devices.clone(),
-        })
-    }
-
-    /// Gives the container's network namespace.
-    async fn connect_network(
-        &self,
-        record: &ContainerRecord,
-        pid: i32,
-        cgroup: &Cgroup,
-        pace: &mut Pace,
-    ) -> Result<Arc<OwnedFd>, ContainerError> {
-        let failed = |operation| {
-            let name = record.name.to_string();
-            move |source| ContainerError::Link { operation, name, source }
-        };
-        let netns = netns::of_pid(pid.cast_unsigned())
-            .map_err(|source| ContainerError::Netns { name: record.name.to_string(), source })?;
-        let file = |source| ContainerError::File {
-            operation: "keep the network namespace",
-            name: record.name.to_string(),
-            source,
-        };
-        let kept = Arc::new(netns.try_clone().map_err(file)?);
-        let Some(vpc) = &record.vpc else {
-            link::loopback_up(netns).await.map_err(failed("bring up"))?;
-            self.attach_sockets(record, cgroup.v2_dir()).await?;
-            return Ok(kept);
-        };
-        let mtu = self.mtu(record);
-        let (host_name, alias) = (record.interface(), self.alias(record));
-        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
-        let ifindex = self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?;
-        pace.step("veth");
-        // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
-        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir()).await?;
-        pace.step("datapath");
-        self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
-        self.limit_bandwidth(record, Arc::clone(&kept), ifindex, mtu).await?;
-        link::configure_endpoint(netns, vpc.addresses()).await.map_err(failed("configure"))?;
-        carrier::settle(&host_name).map_err(failed("configure"))?;
-        pace.step("addresses");
-        Ok(kept)
-    }
-
-    async fn attach_sockets(&self, record: &ContainerRecord, cgroup: PathBuf) -> Result<(), ContainerError> {
-        let (slot, tag) = (record.slot, record.id.clone());
-        self.with_datapath(record, move |datapath| datapath.attach_sockets(slot, tag.as_str(), &cgroup)).await
-    }
-
-    async fn attach_datapath(
-        &self,
-        record: &ContainerRecord,
-        vpc: &Attachment,
-        ifindex: u32,
-        mtu: u16,
-        cgroup: PathBuf,
-    ) -> Result<(), ContainerError> {
-        let endpoint = vpc.endpoint(record.slot, ifindex, &record.spec.bandwidth, mtu);
-        let tag = record.id.clone();
-        self.with_datapath(record, move |datapath| datapath.attach(&endpoint, tag.as_str(), &cgroup)).await
-    }
-
-    async fn with_datapath(
-        &self,
-        record: &ContainerRecord,
-        attach: impl FnOnce(&Datapath) -> Result<(), DatapathError> + Send + 'static,
-    ) -> Result<(), ContainerError> {
-        let datapath = Arc::clone(&self.rooms.datapath);
-        tokio::task::spawn_blocking(move || attach(&datapath))
-            .await
-            .expect("a datapath call does not panic")
-            .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })
-    }
-
-    /// What the uplink leaves to an overlay's payload, unless it was said.
-    pub(super) fn mtu(&self, record: &ContainerRecord) -> u16 {
-        let config = &self.rooms.config;
-        if let Some(mtu) = record.spec.mtu.or(config.mtu) {
-            return mtu;
-        }
-        let uplink = uplink::mtu(config.uplink.as_deref()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot tell the uplink's MTU");
-            None
-        });
-        let below = |mtu: u32| u16::try_from(mtu.saturating_sub(OVERLAY_HEADER_BYTES)).ok();
-        uplink.and_then(below).unwrap_or(MTU_DEFAULT)
     }
 
     /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.
@@ -328,17 +160,6 @@ impl Containers {
         });
     }
 
-    /// The first id of its range, on the host.
-    pub(super) fn id_base(&self, record: &ContainerRecord) -> u32 {
-        self.rooms.config.id_base + record.slot * ID_RANGE
-    }
-
-    fn shim_binary(&self) -> PathBuf {
-        let beside =
-            || std::env::current_exe().map(|exe| exe.with_file_name("cc-shim")).unwrap_or_else(|_| "cc-shim".into());
-        self.rooms.config.shim.clone().unwrap_or_else(beside)
-    }
-
     pub(super) fn run_dir(&self, record: &ContainerRecord) -> PathBuf {
         self.rooms.config.containers_run_dir().join(record.id.as_str())
     }
@@ -351,25 +172,8 @@ impl Containers {
         self.state_dir(record).join("log").join("0.log")
     }
 
-    pub(super) fn alias(&self, record: &ContainerRecord) -> String {
-        format!("cc:{}:{}", self.rooms.host_id, record.id)
-    }
-}
-
-/// Its first process may have failed before its namespace was opened, and has said better why.
-async fn why_it_is_gone(record: &ContainerRecord, shim: &Shim, error: ContainerError) -> ContainerError {
-    let is_gone = async {
-        // No signal at all: it only asks. One that has ended is there until its shim has heard of it.
-        while !matches!(shim.signal(0).await, Ok(false) | Err(_)) {
-            tokio::time::sleep(SHIM_HEARS).await;
-        }
-    };
-    if tokio::time::timeout(GONE_WITHIN, is_gone).await.is_err() {
-        return error;
-    }
-    match shim.start().await {
-        Err(source) => ContainerError::Start { name: record.name.to_string(), source },
-        Ok(()) => error,
+    pub(super) fn alias(&self, id: &ContainerId) -> String {
+        format!("cc:{}:{id}", self.rooms.host_id)
     }
 }
 
@@ -391,29 +195,4 @@ pub(super) fn command(spec: &RunSpec, image: &ImageRecord) -> Result<Vec<String>
         return Err(ContainerError::NoCommand { image: image.reference.clone() });
     }
     Ok(command)
-}
-
-/// The user's variables replace the image's of the same name, in place.
-fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
-    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    let mut merged: Vec<String> = Vec::new();
-    for entry in image.iter().chain(own) {
-        match merged.iter().position(|known| name(known) == name(entry)) {
-            Some(at) => merged[at].clone_from(entry),
-            None => merged.push(entry.clone()),
-        }
-    }
-    merged
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_variables_replace_the_images() {
-        let image = ["PATH=/bin".to_owned(), "A=1".to_owned()];
-        let own = ["A=2".to_owned(), "B=3".to_owned()];
-        assert_eq!(merge_env(&image, &own), ["PATH=/bin", "A=2", "B=3"]);
-    }
 }

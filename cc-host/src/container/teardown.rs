@@ -86,14 +86,8 @@ impl Containers {
     /// The kernel removes the interface with its network namespace, those of many containers at once, without keeping anybody
     /// waiting. To remove it by hand is for what that does not reach.
     async fn interface_goes(&self, record: &ContainerRecord) {
-        if record.vpc.is_none() {
-            return;
-        }
-        let began = Instant::now();
-        while nix::net::if_::if_nametoindex(record.interface().as_str()).is_ok()
-            && began.elapsed() < INTERFACE_GOES_WITHIN
-        {
-            tokio::time::sleep(INTERFACE_LOOK).await;
+        if record.vpc.is_some() {
+            goes(&record.interface()).await;
         }
     }
 
@@ -182,7 +176,7 @@ impl Containers {
         }
     }
 
-    async fn delete_interface(&self, name: &str) -> Result<(), LinkError> {
+    pub(super) async fn delete_interface(&self, name: &str) -> Result<(), LinkError> {
         match nix::net::if_::if_nametoindex(name) {
             Ok(ifindex) => self.rooms.links.delete(ifindex).await,
             Err(_) => Ok(()),
@@ -240,6 +234,14 @@ impl Drop for Leaving {
         self.room.leaving.send_modify(|leaving| {
             leaving.remove(&self.slot);
         });
+    }
+}
+
+/// By itself, or after a while it has not.
+pub(super) async fn goes(interface: &str) {
+    let began = Instant::now();
+    while nix::net::if_::if_nametoindex(interface).is_ok() && began.elapsed() < INTERFACE_GOES_WITHIN {
+        tokio::time::sleep(INTERFACE_LOOK).await;
     }
 }
 

@@ -131,6 +131,7 @@ impl House {
         tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
+        tokio::spawn(Arc::clone(&containers).keep_pool());
         tokio::spawn(sweep(Arc::clone(&datapath)));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);

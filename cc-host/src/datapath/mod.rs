@@ -17,6 +17,7 @@ mod log;
 mod migrate;
 mod object;
 mod outside;
+mod prepare;
 mod reconcile;
 mod repair;
 mod replace;
@@ -35,7 +36,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use cc_common::names::PIN_LINKS_DIR;
-use cc_common::net::{Be32, Ip, MacAddr};
 use cc_common::port::Port;
 use cc_common::route::{EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
@@ -301,12 +301,16 @@ impl Datapath {
     }
 }
 
+fn parse_tag(tag: &str) -> Result<Tag, DatapathError> {
+    Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })
+}
+
 /// The endpoint's number is in range; its tag as a number, and its cgroup's id.
 fn parse_target(id: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(Tag, u64), DatapathError> {
     if id >= ENDPOINTS_MAX {
         return Err(DatapathError::EndpointOutOfRange { id });
     }
-    let tag = Tag::parse(tag).ok_or_else(|| DatapathError::Tag { tag: tag.to_owned() })?;
+    let tag = parse_tag(tag)?;
     let metadata = std::fs::metadata(cgroup_v2_dir)
         .map_err(|source| DatapathError::Cgroup { path: cgroup_v2_dir.to_owned(), source })?;
     Ok((tag, metadata.ino()))
@@ -316,34 +320,16 @@ impl Inner {
     /// From the inside out: a packet is dropped as unknown until the port is there, and nobody can send to the endpoint
     /// until the route is.
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
-        let &Endpoint { id, vni, rule_set, ifindex, mac, ipv4, ipv6, .. } = endpoint;
-        let generation = self.next_generation();
-        let entry = EndpointEntry {
-            generation,
-            container: tag.number(),
-            cgroup,
-            ifindex,
-            vni,
-            rule_set,
-            flags: endpoint.entry_flags(),
-            ipv4: Be32(ipv4.octets()),
-            ipv6: ipv6.map_or(Ip::UNSPECIFIED, |address| ip(address.into())),
-            mac: MacAddr(mac),
-            pad: [0; 6],
-        };
-        self.attach_sockets(id, entry, tag, cgroup_dir)?;
-        // Before the port that leads to it.
-        self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
-        self.attach_port(id, &entry, endpoint.port_flags())?;
-        self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
-        ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
+        let entry = self.entry(endpoint, tag, cgroup);
+        self.attach_sockets(endpoint.id, entry, tag, cgroup_dir)?;
+        links::attach_interface(&mut self.programs, endpoint.ifindex)?;
+        self.open(endpoint, &entry)
     }
 
     /// The programs on the endpoint's interface, and whose it is.
     fn attach_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
-        let &EndpointEntry { generation, ifindex, vni, rule_set, ipv4, ipv6, mac, .. } = entry;
-        links::attach_interface(&mut self.programs, ifindex)?;
-        self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set, ipv4, ipv6, mac, flags })
+        links::attach_interface(&mut self.programs, entry.ifindex)?;
+        self.set_port(id, entry, flags)
     }
 
     fn set_rule_set(&mut self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {
@@ -369,10 +355,7 @@ impl Inner {
         tag: Tag,
         cgroup_dir: &Path,
     ) -> Result<(), DatapathError> {
-        self.tables.zero_counters(id)?;
-        self.tables.remove_drops(id)?;
-        self.tables.set_endpoint(id, entry)?;
-        self.tables.add_socket(entry.cgroup)?;
+        self.set_sockets(id, entry)?;
         self.links.attach_cgroup(&mut self.programs, cgroup_dir, tag)
     }
 

@@ -111,9 +111,21 @@ impl CgroupRoot {
     }
 
     pub fn create(&self, id: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
+        self.create_with(id, |cgroup| cgroup.limit(limits))
+    }
+
+    /// Without limits: `Cgroup::limit` comes before anything that needs them.
+    pub fn create_bare(&self, id: &str) -> Result<Cgroup, CgroupError> {
+        self.create_with(id, |_| Ok(()))
+    }
+
+    fn create_with(
+        &self,
+        id: &str,
+        settle: impl FnOnce(&Cgroup) -> Result<(), CgroupError>,
+    ) -> Result<Cgroup, CgroupError> {
         let cgroup = self.get(id)?;
-        let made = cgroup.make_all().and_then(|()| limits::apply(&cgroup.hierarchies, &cgroup.dir, limits));
-        match made {
+        match cgroup.make_all().and_then(|()| settle(&cgroup)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 // It is empty; what stays is found by its name at the next boot.
@@ -187,6 +199,11 @@ impl Cgroup {
         let legacy = self.hierarchies.legacy.iter().map(|one| one.mount.join(&self.dir));
         let cpuset = self.hierarchies.cpuset.iter().map(|mount| mount.join(&self.dir)).filter(|dir| dir.exists());
         legacy.chain(cpuset).map(|dir| dir.join(name)).collect()
+    }
+
+    /// Of one that has no limits yet.
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits::apply(&self.hierarchies, &self.dir, limits)
     }
 
     /// From what it was limited by to what it is to be limited by.

@@ -220,6 +220,15 @@ impl Links {
 /// Gives an endpoint's `eth0` its addresses and default routes, and brings it and the loopback up. Without an IPv6 address it has no
 /// IPv6 at all.
 pub async fn configure_endpoint(netns: OwnedFd, addresses: Vec<EndpointAddress>) -> Result<(), LinkError> {
+    configure_endpoint_as(netns, None, addresses).await
+}
+
+/// The same, with another MAC than the interface was made with.
+pub async fn configure_endpoint_as(
+    netns: OwnedFd,
+    mac: Option<[u8; 6]>,
+    addresses: Vec<EndpointAddress>,
+) -> Result<(), LinkError> {
     inside(netns, move |handle| async move {
         let name = || CONTAINER_INTERFACE.to_owned();
         match addresses.iter().any(|address| address.address.is_ipv6()) {
@@ -237,7 +246,13 @@ pub async fn configure_endpoint(netns: OwnedFd, addresses: Vec<EndpointAddress>)
             }
             add.execute().await.map_err(|source| LinkError::Address { name: name(), address, source })?;
         }
-        up(&handle, index).await.map_err(|source| LinkError::Up { name: name(), source })?;
+        let is_up = LinkUnspec::new_with_index(index).up();
+        // The kernel sets the address first.
+        let is_up = match mac {
+            Some(mac) => is_up.address(mac.to_vec()),
+            None => is_up,
+        };
+        handle.link().set(is_up.build()).execute().await.map_err(|source| LinkError::Up { name: name(), source })?;
         for gateway in addresses.iter().filter_map(|address| address.gateway) {
             let route = match gateway {
                 IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).output_interface(index).build(),

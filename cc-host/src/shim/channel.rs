@@ -25,6 +25,8 @@ pub enum FromInit {
     Joined {
         pid: i32,
     },
+    /// Without a specification yet: all that needs none is prepared.
+    Parked,
     /// All that could be prepared is; the next thing is the program.
     Ready,
     /// About to execute. If the channel closes after this without a failure, the program runs.
@@ -34,6 +36,10 @@ pub enum FromInit {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
+    /// Its ids are mapped, and what it is to run will be said later.
+    Park,
+    /// What it is to run, as a file that is open.
+    Spec,
     /// With the root, the devices and the bind mounts as descriptors, in this order.
     Mounts,
     Go,

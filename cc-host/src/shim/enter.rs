@@ -36,8 +36,8 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
 
 pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<Entering, StartFailure> {
     let (channel, own_channel) = Channel::pair().map_err(|e| failed("make the channel to a helper", e))?;
-    let (stdio, streams) = launch::pipes(spec, wanted.stdin)?;
-    let (cgroup, tasks) = launch::open_cgroups(spec)?;
+    let (stdio, streams) = launch::pipes(spec.id_base, wanted.stdin)?;
+    let (cgroup, tasks) = launch::open_cgroups(&spec.place())?;
     let init = init.try_clone().map_err(|e| failed("copy a descriptor", e))?;
     // SAFETY: the shim starts no thread, ever.
     match unsafe { sys::clone3(0, cgroup.as_fd()) } {

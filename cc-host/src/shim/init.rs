@@ -30,12 +30,11 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
-/// Never returns: the program runs, or the reason went through the channel.
-pub fn run(spec: &Spec, stdio: Stdio, cgroups: Vec<OwnedFd>, channel: Channel) -> ! {
-    let has_stdin = stdio.stdin.is_some();
+/// Never returns: the program runs, or the reason went through the channel. Without a specification it waits for one.
+pub fn run(spec: Option<&Spec>, stdio: Stdio, cgroups: Vec<OwnedFd>, channel: Channel) -> ! {
     let entered = enter_cgroups(cgroups);
     let Ok(channel) = keep_only(stdio, channel) else { sys::exit_now(125) };
-    let outcome = std::panic::catch_unwind(|| entered.and_then(|()| start(spec, has_stdin, &channel)));
+    let outcome = std::panic::catch_unwind(|| entered.and_then(|()| start(spec, &channel)));
     let failure = match outcome {
         Ok(Err(failure)) => failure,
         Ok(Ok(never)) => match never {},
@@ -96,10 +95,28 @@ fn keep<const N: usize>(stdio: Stdio, kept: [OwnedFd; N]) -> std::io::Result<[Ow
     }
 }
 
-fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
+fn start(spec: Option<&Spec>, channel: &Channel) -> Result<std::convert::Infallible, StartFailure> {
     // Whatever the daemon was started with: modes are what this code says.
     rustix::process::umask(Mode::empty());
-    let prepared = expect_mounts(channel, spec)?;
+    match spec {
+        Some(spec) => {
+            let prepared = expect_mounts(channel, spec)?;
+            become_container(spec, prepared, &settle()?, channel)
+        }
+        None => {
+            let Some((ToInit::Park, _)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
+            let kernel = settle()?;
+            rootfs::leave_host()?;
+            channel.send(&FromInit::Parked, &[]).map_err(lost)?;
+            let spec = expect_spec(channel)?;
+            let prepared = expect_mounts(channel, &spec)?;
+            become_container(&spec, prepared, &kernel, channel)
+        }
+    }
+}
+
+/// What is the same for every container, once ids are mapped.
+fn settle() -> Result<KernelMounts, StartFailure> {
     privileges::become_root()?;
     // Not by clone3: a namespace made there has the shim's cgroup for its root, because it is made before the child moves.
     if !mutation::off(Control::CgroupNamespace) {
@@ -108,15 +125,24 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
             .map_err(|e| other("make a cgroup namespace", e))?;
     }
     let kernel = KernelMounts::create()?;
-    rootfs::enter(&prepared.root)?;
     sysctls(&kernel);
+    sys::loopback_up().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot bring loopback up: {e}")))?;
+    Ok(kernel)
+}
+
+fn become_container(
+    spec: &Spec,
+    prepared: Mounts,
+    kernel: &KernelMounts,
+    channel: &Channel,
+) -> Result<std::convert::Infallible, StartFailure> {
+    rootfs::enter(&prepared.root)?;
     let binds: Vec<_> = spec.binds.iter().cloned().zip(prepared.binds).collect();
-    rootfs::furnish(&prepared.root, &kernel, &prepared.devices, &binds)?;
+    rootfs::furnish(&prepared.root, kernel, &prepared.devices, &binds)?;
     rootfs::temporary(&prepared.root, &spec.tmpfs)?;
     if let Some(nodes) = &prepared.nodes {
         rootfs::devices(&prepared.root, nodes, &spec.devices)?;
     }
-    sys::loopback_up().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot bring loopback up: {e}")))?;
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| other("set the host name", e))?;
     let user = user::resolve_here(&spec.user, spec.id_count).map_err(bad_user)?;
     exec::enter_directory(&prepared.root, &spec.cwd, &user)?;
@@ -124,7 +150,7 @@ fn start(spec: &Spec, has_stdin: bool, channel: &Channel) -> Result<std::convert
         rootfs::seal(&prepared.root)?;
     }
     rustix::process::setsid().map_err(|e| other("start a session", e))?;
-    standard_streams(has_stdin, &user)?;
+    standard_streams(spec.stdin, &user)?;
     if let Some(size) = spec.terminal {
         terminal(&prepared.root, &user, size, channel)?;
     }
@@ -179,6 +205,13 @@ struct Mounts {
     devices: Vec<OwnedFd>,
     binds: Vec<OwnedFd>,
     nodes: Option<OwnedFd>,
+}
+
+/// What a parked init becomes.
+fn expect_spec(channel: &Channel) -> Result<Spec, StartFailure> {
+    let Some((ToInit::Spec, mut fds)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
+    let file = fds.pop().ok_or_else(|| StartFailure::new(FailureKind::Other, "the specification did not arrive"))?;
+    Spec::read(file.into()).map_err(|error| StartFailure::new(FailureKind::Other, error.to_string()))
 }
 
 /// Waits until the shim has written the id maps, and has the mounts.

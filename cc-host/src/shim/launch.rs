@@ -11,6 +11,7 @@ use rustix::process::{Gid, Uid};
 
 use super::channel::{Channel, ToInit};
 use super::init::{self, Stdio};
+use super::place::Place;
 use super::protocol::{FailureKind, StartFailure};
 use super::spec::Spec;
 use super::streams::Streams;
@@ -33,11 +34,12 @@ pub struct Launched {
     pub streams: Streams,
 }
 
-/// Clones init. It does nothing until `prepare` has been called.
-pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
+/// Clones init, which waits: for `furnish`, or, without a specification yet, for `park`. Then it has a pipe for every stream, as one may
+/// be asked for.
+pub fn clone_init(place: &Place, spec: Option<&Spec>) -> Result<Launched, StartFailure> {
     let (channel, init_channel) = Channel::pair().map_err(|e| failed("make the channel to init", e))?;
-    let (stdio, streams) = pipes(spec, spec.stdin)?;
-    let (cgroup, cgroups) = open_cgroups(spec)?;
+    let (stdio, streams) = pipes(place.id_base, spec.is_none_or(|spec| spec.stdin))?;
+    let (cgroup, cgroups) = open_cgroups(place)?;
     // SAFETY: the shim starts no thread, ever.
     match unsafe { sys::clone3(NAMESPACES as u64, cgroup.as_fd()) } {
         Ok(sys::Side::Child) => init::run(spec, stdio, cgroups, init_channel),
@@ -47,20 +49,20 @@ pub fn clone_init(spec: &Spec) -> Result<Launched, StartFailure> {
 }
 
 /// Both ends of a process's streams.
-pub fn pipes(spec: &Spec, has_stdin: bool) -> Result<(Stdio, Streams), StartFailure> {
-    let (stdin, input) = if has_stdin { pipe(spec).map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
-    let (out, stdout) = pipe(spec)?;
-    let (err, stderr) = pipe(spec)?;
+pub fn pipes(id_base: u32, has_stdin: bool) -> Result<(Stdio, Streams), StartFailure> {
+    let (stdin, input) = if has_stdin { pipe(id_base).map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
+    let (out, stdout) = pipe(id_base)?;
+    let (err, stderr) = pipe(id_base)?;
     Ok((Stdio { stdin, stdout, stderr }, Streams::pipes(input, out, err)))
 }
 
 /// The cgroup that a process is born in, and the files by which it enters others.
-pub fn open_cgroups(spec: &Spec) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailure> {
-    let cgroup = rustix::fs::open(&spec.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| failed(&format!("open cgroup {}", spec.cgroup_v2.display()), e.into()))?;
+pub fn open_cgroups(place: &Place) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailure> {
+    let cgroup = rustix::fs::open(&place.cgroup_v2, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| failed(&format!("open cgroup {}", place.cgroup_v2.display()), e.into()))?;
     // Opened here: the kernel asks whether whoever opened the file may move a task, not whoever writes to it.
-    let mut tasks = Vec::with_capacity(spec.cgroup_tasks.len());
-    for file in &spec.cgroup_tasks {
+    let mut tasks = Vec::with_capacity(place.cgroup_tasks.len());
+    for file in &place.cgroup_tasks {
         let opened = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
         tasks.push(opened.map_err(|e| failed(&format!("open {}", file.display()), e.into()))?);
     }
@@ -68,9 +70,9 @@ pub fn open_cgroups(spec: &Spec) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailure
 }
 
 /// Gives the waiting init its ids.
-pub fn map_ids(spec: &Spec, pid: i32) -> Result<(), StartFailure> {
-    let base = if mutation::off(Control::IdsMapped) { 0 } else { spec.id_base };
-    map_range(base, spec.id_count, pid)
+pub fn map_ids(place: &Place, pid: i32) -> Result<(), StartFailure> {
+    let base = if mutation::off(Control::IdsMapped) { 0 } else { place.id_base };
+    map_range(base, place.id_count, pid)
 }
 
 /// Of users and of groups: the ids from 0 are these of the host.
@@ -82,6 +84,17 @@ pub fn map_range(base: u32, count: u32, pid: i32) -> Result<(), StartFailure> {
     Ok(())
 }
 
+/// Lets it do what needs no specification. After `map_ids`.
+pub fn park(channel: &Channel) -> Result<(), StartFailure> {
+    channel.send(&ToInit::Park, &[]).map_err(|e| failed("have init wait", e))
+}
+
+/// What a parked init is to run; `furnish` follows. A file of its own: who shares one shares its position.
+pub fn tell(spec: &Path, channel: &Channel) -> Result<(), StartFailure> {
+    let file = std::fs::File::open(spec).map_err(|e| failed("open the specification", e))?;
+    channel.send(&ToInit::Spec, &[file.as_fd()]).map_err(|e| failed("send the specification to init", e))
+}
+
 /// Makes its mounts and lets it go on as far as the last step before the program.
 pub fn furnish(spec: &Spec, pid: i32, channel: &Channel) -> Result<(), StartFailure> {
     let userns = rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -91,9 +104,9 @@ pub fn furnish(spec: &Spec, pid: i32, channel: &Channel) -> Result<(), StartFail
 }
 
 /// Both ends belong to the container's root, so that init can give its own to the program's user.
-fn pipe(spec: &Spec) -> Result<(OwnedFd, OwnedFd), StartFailure> {
+fn pipe(id_base: u32) -> Result<(OwnedFd, OwnedFd), StartFailure> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
-    rustix::fs::fchown(&read, Some(Uid::from_raw(spec.id_base)), Some(Gid::from_raw(spec.id_base)))
+    rustix::fs::fchown(&read, Some(Uid::from_raw(id_base)), Some(Gid::from_raw(id_base)))
         .map_err(|e| failed("give a pipe to the container", e.into()))?;
     Ok((read, write))
 }

@@ -1,7 +1,8 @@
-//! The frames between a shim and whoever talks to it, version 3. Frozen: a shim outlives the daemon that started it, so a
+//! The frames between a shim and whoever talks to it, version 4. Frozen: a shim outlives the daemon that started it, so a
 //! later daemon speaks every version that may still run. Refuses to do input or output.
 //!
-//! Version 1 has no `Exec` and no `Resize`, and up to version 2 no program is bound to its connection. A shim says its version first; the daemon answers with one that both speak.
+//! Version 1 has no `Exec` and no `Resize`, and up to version 2 no program is bound to its connection; up to
+//! version 3 no shim is parked. A shim says its version first; the daemon answers with one that both speak.
 //!
 //! A frame is: length of what follows (u32, little endian, 1 ..= `FRAME_BYTES_MAX`), kind (u8), body.
 //!
@@ -20,13 +21,15 @@ use serde::{Deserialize, Serialize};
 use super::record::ExitRecord;
 use super::terminal::Size;
 
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// The oldest that may still run.
 pub const PROTOCOL_OLDEST: u32 = 1;
 /// From here on there are further programs and terminals.
 pub const PROTOCOL_EXEC: u32 = 2;
 /// From here on a further program may be bound to its connection.
 pub const PROTOCOL_BOUND: u32 = 3;
+/// From here on a shim may be parked.
+pub const PROTOCOL_PARKED: u32 = 4;
 /// Largest body and kind; output is read in pieces of at most 32 KiB.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a stream that one frame carries.
@@ -38,6 +41,9 @@ pub enum Request {
     Hello {
         version: u32,
     },
+    /// To a parked shim: be the container that `spec.json` describes, which lies beside the shim's other files by now. Not answered: what
+    /// fails is told when it is started.
+    Take,
     /// Run the program. Answered by `Started` or `StartFailed`.
     Start,
     /// Send a signal to init. Answered by `Signalled`.
@@ -76,6 +82,9 @@ pub enum Report {
     Created {
         pid: i32,
     },
+    /// There is no specification yet, and the container's first process has done all that needs none. Nothing but `Take`, `Signal` and
+    /// `State` is for a shim that is parked.
+    Parked,
     Attached,
     Started,
     StartFailed {
@@ -244,6 +253,8 @@ mod tests {
         let resize = Frame::message(&Request::Resize { size: Size { rows: 24, columns: 80 } });
         assert_eq!(resize.body, br#"{"type":"resize","size":{"rows":24,"columns":80}}"#);
         assert_eq!(encode(Kind::Stderr, b"x"), b"\x02\0\0\0\x03x");
+        assert_eq!(Frame::message(&Request::Take).body, br#"{"type":"take"}"#);
+        assert_eq!(Frame::message(&Report::Parked).body, br#"{"type":"parked"}"#);
     }
 
     #[test]

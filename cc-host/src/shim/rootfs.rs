@@ -40,10 +40,15 @@ pub struct KernelMounts {
     pub proc: OwnedFd,
     pub sys: OwnedFd,
     cgroup: OwnedFd,
+    /// /dev and what is on it: they could be made later, but need not.
+    dev: OwnedFd,
+    on_dev: [(&'static str, OwnedFd); 3],
 }
 
 impl KernelMounts {
     pub fn create() -> Result<Self, StartFailure> {
+        let (nosuid, noexec) = (MountAttrFlags::MOUNT_ATTR_NOSUID, MountAttrFlags::MOUNT_ATTR_NOEXEC);
+        let pts_options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
         Ok(KernelMounts {
             proc: filesystem("proc", &[], STRICT)?,
             sys: filesystem("sysfs", &[], READ_ONLY)?,
@@ -52,8 +57,20 @@ impl KernelMounts {
                 &[],
                 if mutation::off(Control::CgroupReadOnly) { STRICT } else { READ_ONLY },
             )?,
+            dev: filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], nosuid | noexec)?,
+            on_dev: [
+                ("pts", filesystem("devpts", &pts_options, nosuid | noexec)?),
+                ("shm", filesystem("tmpfs", &[("mode", "1777"), ("size", "65536k")], STRICT)?),
+                ("mqueue", filesystem("mqueue", &[], STRICT)?),
+            ],
         })
     }
+}
+
+/// Lets go of everything that is mounted on the host, whose file systems must not be kept from being unmounted: an empty root, until
+/// there is another one. After `KernelMounts::create`.
+pub fn leave_host() -> Result<(), StartFailure> {
+    enter(&filesystem("tmpfs", &[("mode", "755"), ("size", "4k")], STRICT)?)
 }
 
 /// Makes `root` the root of this mount namespace; nothing of the old one stays reachable.
@@ -84,7 +101,7 @@ pub fn furnish(
     attach(&kernel.proc, root, "/proc")?;
     attach(&kernel.sys, root, "/sys")?;
     attach_at(&kernel.cgroup, &open_in(&kernel.sys, "fs/cgroup", OFlags::DIRECTORY)?, "/sys/fs/cgroup")?;
-    dev(root, devices)?;
+    dev(kernel, root, devices)?;
     for (bind, mount) in binds {
         let target = match is_directory(mount)? {
             true => directory(root, &bind.target)?,
@@ -124,31 +141,21 @@ pub fn seal(root: &OwnedFd) -> Result<(), StartFailure> {
         .map_err(|source| mount_failure("make the root read-only", source))
 }
 
-fn dev(root: &OwnedFd, devices: &[OwnedFd]) -> Result<(), StartFailure> {
-    let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
-    let tmpfs =
-        filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], nosuid | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
-    attach(&tmpfs, root, "/dev")?;
+fn dev(kernel: &KernelMounts, root: &OwnedFd, devices: &[OwnedFd]) -> Result<(), StartFailure> {
+    let tmpfs = &kernel.dev;
+    attach(tmpfs, root, "/dev")?;
     let at = |name: &str, source: rustix::io::Errno| mount_failure(&format!("make /dev/{name}"), source.into());
     for (name, device) in DEVICES.iter().zip(devices) {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(&tmpfs, *name, flags, Mode::from(0o666)).map_err(|e| at(name, e))?;
+        let target = rustix::fs::openat(tmpfs, *name, flags, Mode::from(0o666)).map_err(|e| at(name, e))?;
         attach_at(device, &target, name)?;
     }
     for (target, name) in DEV_LINKS {
-        symlinkat(target, &tmpfs, name).map_err(|e| at(name, e))?;
+        symlinkat(target, tmpfs, name).map_err(|e| at(name, e))?;
     }
-    for name in ["pts", "shm", "mqueue"] {
-        mkdirat(&tmpfs, name, Mode::from(0o755)).map_err(|e| at(name, e))?;
-    }
-    let pts_options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    let noexec = nosuid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    for (name, mount) in [
-        ("pts", filesystem("devpts", &pts_options, noexec)?),
-        ("shm", filesystem("tmpfs", &[("mode", "1777"), ("size", "65536k")], STRICT)?),
-        ("mqueue", filesystem("mqueue", &[], STRICT)?),
-    ] {
-        attach_at(&mount, &open_in(&tmpfs, name, OFlags::DIRECTORY)?, name)?;
+    for (name, mount) in &kernel.on_dev {
+        mkdirat(tmpfs, *name, Mode::from(0o755)).map_err(|e| at(name, e))?;
+        attach_at(mount, &open_in(tmpfs, name, OFlags::DIRECTORY)?, name)?;
     }
     Ok(())
 }

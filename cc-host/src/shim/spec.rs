@@ -1,10 +1,11 @@
 //! What a shim has to run, as the daemon writes it into `spec.json`. Refuses to hold secrets of the daemon or anything
 //! that the shim could look up itself.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::filter::{Filter, INSTRUCTIONS_MAX};
@@ -204,13 +205,14 @@ pub enum SpecError {
 
 impl Spec {
     pub fn load(path: &Path) -> Result<Self, SpecError> {
-        let size = std::fs::metadata(path).map_err(|source| SpecError::Read { path: path.into(), source })?.len();
-        if size > SPEC_BYTES_MAX {
-            return Err(SpecError::TooLarge { path: path.into() });
-        }
-        let bytes = std::fs::read(path).map_err(|source| SpecError::Read { path: path.into(), source })?;
-        let spec: Spec =
-            serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path: path.into(), source })?;
+        let spec: Spec = read_json(path)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// From a file that is open, in a process that may not be able to open it.
+    pub fn read(file: std::fs::File) -> Result<Self, SpecError> {
+        let spec: Spec = parse(file, Path::new(SPEC_FILE))?;
         spec.check()?;
         Ok(spec)
     }
@@ -218,12 +220,7 @@ impl Spec {
     /// Readable by its owner only: the environment may hold what nobody else should see.
     pub fn store(&self, path: &Path) -> Result<(), SpecError> {
         self.check()?;
-        let write = || {
-            let bytes = serde_json::to_vec(self)?;
-            let _ = std::fs::remove_file(path);
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(&bytes)
-        };
-        write().map_err(|source| SpecError::Write { path: path.into(), source })
+        write_json(path, self)
     }
 
     /// What the shim and init rely on without looking again.
@@ -242,9 +239,7 @@ impl Spec {
         if !self.cwd.is_empty() && !self.cwd.starts_with('/') {
             return bad("the working directory is not absolute");
         }
-        if self.id_base == 0 || self.id_count == 0 || self.id_base.checked_add(self.id_count).is_none() {
-            return bad("the range of ids is empty, starts at the host's root, or leaves 32 bits");
-        }
+        self.place().check()?;
         if self.rootfs.layers.is_empty() {
             return bad("it has no layer");
         }
@@ -265,6 +260,29 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
+    parse(std::fs::File::open(path).map_err(|source| SpecError::Read { path: path.into(), source })?, path)
+}
+
+fn parse<T: DeserializeOwned>(file: std::fs::File, path: &Path) -> Result<T, SpecError> {
+    let mut bytes = Vec::new();
+    let read = file.take(SPEC_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|source| SpecError::Read { path: path.into(), source })?;
+    if bytes.len() as u64 > SPEC_BYTES_MAX {
+        return Err(SpecError::TooLarge { path: path.into() });
+    }
+    serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path: path.into(), source })
+}
+
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), SpecError> {
+    let write = || {
+        let bytes = serde_json::to_vec(value)?;
+        let _ = std::fs::remove_file(path);
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(&bytes)
+    };
+    write().map_err(|source| SpecError::Write { path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -43,6 +43,13 @@ impl Streams {
         self.is_terminal = true;
     }
 
+    /// Nobody feeds it, and the program does not have it.
+    pub fn without_input(&mut self) {
+        if !self.is_terminal {
+            self.input = None;
+        }
+    }
+
     pub fn resize(&self, size: Size) {
         if let Some(master) = self.outputs[0].as_ref().filter(|_| self.is_terminal) {
             // Gone already is fine.

@@ -20,6 +20,7 @@ use super::apart::{self, Which};
 use super::client::Client;
 use super::launch::{self, Launched};
 use super::log::Log;
+use super::place::{PLACE_FILE, Place};
 use super::protocol::{FailureKind, Report, StartFailure};
 use super::record::{self, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
 use super::spec::{SPEC_FILE, Spec};
@@ -44,11 +45,19 @@ pub enum ShimError {
     Process { step: &'static str, source: io::Error },
 }
 
-/// Runs the container that `dir` describes, from its creation to its end.
+/// Runs the container that `dir` describes, from its creation to its end. Where it describes a place, waits there for the container.
 pub fn run(dir: &Path) -> Result<(), ShimError> {
-    let in_dir = |step| move |source| ShimError::Directory { step, dir: dir.to_owned(), source };
+    let place = dir.join(PLACE_FILE);
+    if place.exists() {
+        return run_in(dir, Place::load(&place)?, None);
+    }
     let spec = Spec::load(&dir.join(SPEC_FILE))?;
-    if let Some(cgroup) = &spec.cgroup_shim {
+    run_in(dir, spec.place(), Some(spec))
+}
+
+fn run_in(dir: &Path, place: Place, spec: Option<Spec>) -> Result<(), ShimError> {
+    let in_dir = |step| move |source| ShimError::Directory { step, dir: dir.to_owned(), source };
+    if let Some(cgroup) = &place.cgroup_shim {
         let cloned = apart::clone_into(cgroup);
         match cloned.map_err(|source| ShimError::Process { step: "enter the cgroup of shims", source })? {
             Which::Spawned => return Ok(()),
@@ -61,8 +70,8 @@ pub fn run(dir: &Path) -> Result<(), ShimError> {
     write_state(dir, None).map_err(in_dir("write the state"))?;
     let listener = listen(dir).map_err(in_dir("listen"))?;
     announce();
-    let mut shim = Supervisor::new(dir, &spec, listener, signals);
-    match launch::clone_init(&spec) {
+    let mut shim = Supervisor::new(dir, place, spec, listener, signals);
+    match launch::clone_init(&shim.place, shim.spec.as_ref()) {
         Ok(init) => {
             write_state(dir, Process::of(init.pid)).map_err(in_dir("write the state"))?;
             shim.adopt(init);
@@ -131,7 +140,11 @@ struct Init {
 
 struct Supervisor<'a> {
     dir: &'a Path,
-    spec: &'a Spec,
+    place: Place,
+    /// None as long as it is parked.
+    spec: Option<Spec>,
+    /// Of one that is parked: init has done all that it can without one.
+    settled: bool,
     listener: UnixListener,
     signals: SignalFd,
     clients: Vec<Client>,
@@ -168,10 +181,11 @@ enum Source {
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(dir: &'a Path, spec: &'a Spec, listener: UnixListener, signals: SignalFd) -> Self {
+    fn new(dir: &'a Path, place: Place, spec: Option<Spec>, listener: UnixListener, signals: SignalFd) -> Self {
         Supervisor {
             dir,
-            spec,
+            place,
+            settled: false,
             listener,
             signals,
             clients: Vec::new(),
@@ -180,7 +194,8 @@ impl<'a> Supervisor<'a> {
             execs: Vec::new(),
             strangers: false,
             phase: Phase::Created { ready: false, wanted: false },
-            log: spec.log.clone().map(Log::open),
+            log: spec.as_ref().and_then(|spec| spec.log.clone()).map(Log::open),
+            spec,
             record: None,
             finished: false,
             had_client: false,
@@ -191,7 +206,7 @@ impl<'a> Supervisor<'a> {
 
     /// Takes charge of a cloned init and gives it what it waits for.
     fn adopt(&mut self, launched: Launched) {
-        let mapped = launch::map_ids(self.spec, launched.pid);
+        let mapped = launch::map_ids(&self.place, launched.pid);
         self.init = Some(Init {
             pid: launched.pid,
             pidfd: launched.pidfd,
@@ -202,7 +217,10 @@ impl<'a> Supervisor<'a> {
         let furnished = mapped.and_then(|()| {
             // Whoever waits for the pid can go on from here, and make the network meanwhile: the namespaces belong to their ids.
             self.accept();
-            launch::furnish(self.spec, launched.pid, &launched.channel)
+            match &self.spec {
+                Some(spec) => launch::furnish(spec, launched.pid, &launched.channel),
+                None => launch::park(&launched.channel),
+            }
         });
         if let Some(init) = &mut self.init {
             init.channel = Some(launched.channel);

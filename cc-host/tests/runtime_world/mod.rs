@@ -19,6 +19,9 @@ pub const SHIM: &str = env!("CARGO_BIN_EXE_cc-shim");
 pub const ID_BASE: u32 = 0x2000_0000;
 pub const ID_COUNT: u32 = 65_536;
 
+/// Whether what `spawn` gives was parked before anybody knew what it would be: in the tests of `runtime_parked`.
+const PARKED: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"runtime_parked");
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 pub struct World {
@@ -45,8 +48,9 @@ pub struct Made {
 impl World {
     pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let cgroups = CgroupRoot::open(Path::new(&format!("cc-test-{}-{number}", std::process::id()))).unwrap();
+        // Nobody else has a directory of that name, whichever copy of this file made it.
+        let name = dir.path().file_name().unwrap().to_string_lossy().replace('.', "-");
+        let cgroups = CgroupRoot::open(Path::new(&format!("cc-test-{}{name}", std::process::id()))).unwrap();
         let world = World { dir, cgroups, limits: Limits { pids_max: Some(64), ..Limits::default() } };
         let layer = world.layer();
         for name in ["bin", "etc", "tmp", "root"] {
@@ -114,6 +118,11 @@ impl World {
 
     pub async fn spawn(&self, args: &[&str], tweak: impl FnOnce(&mut Spec)) -> (Shim, Made) {
         let made = self.make(args, tweak);
+        if PARKED {
+            let shim = Shim::park(Path::new(SHIM), &made.dir, &made.spec.place()).await.unwrap();
+            shim.take(&made.spec).await.unwrap();
+            return (shim, made);
+        }
         let (shim, pid) = Shim::spawn(Path::new(SHIM), &made.dir, &made.spec).await.unwrap();
         assert!(pid > 1);
         (shim, made)

@@ -3,6 +3,7 @@
 
 mod bpf;
 mod cost;
+mod density;
 mod frames;
 mod guard;
 mod nat;
@@ -37,6 +38,8 @@ pub enum Bench {
     Cost(cost::Options),
     /// From nothing to a finished container, against crun, runc and podman
     Start(start::Options),
+    /// What many running containers take of memory and time, beside their own processes
+    Density(density::Options),
     /// The memory of a container's shim, against podman's conmon
     Shim(shim::Options),
     /// The filter of system calls, as a tree, against seccompiler's list
@@ -80,7 +83,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         | Bench::Nat(nat::Options { common, .. })
         | Bench::Guard(guard::Options { common, .. })
             if common.peers => {}
-        Bench::Start(start::Options { common }) | Bench::Shim(shim::Options { common }) if common.peers => {
+        Bench::Start(start::Options { common, .. }) | Bench::Shim(shim::Options { common }) if common.peers => {
             build::images_only(root)?;
         }
         _ => build::run_with_images(root, Profile::Release)?,
@@ -93,6 +96,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         Bench::Cost(options) => cost::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
         Bench::Shim(options) => shim::run(root, &options),
+        Bench::Density(options) => density::run(root, &options),
         Bench::Seccomp(options) => seccomp::run(root, &options),
     }
 }

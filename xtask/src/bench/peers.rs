@@ -52,12 +52,17 @@ impl Drop for Dir {
 
 /// An OCI bundle of the image that runs `true`, without what this machine refuses: rlimits and device rules.
 pub fn bundle(dir: &Dir, layout: &Path) -> Result<PathBuf> {
-    let bundle = dir.path().join("bundle");
+    bundle_of(dir, layout, "bundle", &["true"])
+}
+
+/// The same with a command of its own, in a directory of that name.
+pub fn bundle_of(dir: &Dir, layout: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
+    let bundle = dir.path().join(name);
     output(Command::new("umoci").args(["unpack", "--image"]).arg(format!("{}:latest", layout.display())).arg(&bundle))?;
     let file = bundle.join("config.json");
     let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut config: Value = serde_json::from_slice(&text).context("umoci wrote a config.json that is no JSON")?;
-    config["process"]["args"] = json!(["true"]);
+    config["process"]["args"] = json!(command);
     config["process"]["terminal"] = json!(false);
     config["process"]["rlimits"] = json!([]);
     config["linux"]["resources"] = json!({});
@@ -77,6 +82,18 @@ impl Podman {
         let id = output(podman.command().args(["pull", "-q"]).arg(format!("oci:{}:latest", layout.display())))?;
         output(podman.command().args(["tag", id.trim(), PODMAN_IMAGE]))?;
         Ok(podman)
+    }
+
+    /// Its own, if this machine lets it have one.
+    pub fn network(&self) -> &'static str {
+        const BRIDGE: &str = "--net=bridge";
+        match output(self.command().args(["run", "--rm", BRIDGE, PODMAN_IMAGE, "true"])) {
+            Ok(_) => BRIDGE,
+            Err(error) => {
+                eprintln!("xtask: podman has no network here, and is measured without: {error:#}");
+                "--net=none"
+            }
+        }
     }
 
     pub fn command(&self) -> Command {

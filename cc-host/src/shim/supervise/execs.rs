@@ -104,7 +104,8 @@ impl Supervisor<'_> {
         if self.execs.len() >= EXECS_MAX {
             return Err(refused("too many programs were started in this container and have not ended"));
         }
-        enter::clone_helper(self.spec, wanted, init)
+        let spec = self.spec.as_ref().ok_or_else(|| refused("the container does not run"))?;
+        enter::clone_helper(spec, wanted, init)
     }
 
     /// Children that nobody here knows of: cloned by a helper that was killed before it said so. As long as one is not reaped, the kernel
@@ -299,7 +300,7 @@ impl Exec {
             }
             Ok(Some((FromInit::Executing, _))) => self.executing = true,
             Ok(Some((FromInit::Failed(failure), _))) => self.failure = Some(failure),
-            Ok(Some((FromInit::Ready, _))) => {}
+            Ok(Some((FromInit::Ready | FromInit::Parked, _))) => {}
             // Both that had it are gone: the helper, and whoever has become the program.
             Ok(None) => {
                 self.channel = None;

@@ -1,8 +1,13 @@
 //! The supervisor's side of its clients: accepting, answering, hanging up. Refuses to touch init except through it.
 
-use super::{CLIENTS_MAX, LAST_WORDS, Phase, Supervisor};
+use super::{CLIENTS_MAX, Init, LAST_WORDS, Phase, Supervisor};
 use crate::shim::client::Client;
-use crate::shim::protocol::{Frame, Kind, PROTOCOL_OLDEST, PROTOCOL_VERSION, Report, Request, State};
+use crate::shim::launch;
+use crate::shim::log::Log;
+use crate::shim::protocol::{
+    FailureKind, Frame, Kind, PROTOCOL_OLDEST, PROTOCOL_VERSION, Report, Request, StartFailure, State,
+};
+use crate::shim::spec::{SPEC_FILE, Spec};
 
 impl Supervisor<'_> {
     pub(super) fn accept(&mut self) {
@@ -13,6 +18,9 @@ impl Supervisor<'_> {
             client.message(&Report::Hello { version: PROTOCOL_VERSION });
             if let Some(init) = &self.init {
                 client.message(&Report::Created { pid: init.pid });
+            }
+            if self.settled && self.is_parked() {
+                client.message(&Report::Parked);
             }
             client.flush();
             self.had_client = true;
@@ -58,6 +66,7 @@ impl Supervisor<'_> {
 
     /// `None` where the client breaks the protocol.
     pub(super) fn answer(&mut self, index: usize, frame: &Frame) -> Option<()> {
+        let is_parked = self.is_parked();
         let client = &mut self.clients[index];
         if frame.kind == Kind::Stdin {
             let (greeted, feeds, has_exec, id) = (client.greeted, client.feeds_stdin, client.has_exec, client.id);
@@ -78,6 +87,17 @@ impl Supervisor<'_> {
                 return client_ok(client.greeted);
             }
             _ if !client.greeted => return None,
+            Request::Take => return self.take(),
+            // There is nothing to run yet, and nobody is to hear what comes of it but who says what that is.
+            Request::Exec { .. }
+            | Request::Attach { .. }
+            | Request::Start
+            | Request::Resize { .. }
+            | Request::StdinEof
+                if is_parked =>
+            {
+                return None;
+            }
             _ if client.has_exec => return self.answer_of_exec(index, &request),
             Request::Exec { .. } if client.attached => return None,
             Request::Exec { file } => self.exec(index, &file),
@@ -88,7 +108,7 @@ impl Supervisor<'_> {
             }
             Request::Attach { stdin } => {
                 client.attached = true;
-                client.feeds_stdin = stdin && self.spec.stdin;
+                client.feeds_stdin = stdin && self.spec.as_ref().is_some_and(|spec| spec.stdin);
                 client.message(&Report::Attached);
                 if let Some(record) = self.record.clone().filter(|_| self.finished) {
                     client.message(&Report::Exited { record });
@@ -127,6 +147,45 @@ impl Supervisor<'_> {
             Phase::Failed(_) => {}
         }
         self.go_if_ready();
+    }
+
+    /// It has failed otherwise, which whoever asks it to start is told.
+    pub(super) fn is_parked(&self) -> bool {
+        self.spec.is_none() && matches!(self.phase, Phase::Created { .. })
+    }
+
+    /// From parked to what has a container, once. What fails is told to whoever starts it.
+    fn take(&mut self) -> Option<()> {
+        if self.spec.is_some() {
+            return None;
+        }
+        match self.begin_container() {
+            Ok(spec) => self.spec = Some(spec),
+            Err(failure) => self.fail(failure),
+        }
+        Some(())
+    }
+
+    fn begin_container(&mut self) -> Result<Spec, StartFailure> {
+        let Some(Init { pid, channel: Some(channel), .. }) = &self.init else {
+            return Err(StartFailure::new(FailureKind::Other, "the process that waited for a container is gone"));
+        };
+        let path = self.dir.join(SPEC_FILE);
+        // First, so that both read it at a time.
+        launch::tell(&path, channel)?;
+        let spec = Spec::load(&path).map_err(|error| StartFailure::new(FailureKind::Other, error.to_string()))?;
+        if spec.place() != self.place {
+            return Err(StartFailure::new(
+                FailureKind::Other,
+                "the container's place is not the one that waits for it",
+            ));
+        }
+        launch::furnish(&spec, *pid, channel)?;
+        self.log = spec.log.clone().map(Log::open);
+        if let Some(init) = self.init.as_mut().filter(|_| !spec.stdin) {
+            init.streams.without_input();
+        }
+        Ok(spec)
     }
 
     pub(super) fn tell_all(&mut self, report: &Report) {

@@ -24,9 +24,23 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn hear_init(&mut self) {
+        let is_parked = self.is_parked();
+        self.hear_one_word();
+        // Nobody will ask to start what it never got.
+        self.asked |= is_parked && matches!(self.phase, Phase::Failed(_));
+        self.go_if_ready();
+    }
+
+    fn hear_one_word(&mut self) {
         let Some(channel) = self.init.as_ref().and_then(|init| init.channel.as_ref()) else { return };
         match (channel.receive(), &mut self.phase) {
             (Ok(Some((FromInit::Terminal, fds))), Phase::Created { .. }) => self.take_terminal(fds),
+            (Ok(Some((FromInit::Parked, _))), Phase::Created { .. }) => {
+                self.settled = true;
+                if self.is_parked() {
+                    self.tell_all(&Report::Parked);
+                }
+            }
             (Ok(Some((FromInit::Ready, _))), Phase::Created { ready, .. }) => *ready = true,
             (Ok(Some((FromInit::Executing, _))), Phase::Starting { executing }) => *executing = true,
             (Ok(Some((FromInit::Failed(failure), _))), _) => self.fail(failure),
@@ -49,12 +63,11 @@ impl Supervisor<'_> {
                 self.close_channel();
             }
         }
-        self.go_if_ready();
     }
 
     fn take_terminal(&mut self, mut fds: Vec<OwnedFd>) {
         if let (Some(master), Some(init)) = (fds.pop(), &mut self.init) {
-            init.streams.set_terminal(master, self.spec.terminal.unwrap_or_default());
+            init.streams.set_terminal(master, self.spec.as_ref().and_then(|spec| spec.terminal).unwrap_or_default());
         }
     }
 
