@@ -59,7 +59,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         alone("its own process, not counted", "KiB", own / count),
         alone("memory of the daemon", "MiB", resident_kib(host.pid()?)? / 1024.0),
     ];
-    for (what, args) in [("cc ps", ["ps", "--json"]), ("cc stats", ["stats", "--once"])] {
+    for (what, args) in [("cc ps", ["ps", "--json"]), ("cc stats (a second of it is its look)", ["stats", "--once"])] {
         figures.push(alone(&format!("{what} of all"), "ms", looked(|| output(host.cc().args(args)).map(drop))?));
     }
     figures.push(alone("/metrics of all", "ms", looked(|| scrape(&host))?));

@@ -45,8 +45,10 @@ impl<'a> Crun<'a> {
         let bundle = peers::bundle_of(dir, layout, "bundle-sleep", &["sleep", "1000"])?;
         let id = format!("cct-crun-exec-{}", std::process::id());
         let crun = Crun { state: dir.path().join("crun"), id, aside };
-        let mut run = crun.command(&["run", "--detach", "--bundle"]);
-        run.arg(&bundle).arg(&crun.id);
+        let mut run = Command::new("sh");
+        // What it leaves running keeps its streams, and whoever waits for their end would wait for that.
+        run.args(["-c", "exec \"$@\" > /dev/null 2>&1", "sh", "crun", "--root"]).arg(&crun.state);
+        run.args(["run", "--detach", "--bundle"]).arg(&bundle).arg(&crun.id);
         aside.time(run)?;
         Ok(crun)
     }
