@@ -116,3 +116,18 @@ fn one_whose_process_was_killed_is_nobodys() {
     world.run_rm("busybox", &["--vpc", "blue"], &["true"]).ok();
     world.assert_clean();
 }
+
+#[test]
+fn one_that_cannot_be_used_is_made_anew() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let parked = wait_for_parked(&world, 1);
+    // What it is to run cannot be written down for it.
+    std::fs::create_dir(world.path("run/containers").join(&parked[0]).join("spec.json")).unwrap();
+    let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    assert_eq!(id, parked[0], "it was to be that one");
+    assert!(world.daemon().log().contains("what was parked is of no use"));
+    world.run_rm("busybox", &["--vpc", "blue"], &["ping", "-c", "1", "-W", "2", &world.address(&id)]).ok();
+    world.remove_all();
+    world.assert_clean();
+}

@@ -1,4 +1,4 @@
-//! A container's filter of devices: in force before anything runs in its cgroup, and as long as there is the cgroup. Refuses to say what
+//! A container's filter of devices: in force before anything of its image runs in its cgroup, and as long as there is the cgroup. Refuses to say what
 //! a device is: the kernel does, of the host's node.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::kernel::cgroup::Cgroup;
 use crate::shim::spec::DeviceSpec;
 
 impl Containers {
-    /// Before the shim makes anything in the cgroup.
+    /// Before the shim is told to start what is there.
     pub(super) async fn filter_devices(&self, record: &ContainerRecord, cgroup: &Cgroup) -> Result<(), ContainerError> {
         let (dir, given) = (cgroup.v2_dir(), record.spec.devices.clone());
         let failed = |source| ContainerError::Datapath {

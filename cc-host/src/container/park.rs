@@ -39,6 +39,17 @@ enum ParkError {
     Datapath(#[source] DatapathError),
 }
 
+/// Says that nobody keeps the pool any more, however that came.
+struct Kept<'a> {
+    room: &'a Containers,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.room.pool.kept.send_replace(false);
+    }
+}
+
 impl Containers {
     /// Keeps as many parked as are wanted, until the daemon stops; then none is left.
     pub async fn keep_pool(self: Arc<Self>) {
@@ -46,6 +57,7 @@ impl Containers {
             return;
         }
         self.pool.kept.send_replace(true);
+        let _kept = Kept { room: &self };
         // A daemon that has just begun is as one that was just asked for a container.
         self.pool.note(Kind::InVpc);
         let mut closing = self.closing.subscribe();
@@ -61,7 +73,15 @@ impl Containers {
             }
         }
         self.unpark(self.pool.drop_but(|_| false)).await;
-        self.pool.kept.send_replace(false);
+    }
+
+    /// Nothing has become of it. Where nobody keeps the pool any more, it goes.
+    pub(super) async fn give_back(&self, parked: Parked) {
+        match *self.closing.borrow() {
+            false => return self.pool.put_back(parked),
+            true => {}
+        }
+        self.unpark(vec![parked]).await;
     }
 
     pub(super) async fn wait_for_pool(&self) {

@@ -142,10 +142,13 @@ impl Pool {
     fn wanted(&self, kind: Kind) -> usize {
         let state = self.lock();
         let starts = state.starts.iter().filter(|(_, of)| *of == kind).map(|(at, _)| *at);
-        wanted(starts, state.failed, Instant::now(), self.max)
+        wanted(starts, Instant::now(), self.max)
     }
 
     pub(super) fn lacks(&self, kind: Kind) -> bool {
+        if self.lock().failed.is_some_and(|failed| failed.elapsed() < REST_AFTER_FAILURE) {
+            return false;
+        }
         let wanted = self.wanted(kind);
         let parked = &self.lock().parked;
         parked.len() < self.max && parked.iter().filter(|parked| parked.kind() == kind).count() < wanted
@@ -190,6 +193,10 @@ impl Pool {
         self.lock().parked.iter().any(|parked| parked.is_at(ifindex))
     }
 
+    pub(super) fn interfaces(&self) -> Vec<u32> {
+        self.lock().parked.iter().filter_map(|parked| parked.link.map(|link| link.ifindex)).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, PoolState> {
         // Every change is one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -214,11 +221,8 @@ fn fits(spec: &RunSpec) -> bool {
 }
 
 /// Of one kind.
-fn wanted(starts: impl Iterator<Item = Instant> + Clone, failed: Option<Instant>, now: Instant, max: usize) -> usize {
+fn wanted(starts: impl Iterator<Item = Instant> + Clone, now: Instant, max: usize) -> usize {
     let within = |since: &Instant, span| now.saturating_duration_since(*since) < span;
-    if failed.is_some_and(|failed| within(&failed, REST_AFTER_FAILURE)) {
-        return 0;
-    }
     let recent = starts.clone().filter(|start| within(start, DEMAND_WITHIN)).count();
     let at_rest = starts.last().is_some_and(|last| within(&last, QUIET_AFTER));
     recent.max(usize::from(at_rest)).min(max)
@@ -232,14 +236,22 @@ mod tests {
     fn as_many_are_wanted_as_were_started_lately() {
         let now = Instant::now() + 2 * QUIET_AFTER;
         let ago = |seconds| now - Duration::from_secs(seconds);
-        let wanted =
-            |starts: &[u64], failed, max| super::wanted(starts.iter().map(|&seconds| ago(seconds)), failed, now, max);
-        assert_eq!(wanted(&[], None, 16), 0);
-        assert_eq!(wanted(&[179], None, 16), 1, "one, for minutes");
-        assert_eq!(wanted(&[181], None, 16), 0);
-        assert_eq!(wanted(&[200, 30, 9, 2, 1], None, 16), 3);
-        assert_eq!(wanted(&[1; 40], None, 16), 16);
-        assert_eq!(wanted(&[1], Some(ago(59)), 16), 0, "what fails rests");
-        assert_eq!((wanted(&[1], Some(ago(61)), 16), wanted(&[1], None, 0)), (1, 0));
+        let wanted = |starts: &[u64], max| super::wanted(starts.iter().map(|&seconds| ago(seconds)), now, max);
+        assert_eq!(wanted(&[], 16), 0);
+        assert_eq!(wanted(&[179], 16), 1, "one, for minutes");
+        assert_eq!(wanted(&[181], 16), 0);
+        assert_eq!(wanted(&[200, 30, 9, 2, 1], 16), 3);
+        assert_eq!(wanted(&[1; 40], 16), 16);
+        assert_eq!(wanted(&[1], 0), 0);
+    }
+
+    #[test]
+    fn what_fails_rests_and_nothing_else_goes_for_it() {
+        let pool = Pool::new(16);
+        pool.note(Kind::Alone);
+        assert!(pool.lacks(Kind::Alone));
+        pool.note_failure();
+        assert!(!pool.lacks(Kind::Alone));
+        assert_eq!(pool.wanted(Kind::Alone), 1);
     }
 }

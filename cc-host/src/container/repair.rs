@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cc_common::names::{PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
+use tokio::time::Instant;
 
 use super::record::ContainerRecord;
 use super::room::Containers;
@@ -32,14 +33,19 @@ impl Containers {
             Ok(losses) => losses,
             Err(error) => return tracing::error!(error = error_chain(&error), "interfaces are not watched"),
         };
+        // However much happens meanwhile.
+        let mut look_all = Instant::now() + LOOK_ALL;
         loop {
-            let looked = match tokio::time::timeout(LOOK_ALL, losses.next()).await {
+            let looked = match tokio::time::timeout_at(look_all, losses.next()).await {
                 Ok(Some(lost)) => lost.into_iter().collect(),
                 Ok(None) => return tracing::error!("the kernel tells of interfaces no more"),
                 Err(_) => {
                     self.look_at_links().await;
                     self.look_at_device_filters().await;
-                    self.rooms.datapath.interfaces().unwrap_or_default()
+                    look_all = Instant::now() + LOOK_ALL;
+                    let mut all = self.rooms.datapath.interfaces().unwrap_or_default();
+                    all.extend(self.pool.interfaces());
+                    all
                 }
             };
             for ifindex in looked {
@@ -60,7 +66,7 @@ impl Containers {
         }
     }
 
-    async fn look_at_interface(&self, ifindex: u32) {
+    pub(super) async fn look_at_interface(&self, ifindex: u32) {
         let datapath = Arc::clone(&self.rooms.datapath);
         let looked = tokio::task::spawn_blocking(move || datapath.repair_interface(ifindex)).await;
         match looked.expect("a datapath call does not panic") {

@@ -53,7 +53,9 @@ impl Containers {
         let record = match self.create(project, name, spec, image, parked.as_ref()).await {
             Ok(record) => record,
             Err(error) => {
-                parked.into_iter().for_each(|parked| self.pool.put_back(parked));
+                if let Some(parked) = parked {
+                    self.give_back(parked).await;
+                }
                 return Err(error);
             }
         };
@@ -78,6 +80,7 @@ impl Containers {
         pace: &mut Pace,
     ) -> Result<Started, ContainerError> {
         let Furnished { shim, cgroup, netns, link } = self.furnish(record, image, command, parked, pace).await?;
+        let was_parked_at = link.map(|link| link.ifindex);
         let launch = |source| ContainerError::Launch { name: record.name.to_string(), source };
         let joined = match &record.vpc {
             Some(vpc) => Some(self.rooms.firewall.join(&vpc.membership.groups).await?),
@@ -110,6 +113,11 @@ impl Containers {
             return Err(error);
         }
         pace.step("record");
+        if let Some(ifindex) = was_parked_at {
+            // What was taken from it while it changed hands was told when it was nobody's.
+            let room = Arc::clone(self);
+            tokio::spawn(async move { room.look_at_interface(ifindex).await });
+        }
         self.supervise(&record, live, tell);
         Ok(Started { record, stdio, exit })
     }

@@ -166,8 +166,10 @@ impl Containers {
         {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot delete the interface");
         }
-        let (datapath, slot) = (Arc::clone(&self.rooms.datapath), record.slot);
-        match tokio::task::spawn_blocking(move || datapath.detach(slot)).await {
+        let (datapath, slot, tag) = (Arc::clone(&self.rooms.datapath), record.slot, record.id.to_string());
+        // What was parked and never became an endpoint has links all the same.
+        let detach = move || datapath.detach(slot).and_then(|()| datapath.unprepare(&tag));
+        match tokio::task::spawn_blocking(detach).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(container = %record.id, error = error_chain(&error), "cannot detach from the datapath");
