@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
+use crate::netns::Netns;
 use crate::process::output;
 use crate::residue::PREFIX;
 
@@ -70,14 +71,16 @@ pub fn bundle_of(dir: &Dir, layout: &Path, name: &str, command: &[&str]) -> Resu
     Ok(bundle)
 }
 
-/// podman with a storage and a configuration of its own.
+/// podman with a storage and a configuration of its own, in a network namespace of its own: its bridge, its rules and the settings that it
+/// changes are nobody else's.
 pub struct Podman {
     dir: PathBuf,
+    netns: Netns,
 }
 
 impl Podman {
     pub fn prepare(dir: &Dir, layout: &Path) -> Result<Podman> {
-        let podman = Podman { dir: dir.path().to_owned() };
+        let podman = Podman { dir: dir.path().to_owned(), netns: Netns::make("podman")? };
         std::fs::write(podman.dir.join("containers.conf"), CONTAINERS_CONF).context("cannot write containers.conf")?;
         let id = output(podman.command().args(["pull", "-q"]).arg(format!("oci:{}:latest", layout.display())))?;
         output(podman.command().args(["tag", id.trim(), PODMAN_IMAGE]))?;
@@ -97,7 +100,7 @@ impl Podman {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new("podman");
+        let mut command = self.netns.command("podman");
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
         command.arg("--root").arg(self.dir.join("podman")).arg("--runroot").arg(self.dir.join("podman-run"));
         command.args(["--runtime", "runc"]);
