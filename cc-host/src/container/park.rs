@@ -77,9 +77,8 @@ impl Containers {
 
     /// Nothing has become of it. Where nobody keeps the pool any more, it goes.
     pub(super) async fn give_back(&self, parked: Parked) {
-        match *self.closing.borrow() {
-            false => return self.pool.put_back(parked),
-            true => {}
+        if !*self.closing.borrow() {
+            return self.pool.put_back(parked);
         }
         self.unpark(vec![parked]).await;
     }
