@@ -90,6 +90,8 @@ fn shim(root: &Path, profile: Profile) -> Result<()> {
     command.arg("build").args(profile.flag());
     command.args(["-p", "cc-host", "--bin", "cc-shim", "--no-default-features", "--features", "shim"]);
     command.args(["--target", SHIM_TARGET, "--target-dir", "target/shim"]);
+    // Small, and there once for each container: what the rest of the release does without pays here.
+    command.args(["--config", "profile.release.package.cc-host.opt-level=3", "--config", "profile.release.lto=true"]);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     run_command(&mut command)?;
 
