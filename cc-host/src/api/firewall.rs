@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::rules::{Own, group_view, list_view, rule_spec, rule_view};
 use crate::auth::{Caller, Role};
 use crate::container::Containers;
-use crate::firewall::{Firewall, FirewallError, PrefixEdit, PrefixParser};
+use crate::firewall::{EditedList, Firewall, FirewallError, PrefixEdit, PrefixParser};
 use crate::guard::Guard;
 
 /// Lines of one message of a listing.
@@ -146,14 +146,15 @@ impl FirewallService for FirewallApi {
         let prefixes = parser.finish().map_err(bad_line)?;
         let parsed = Instant::now();
         self.guard.may_contain(&known, &prefixes).await.map_err(Fault::from)?;
-        let (list, applied) =
+        let EditedList { list, applied, stored } =
             self.firewall.edit_list(&caller.project, &header.list, edit, prefixes).await.map_err(Fault::from)?;
         self.guard.list_changed(&list.id).await.map_err(Fault::from)?;
         let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(v1::EditPrefixesResponse {
             list: Some(list_view(&list)),
             parse_ms: ms(parsed - began),
-            force_ms: ms(parsed.elapsed()),
+            store_ms: ms(stored),
+            force_ms: ms(parsed.elapsed().saturating_sub(stored)),
             prefixes_loaded: applied.prefixes as u64,
         }))
     }

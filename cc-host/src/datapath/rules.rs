@@ -94,12 +94,25 @@ impl<K: aya::Pod, V: aya::Pod> Rows<K, V> {
         Ok(Rows { name, fd, trie })
     }
 
+    /// Many are written by two threads: the kernel has one at a time change the trie, but allocates for the other meanwhile.
     fn write(&self, keys: &[Key<K>], values: &[V]) -> Result<(), DatapathError>
     where
-        Key<K>: aya::Pod,
+        Key<K>: aya::Pod + Sync,
+        V: Sync,
     {
-        let failed = |source| DatapathError::Rows { operation: "write", name: self.name, source };
-        batch::update(self.fd.as_fd(), keys, values).map_err(failed)
+        let (name, fd) = (self.name, self.fd.as_fd());
+        let failed = |source| DatapathError::Rows { operation: "write", name, source };
+        let update = |keys: &[Key<K>], values: &[V]| batch::update(fd, keys, values).map_err(failed);
+        if keys.len() < WORTH_TWO_THREADS {
+            return update(keys, values);
+        }
+        let (first_keys, last_keys) = keys.split_at(keys.len() / 2);
+        let (first_values, last_values) = values.split_at(keys.len() / 2);
+        std::thread::scope(|scope| {
+            let last = scope.spawn(|| update(last_keys, last_values));
+            let first = update(first_keys, first_values);
+            first.and(last.join().expect("writing rows does not panic"))
+        })
     }
 
     /// Rows that nothing refers to take memory only: what cannot be removed now goes at the next boot.
@@ -121,6 +134,8 @@ impl<K: aya::Pod, V: aya::Pod> Rows<K, V> {
 }
 
 const TABLE_BITS: u32 = 32;
+/// Rows.
+const WORTH_TWO_THREADS: usize = 1 << 16;
 
 impl Rules {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {

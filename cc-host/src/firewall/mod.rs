@@ -23,6 +23,6 @@ pub use model::{
     Action, GroupId, GroupRecord, IcmpType, PRIORITY_DEFAULT, Peer, PortRange, PrefixListId, PrefixListRecord,
     Protocol, Rule, RuleSpec,
 };
-pub use prefix_lists::Edit as PrefixEdit;
+pub use prefix_lists::{Edit as PrefixEdit, EditedList};
 pub use room::{Firewall, Joined};
 pub use rule_sets::Membership;

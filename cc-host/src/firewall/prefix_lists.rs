@@ -1,6 +1,7 @@
 //! What people do with prefix lists. Refuses to put anything in force itself.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -19,6 +20,15 @@ pub enum Edit {
     Add,
     Remove,
     Replace,
+}
+
+/// A list after an edit.
+#[derive(Debug)]
+pub struct EditedList {
+    pub list: PrefixListRecord,
+    pub applied: Applied,
+    /// How long it took until the content was on disk, before anything of it was put in force.
+    pub stored: Duration,
 }
 
 impl Firewall {
@@ -93,7 +103,8 @@ impl Firewall {
         wanted: &str,
         edit: Edit,
         prefixes: Vec<IpNet>,
-    ) -> Result<(PrefixListRecord, Applied), FirewallError> {
+    ) -> Result<EditedList, FirewallError> {
+        let mut stored = Duration::ZERO;
         // Read, edited and written again until nobody was faster: the whole change is one list's, and lists are few.
         loop {
             let before = self.prefix_list(project, wanted)?;
@@ -104,7 +115,9 @@ impl Firewall {
                 return Err(FirewallError::BadLine { line: prefixes.len(), source });
             }
             let count = edited.len() as u64;
+            let began = Instant::now();
             let content = self.keep(&before.name, edited).await?;
+            stored += began.elapsed();
             let change = |records: &mut Records, writes: &mut Writes| {
                 let id = find(records, project, wanted)?.id.clone();
                 let list = records.lists.get_mut(&id).expect("it was found just above");
@@ -117,7 +130,7 @@ impl Firewall {
             };
             if let (Some(list), applied) = self.change(wanted, change).await? {
                 self.forget_contents();
-                return Ok((list, applied));
+                return Ok(EditedList { list, applied, stored });
             }
         }
     }

@@ -62,23 +62,24 @@ pub struct Edited {
     #[serde(flatten)]
     pub list: ListView,
     pub parse_ms: u64,
+    pub store_ms: u64,
     pub force_ms: u64,
     pub prefixes_loaded: u64,
 }
 
 impl From<v1::EditPrefixesResponse> for Edited {
     fn from(done: v1::EditPrefixesResponse) -> Self {
-        let v1::EditPrefixesResponse { list, parse_ms, force_ms, prefixes_loaded } = done;
-        Edited { list: list.unwrap_or_default().into(), parse_ms, force_ms, prefixes_loaded }
+        let v1::EditPrefixesResponse { list, parse_ms, store_ms, force_ms, prefixes_loaded } = done;
+        Edited { list: list.unwrap_or_default().into(), parse_ms, store_ms, force_ms, prefixes_loaded }
     }
 }
 
 impl View for Edited {
     fn print_into(&self, out: &mut impl Write) -> io::Result<()> {
-        let Edited { list, parse_ms, force_ms, prefixes_loaded } = self;
+        let Edited { list, parse_ms, store_ms, force_ms, prefixes_loaded } = self;
         writeln!(
             out,
-            "{}: {} prefixes, read in {parse_ms} ms, stored and in force {force_ms} ms later ({prefixes_loaded} loaded)",
+            "{}: {} prefixes, read in {parse_ms} ms, stored in {store_ms} ms, in force {force_ms} ms later ({prefixes_loaded} loaded)",
             super::clean(&list.name),
             list.prefixes
         )
@@ -103,7 +104,8 @@ mod tests {
             created_ms: 1_700_000_000_000,
             changed_ms: 1_700_000_001_000,
         };
-        let edited = v1::EditPrefixesResponse { list: Some(list()), parse_ms: 3, force_ms: 4, prefixes_loaded: 12 };
+        let edited =
+            v1::EditPrefixesResponse { list: Some(list()), parse_ms: 3, store_ms: 2, force_ms: 4, prefixes_loaded: 12 };
         let edited = Edited::from(edited);
         let mut out = Vec::new();
         Ui { json: false, quiet: false }.show_into(&mut out, &Lists(vec![list().into()])).unwrap();

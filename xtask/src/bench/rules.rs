@@ -24,7 +24,9 @@ pub struct Forced {
     pub rules: usize,
     pub prefixes: u32,
     pub parse_ms: u64,
-    /// From there until it is stored and in force.
+    /// From there until it is on disk.
+    pub store_ms: u64,
+    /// From there until it is in force.
     pub force_ms: u64,
     /// What the kernel charges for the table of IPv4 prefixes.
     pub prefixes_mib: u64,
@@ -65,7 +67,14 @@ pub fn force(host: &Host) -> Result<Forced> {
     let ms = |name: &str| said[name].as_u64().with_context(|| format!("cc prefixes load said no {name}: {text}"));
     let prefixes_mib = bpf::memory_bytes(&host.pins()?.join("CC_PREFIX4"))? >> 20;
     ensure!(prefixes_mib > 0, "the list is stored, but not in the kernel");
-    Ok(Forced { rules: RULES, prefixes: PREFIXES, parse_ms: ms("parse_ms")?, force_ms: ms("force_ms")?, prefixes_mib })
+    Ok(Forced {
+        rules: RULES,
+        prefixes: PREFIXES,
+        parse_ms: ms("parse_ms")?,
+        store_ms: ms("store_ms")?,
+        force_ms: ms("force_ms")?,
+        prefixes_mib,
+    })
 }
 
 impl Forced {
@@ -74,7 +83,8 @@ impl Forced {
         let figure = |what: &str, unit, value: u64| Figure::alone(what, unit, value as f64, &setup);
         vec![
             figure("Prefix list: read and parsed", "ms", self.parse_ms),
-            figure("Prefix list: from there until stored and in force", "ms", self.force_ms),
+            figure("Prefix list: from there until on disk", "ms", self.store_ms),
+            figure("Prefix list: from there until in force", "ms", self.force_ms),
             figure("Prefix list: memory of the kernel's table", "MiB", self.prefixes_mib),
         ]
     }

@@ -437,12 +437,15 @@ pub struct EditPrefixesResponse {
     /// until the last line was understood
     #[prost(uint64, tag = "2")]
     pub parse_ms: u64,
-    /// from there until it was stored and in force
+    /// from when it was stored until it was in force
     #[prost(uint64, tag = "3")]
     pub force_ms: u64,
     /// into the kernel, of all lists
     #[prost(uint64, tag = "4")]
     pub prefixes_loaded: u64,
+    /// from when it was understood until it was on disk
+    #[prost(uint64, tag = "5")]
+    pub store_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetPrefixesRequest {
