@@ -21,7 +21,7 @@ pub struct SocketKey {
 }
 
 /// Key of `CC_DROPS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct DropKey {
     pub endpoint: u32,

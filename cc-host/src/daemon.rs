@@ -4,6 +4,7 @@ pub mod disk;
 pub mod events;
 mod lock;
 mod logging;
+mod memory;
 pub mod privileges;
 mod rooms;
 

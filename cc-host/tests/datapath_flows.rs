@@ -187,7 +187,7 @@ fn the_sweep_forgets_what_has_had_its_time_and_nothing_that_lives() {
     let scene = Scene::new();
     scene.handshake();
     scene.passes(&udp_ports(CLIENT, (PEER, 53)));
-    let sweep = || scene.world.datapath().sweep_flows().unwrap();
+    let sweep = || scene.world.datapath().sweep_flows().unwrap().forgotten;
     assert_eq!((sweep(), sweep(), scene.flows().len()), (0, 0, 2), "everything is fresh");
     assert_eq!((scene.quota(0).flows, scene.quota(0).half_open), (2, 1), "nobody has answered the datagram");
     scene.age(31);
@@ -245,7 +245,7 @@ fn an_endpoint_that_goes_takes_its_flows_and_its_share_along() {
     assert_eq!((scene.quota(0).flows, scene.quota(pool).flows), (100, 36), "beyond 64 they are the pool's");
     scene.world.datapath().detach(0).unwrap();
     assert_eq!((scene.quota(0), scene.quota(pool).flows), (Quota::default(), 0));
-    let sweep = || scene.world.datapath().sweep_flows().unwrap();
+    let sweep = || scene.world.datapath().sweep_flows().unwrap().forgotten;
     assert_eq!((sweep(), sweep(), scene.flows().len()), (0, 100, 0), "orphans go at once");
     assert_eq!((scene.quota(0), scene.quota(pool).flows), (Quota::default(), 0), "and are on nobody's books");
 }

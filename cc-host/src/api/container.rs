@@ -175,11 +175,8 @@ impl ContainerService for ContainerApi {
         let caller = Caller::of(&request)?;
         caller.require(Role::Viewer)?;
         let records = self.find_all(&caller, &request.into_inner().ids)?;
-        let mut metrics = Vec::new();
-        for record in records {
-            let figures = self.containers.metrics(&record).await.map_err(Fault::from)?;
-            metrics.push(metrics_view(&record, figures));
-        }
+        let figures = self.containers.metrics_of_running(records).await.map_err(Fault::from)?;
+        let metrics = figures.into_iter().map(|(record, figures)| metrics_view(&record, figures)).collect();
         Ok(Response::new(v1::MetricsResponse { metrics }))
     }
 

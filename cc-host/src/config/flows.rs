@@ -5,7 +5,7 @@ use cc_common::limits::{FLOWS_GUARANTEED, FLOWS_PER_ENDPOINT, FLOWS_POOL, HALF_O
 use cc_common::settings::{Settings, Timeouts};
 use serde::Deserialize;
 
-/// A flow goes at the second sweep after its time, and there is a sweep a second: less would say nothing.
+/// A flow goes at the second sweep after its time, and there is a sweep a second at most: less would say nothing.
 const TIMEOUT_MIN_S: u64 = 1;
 /// A week. What is silent for longer is over, and its row is somebody else's.
 const TIMEOUT_MAX_S: u64 = 7 * 24 * 3600;

@@ -14,6 +14,7 @@ use cc_common::api::v1::net_service_server::NetServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::api::v1::why_service_server::WhyServiceServer;
 use cc_common::names::ABI;
+use cc_common::settings::Timeouts;
 use tokio::runtime::Handle;
 use tonic::Code;
 use tonic::service::Routes;
@@ -43,8 +44,8 @@ use crate::why::Why;
 
 /// Messages of ours are small but for chunks of output and of archives.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// A flow goes at the second sweep after its time, and the shortest time is two seconds.
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+/// At the start, and after a sweep that failed.
+const SWEEP_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The rooms that the services call.
 pub(super) struct House {
@@ -132,7 +133,8 @@ impl House {
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
         tokio::spawn(Arc::clone(&containers).keep_pool());
-        tokio::spawn(sweep(Arc::clone(&datapath)));
+        tokio::spawn(super::memory::give_back());
+        tokio::spawn(sweep(Arc::clone(&datapath), config.flows.settings().timeouts));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
         let config = Arc::new(config.clone());
@@ -255,15 +257,19 @@ fn datapath_config(config: &Config, cgroup_level: u32) -> DatapathConfig {
 }
 
 /// Forgets flows that have had their time, as long as the daemon runs; while it does not, they wait.
-async fn sweep(datapath: Arc<Datapath>) {
-    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn sweep(datapath: Arc<Datapath>, timeouts: Timeouts) {
+    let mut rest = SWEEP_AGAIN;
     loop {
-        tick.tick().await;
+        tokio::time::sleep(rest).await;
+        rest = SWEEP_AGAIN;
         let datapath = Arc::clone(&datapath);
         match tokio::task::spawn_blocking(move || datapath.sweep_flows()).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(forgotten)) => tracing::debug!(forgotten, "swept flows"),
+            Ok(Ok(swept)) => {
+                rest = swept.rest(&timeouts);
+                if swept.forgotten > 0 {
+                    tracing::debug!(swept.forgotten, "swept flows");
+                }
+            }
             Ok(Err(error)) => tracing::error!(error = error_chain(&error), "cannot sweep flows"),
             Err(_) => tracing::error!("sweeping flows panicked"),
         }

@@ -55,7 +55,18 @@ pub fn each<K: aya::Pod + Default, V: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     mut look: impl FnMut(&K, &V) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let (mut keys, mut values) = (vec![K::default(); ROWS_PER_READ], vec![V::default(); ROWS_PER_READ]);
+    each_of_cpus(map, 1, |key, values: &[V]| look(key, &values[0]))
+}
+
+/// The same of a table that has a value for each CPU: `look` gets all of a row's. The kernel puts each at a multiple of eight bytes, so the
+/// size of one must be such.
+pub fn each_of_cpus<K: aya::Pod + Default, V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    cpus: usize,
+    mut look: impl FnMut(&K, &[V]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    assert!(cpus == 1 || size_of::<V>().is_multiple_of(8), "values lie side by side");
+    let (mut keys, mut values) = (vec![K::default(); ROWS_PER_READ], vec![V::default(); ROWS_PER_READ * cpus]);
     // The bucket after the last one that was read, or of an array its index: the kernel's to understand.
     let (mut next, mut begun) = (0u32, false);
     loop {
@@ -79,13 +90,15 @@ pub fn each<K: aya::Pod + Default, V: aya::Pod + Default>(
             // One bucket holds more than there is room for.
             Some(Some(libc::ENOSPC)) => {
                 keys.resize(keys.len() * 2, K::default());
-                values.resize(keys.len(), V::default());
+                values.resize(keys.len() * cpus, V::default());
                 continue;
             }
             Some(_) => return Err(error.expect("it is the one that was looked at")),
         };
         let count = (batch.count as usize).min(keys.len());
-        if keys[..count].iter().zip(&values).any(|(key, value)| look(key, value).is_break()) || is_last {
+        if keys[..count].iter().zip(values.chunks_exact(cpus)).any(|(key, value)| look(key, value).is_break())
+            || is_last
+        {
             return Ok(());
         }
         (next, begun) = (after, true);

@@ -62,7 +62,8 @@ impl Books {
         Ok(Books(Array::try_from(take_map(ebpf, MAP_QUOTAS)?).map_err(failed)?))
     }
 
-    fn of(&self, endpoint: u32) -> Result<Quota, DatapathError> {
+    /// In the row after the last endpoint, of the pool.
+    pub(super) fn of(&self, endpoint: u32) -> Result<Quota, DatapathError> {
         let failed = |source| DatapathError::Map { operation: "read", name: MAP_QUOTAS, source };
         self.0.get(&endpoint, 0).map_err(failed)
     }

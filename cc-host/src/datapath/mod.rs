@@ -81,6 +81,8 @@ pub struct Datapath {
     flows: FlowTable,
     drop_watch: DropWatch,
     books: Books,
+    sweeper: sweep::Sweeper,
+    drops: counters::DropTable,
     /// Has a lock of its own: nobody waits for whoever asks why.
     twin: twin::Lazy,
     upgraded: Option<Upgraded>,
@@ -111,13 +113,15 @@ impl Datapath {
         let mut tables = Tables::take(&mut ebpf)?;
         let pin_dir = object::pin_dir(config);
         let maps = repair::Maps::of(&pin_dir)?;
+        let drops = counters::DropTable::open(&pin_dir)?;
+        let sweeper = sweep::Sweeper::open(&pin_dir)?;
         let links = PinnedLinks::new(pin_dir.join(PIN_LINKS_DIR));
         let guard = GuardMaps::take(&mut ebpf, &pin_dir, &mut tables.rules)?;
         let last_generation = newest.max(tables.settings()?.beyond_version);
         let mut inner = Inner { programs, maps, tables, links, pin_dir, last_generation, logger, event_ring, guard };
         inner.resume_settings(config.settings)?;
         let twin = twin::Lazy::new(config.clone());
-        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, twin, upgraded })
+        Ok(Datapath { inner: Mutex::new(inner), flows, drop_watch, books, sweeper, drops, twin, upgraded })
     }
 
     /// What was taken over from an earlier version's pins, if anything was.
@@ -198,12 +202,6 @@ impl Datapath {
         self.inner().set_rule_set(endpoint_id, rule_set)
     }
 
-    /// Forgets flows that have had their time; a flow goes at the second sweep after its last packet's. Returns how many went.
-    pub fn sweep_flows(&self) -> Result<u32, DatapathError> {
-        let inner = self.inner();
-        sweep::sweep(&inner.programs.sweep)
-    }
-
     /// Attaches the programs to the endpoint's interface and to the container's cgroup on the v2 tree, and lets traffic
     /// flow. `tag` is the container's id. Bring the container's end of the interface up only after this.
     pub fn attach(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
@@ -266,6 +264,20 @@ impl Datapath {
             return Err(DatapathError::EndpointOutOfRange { id: endpoint_id });
         }
         counters::read(&self.inner().tables, endpoint_id)
+    }
+
+    /// Of many at once, in their order: what they lost is read for all together, since most have lost nothing.
+    pub fn counters_of_many(&self, endpoint_ids: &[u32]) -> Result<Vec<EndpointCounters>, DatapathError> {
+        if let Some(&id) = endpoint_ids.iter().find(|&&id| id >= ENDPOINTS_MAX) {
+            return Err(DatapathError::EndpointOutOfRange { id });
+        }
+        let drops = self.drops.read()?;
+        // Whoever attaches an endpoint comes in between.
+        let read = |&id: &u32| {
+            let traffic = counters::read_traffic(&self.inner().tables, id)?;
+            Ok(EndpointCounters { drops: drops.get(&id).cloned().unwrap_or_default(), ..traffic })
+        };
+        endpoint_ids.iter().map(read).collect()
     }
 
     /// Drops that belong to no endpoint.

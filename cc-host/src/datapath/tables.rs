@@ -292,14 +292,19 @@ impl Tables {
     /// Added up over the CPUs; `None` when nothing was ever counted there.
     pub fn drops_of(&self, key: &DropKey) -> Result<Option<DropCount>, DatapathError> {
         match self.drops.get(key, 0) {
-            Ok(values) => Ok(Some(values.iter().fold(DropCount::default(), |mut total, count| {
-                total.add(count.packets, count.bytes);
-                total
-            }))),
+            Ok(values) => Ok(Some(total(&values))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed("read", names::MAP_DROPS)(error)),
         }
     }
+}
+
+/// Over the CPUs.
+pub fn total(counts: &[DropCount]) -> DropCount {
+    counts.iter().fold(DropCount::default(), |mut total, count| {
+        total.add(count.packets, count.bytes);
+        total
+    })
 }
 
 fn vni_of(key: &Key<RouteKey>) -> u32 {

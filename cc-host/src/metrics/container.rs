@@ -4,14 +4,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
-
 use super::encoder::Encoder;
 use super::family::{Family, Kind};
-use super::limits::READERS_MAX;
 use super::registry::Collect;
 use crate::auth::Scope;
-use crate::container::{ContainerError, ContainerMetrics, ContainerRecord, Containers, State};
+use crate::container::{ContainerMetrics, ContainerRecord, Containers, State};
 use crate::ids::ContainerId;
 
 const LABELS: &[&str] = &["project", "container", "id", "vpc"];
@@ -87,26 +84,17 @@ impl Collect for ContainerFigures {
         let mut records = self.running(out.scope());
         // The oldest have room first, so that what is left out of one scrape is left out of the next.
         records.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-        let read = futures::stream::iter(records)
-            .map(|record| async {
-                let figures = self.containers.metrics(&record).await;
-                (record, figures)
-            })
-            .buffered(READERS_MAX)
-            .collect::<Vec<_>>();
-        let read = tokio::runtime::Handle::current().block_on(read);
+        let read = tokio::runtime::Handle::current().block_on(self.containers.metrics_of_all(records));
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => return out.failed("the containers' figures", &error),
+        };
 
         // The files of one that ended meanwhile read as 0, and its record says so before they are gone.
         let running: HashSet<ContainerId> = self.running(out.scope()).into_iter().map(|record| record.id).collect();
-        for (record, figures) in read {
-            match figures {
-                Ok(figures) if running.contains(&record.id) => {
-                    if !out.whole(|out| add(out, &record, &figures)) {
-                        return;
-                    }
-                }
-                Ok(_) | Err(ContainerError::NotRunning { .. }) => {}
-                Err(error) => out.failed("a container's figures", &error),
+        for (record, figures) in read.iter().filter(|(record, _)| running.contains(&record.id)) {
+            if !out.whole(|out| add(out, record, figures)) {
+                return;
             }
         }
     }

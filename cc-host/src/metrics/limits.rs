@@ -19,8 +19,6 @@ pub const CONNECTIONS_PER_SOURCE_MAX: usize = 4;
 pub const SCRAPES_MAX: usize = 2;
 /// For the scrapes in flight when the daemon stops: one of 4,096 containers takes some 400 ms.
 pub const REST_WITHIN: Duration = Duration::from_secs(1);
-/// Containers that one scrape reads at a time: their map rows come one after the other anyway, their cgroups' files do not.
-pub const READERS_MAX: usize = 4;
 
 /// Bytes of a request's head. A scraper sends some 400, and a token has 93.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;

@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::container::log_options::LogOptions;
 use crate::container::record::ContainerRecord;
 use crate::container::room::Containers;
+use crate::ids::ContainerId;
 use crate::shim::log::{compressed, numbered};
 
 /// To look at a log is to ask the kernel for two names that mostly are not there: 4,096 logs take some 10 ms.
@@ -44,24 +45,23 @@ impl Containers {
         let mut failed = std::collections::HashMap::new();
         let mut first = true;
         loop {
-            for (id, path, options) in self.logs_to_pack() {
-                if failed.get(&id).is_some_and(|since: &Instant| since.elapsed() < AGAIN_AFTER) {
-                    continue;
-                }
-                let name = path.clone();
-                let looked = tokio::task::spawn_blocking(move || {
+            let mut logs = self.logs_to_pack();
+            logs.retain(|(id, ..)| failed.get(id).is_none_or(|since: &Instant| since.elapsed() >= AGAIN_AFTER));
+            // All in one go: to hand each to another thread would cost more than to look at it.
+            let looked = tokio::task::spawn_blocking(move || {
+                let look = |(id, path, options): (ContainerId, PathBuf, LogOptions)| {
                     if first {
                         let _ = std::fs::remove_file(temporary(&path));
                     }
-                    look(&path, options, OLD_AFTER)
-                });
-                let error = match looked.await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => error,
-                    Err(panic) => io::Error::other(panic),
+                    let error = look(&path, options, OLD_AFTER).err()?;
+                    tracing::warn!(log = %path.display(), %error, "cannot compress a log");
+                    Some((id, Instant::now()))
                 };
-                tracing::warn!(log = %name.display(), %error, "cannot compress a log");
-                failed.insert(id, Instant::now());
+                logs.into_iter().filter_map(look).collect::<Vec<_>>()
+            });
+            match looked.await {
+                Ok(errors) => failed.extend(errors),
+                Err(error) => tracing::error!(%error, "compressing logs panicked"),
             }
             failed.retain(|_, since| since.elapsed() < AGAIN_AFTER);
             first = false;
@@ -70,7 +70,7 @@ impl Containers {
     }
 
     /// Of containers that have ended, too. Shims from before there was compression rename in their own way.
-    fn logs_to_pack(&self) -> Vec<(crate::ids::ContainerId, PathBuf, LogOptions)> {
+    fn logs_to_pack(&self) -> Vec<(ContainerId, PathBuf, LogOptions)> {
         let log = |record: &ContainerRecord| Some((record.id.clone(), self.log_path(record), record.spec.log?));
         self.all().iter().filter_map(log).collect()
     }

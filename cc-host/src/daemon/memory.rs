@@ -1,0 +1,36 @@
+//! Gives memory back to the kernel that was in use and is free: the allocator keeps it, after a burst of starts or a scrape of a thousand
+//! containers. Refuses to do so while there is nothing to gain.
+
+use std::time::Duration;
+
+/// Between two looks, each of which reads one file.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Since it was last given back.
+const GROWTH_BYTES: u64 = 2 << 20;
+
+/// As long as the daemon runs.
+pub async fn give_back() {
+    let mut least = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if resident_bytes().is_some_and(|bytes| bytes > least + GROWTH_BYTES) {
+            tokio::task::spawn_blocking(trim).await.expect("trimming does not panic");
+            least = resident_bytes().unwrap_or_default();
+        }
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: takes a number, and its own locks: it may run beside every other call of the allocator's.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
