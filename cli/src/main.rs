@@ -7,7 +7,7 @@ use cc_cli::{cmd, name};
 
 fn main() {
     let args: Vec<_> = std::env::args_os().collect();
-    if name::decide(&args, &cmd::names()) == name::Meaning::Compiler {
+    if name::decide(&args, cmd::NAMES) == name::Meaning::Compiler {
         // Returns only when there is nothing to become.
         let fault = name::become_compiler(&args);
         eprintln!("error: {}: {}\nnext: {}", fault.what, fault.why, fault.next);

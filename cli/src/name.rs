@@ -24,7 +24,7 @@ pub enum Meaning {
 }
 
 /// Argument 1 decides, and only under the name `cc`. `--version` is the compiler's: build scripts ask for it.
-pub fn decide(args: &[OsString], subcommands: &[String]) -> Meaning {
+pub fn decide(args: &[OsString], subcommands: &[&str]) -> Meaning {
     let called = args.first().map(Path::new).and_then(Path::file_name);
     if called != Some(OsStr::new("cc")) {
         return Meaning::Ours;
@@ -36,7 +36,7 @@ pub fn decide(args: &[OsString], subcommands: &[String]) -> Meaning {
         // `-h NAME` is a linker's soname; nothing follows it when a person asks for help.
         || (first == "-h" && alone)
         || first.as_bytes().starts_with(b"--cc-")
-        || subcommands.iter().any(|name| first == name.as_str());
+        || subcommands.iter().any(|name| first == name);
     if ours { Meaning::Ours } else { Meaning::Compiler }
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     fn meaning(args: &[&str]) -> Meaning {
         let args: Vec<OsString> = args.iter().map(Into::into).collect();
-        decide(&args, &["run".to_owned(), "vpc".to_owned(), "version".to_owned()])
+        decide(&args, &["run", "vpc", "version"])
     }
 
     #[test]
