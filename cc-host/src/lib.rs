@@ -8,6 +8,8 @@ pub mod api;
 #[cfg(feature = "daemon")]
 pub mod auth;
 #[cfg(feature = "daemon")]
+mod blocking;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod container;

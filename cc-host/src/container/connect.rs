@@ -10,6 +10,7 @@ use super::pace::Pace;
 use super::pool::ParkedLink;
 use super::record::{Attachment, ContainerRecord};
 use super::room::Containers;
+use crate::blocking;
 use crate::datapath::{Datapath, DatapathError};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::link::{self, Veth};
@@ -97,10 +98,11 @@ impl Containers {
         attach: impl FnOnce(&Datapath) -> Result<(), DatapathError> + Send + 'static,
     ) -> Result<(), ContainerError> {
         let datapath = Arc::clone(&self.rooms.datapath);
-        tokio::task::spawn_blocking(move || attach(&datapath))
-            .await
-            .expect("a datapath call does not panic")
-            .map_err(|source| ContainerError::Datapath { operation: "attach", name: record.name.to_string(), source })
+        blocking::run(move || attach(&datapath)).await.map_err(|source| ContainerError::Datapath {
+            operation: "attach",
+            name: record.name.to_string(),
+            source,
+        })
     }
 
     /// What the uplink leaves to an overlay's payload, unless it was said.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::error::ContainerError;
 use super::record::ContainerRecord;
 use super::room::Containers;
+use crate::blocking;
 use crate::datapath::{AllowedDevice, Datapath, DatapathError, Repaired};
 use crate::kernel::cgroup::Cgroup;
 use crate::shim::spec::DeviceSpec;
@@ -54,7 +55,7 @@ impl Containers {
         call: impl FnOnce(&Datapath) -> Result<T, DatapathError> + Send + 'static,
     ) -> Result<T, DatapathError> {
         let datapath = Arc::clone(&self.rooms.datapath);
-        tokio::task::spawn_blocking(move || call(&datapath)).await.expect("a datapath call does not panic")
+        blocking::run(move || call(&datapath)).await
     }
 }
 

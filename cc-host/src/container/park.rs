@@ -144,19 +144,25 @@ impl Containers {
         let shim = Shim::park(&self.shim_binary(), &dir, &place).await.map_err(ParkError::Shim)?;
         let netns = netns::of_pid(shim.pid().cast_unsigned()).map_err(ParkError::Netns)?;
         let link = match kind {
-            Kind::InVpc => Some(self.park_link(id, &netns, cgroup.v2_dir()).await?),
+            Kind::InVpc => Some(self.park_link(id, slot, &netns, cgroup.v2_dir()).await?),
             Kind::Alone => None,
         };
         Ok(Parked { id: id.clone(), slot, shim, cgroup, netns, link })
     }
 
     /// It stays down inside until it has addresses, and a MAC of its own.
-    async fn park_link(&self, id: &ContainerId, netns: &OwnedFd, cgroup_dir: PathBuf) -> Result<ParkedLink, ParkError> {
+    async fn park_link(
+        &self,
+        id: &ContainerId,
+        slot: u32,
+        netns: &OwnedFd,
+        cgroup_dir: PathBuf,
+    ) -> Result<ParkedLink, ParkError> {
         let (host_name, alias, mtu) = (interface_of(id), self.alias(id), self.usual_mtu());
         let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: PARKED_MAC, mtu, alias: &alias };
         let ifindex = self.rooms.links.create_veth(&veth).await.map_err(ParkError::Link)?;
         let (datapath, tag) = (Arc::clone(&self.rooms.datapath), id.clone());
-        let prepare = move || datapath.prepare(ifindex, tag.as_str(), &cgroup_dir);
+        let prepare = move || datapath.prepare(slot, ifindex, tag.as_str(), &cgroup_dir);
         let prepared = tokio::task::spawn_blocking(prepare).await.expect("a datapath call does not panic");
         prepared.map_err(ParkError::Datapath)?;
         Ok(ParkedLink { ifindex, mtu })

@@ -12,11 +12,12 @@ use super::links::{self, Tag};
 use super::{Datapath, Endpoint, Inner, ip, parse_tag};
 
 impl Datapath {
-    /// What of `attach` does not depend on the endpoint: the programs on an interface and on a cgroup. Without an endpoint's rows they drop
-    /// everything, and count nothing.
-    pub fn prepare(&self, ifindex: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+    /// What of `attach` depends on the endpoint's number alone: the programs on an interface and on a cgroup, and that nothing is counted
+    /// of an earlier one. Without an endpoint's rows they drop everything, and count nothing.
+    pub fn prepare(&self, id: u32, ifindex: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
         let tag = parse_tag(tag)?;
         let inner = &mut *self.inner();
+        inner.forget_counters(id)?;
         links::attach_interface(&mut inner.programs, ifindex)?;
         inner.links.attach_cgroup(&mut inner.programs, cgroup_v2_dir, tag)
     }
@@ -35,7 +36,7 @@ impl Datapath {
     pub fn attach_prepared(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
         self.attach_with(endpoint.id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
             let entry = inner.entry(endpoint, tag, cgroup);
-            inner.set_sockets(endpoint.id, entry)?;
+            inner.set_endpoint(endpoint.id, entry)?;
             inner.open(endpoint, &entry)
         })
     }
@@ -75,8 +76,17 @@ impl Inner {
     }
 
     pub(super) fn set_sockets(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
+        self.forget_counters(id)?;
+        self.set_endpoint(id, entry)
+    }
+
+    /// There are a hundred rows that an earlier endpoint of this number may have lost packets in.
+    fn forget_counters(&mut self, id: u32) -> Result<(), DatapathError> {
         self.tables.zero_counters(id)?;
-        self.tables.remove_drops(id)?;
+        self.tables.remove_drops(id)
+    }
+
+    fn set_endpoint(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
         self.tables.set_endpoint(id, entry)?;
         self.tables.add_socket(entry.cgroup)
     }

@@ -13,6 +13,7 @@ use super::in_force::{Applied, InForce, Wanted};
 use super::lists::Lists;
 use super::model::{GROUPS, GroupId, GroupRecord, PREFIX_LISTS, PrefixListId, PrefixListRecord, Rule, RuleSpec};
 use super::rule_sets::{Membership, RuleSets};
+use crate::blocking;
 use crate::datapath::Datapath;
 use crate::ids::{Project, now_ms};
 use crate::store::{Compare, Op, Store, Txn, typed};
@@ -123,7 +124,7 @@ impl Firewall {
         Arc::clone(&self.in_force).lock_owned().await
     }
 
-    /// Compiles and loads on a thread of its own: a million prefixes take a while.
+    /// Compiles and loads where it blocks nobody: a million prefixes take a while.
     async fn apply(
         &self,
         mut guard: OwnedMutexGuard<InForce>,
@@ -136,7 +137,7 @@ impl Firewall {
             let applied = guard.apply(&wanted, &lists);
             (guard, applied)
         };
-        tokio::task::spawn_blocking(blocking).await.expect("compiling rules does not panic")
+        blocking::run(blocking).await
     }
 
     /// One change: `edit` says what becomes of the records and what is written. It is in force before it is written, and undone if it
