@@ -30,6 +30,7 @@ pub enum Control {
     Seccomp,
     /// Who enters a container cannot be looked into.
     Undumpable,
+    OwnFileReadOnly,
     CgroupNamespace,
     CgroupReadOnly,
     /// Device nodes of an image are none.

@@ -81,6 +81,13 @@ fn added_capabilities_need_an_admin_or_a_grant() {
     run(&admin, "NET_ADMIN", "more").ok();
     run(&granted, "NET_ADMIN", "more").ok();
     run(&viewer, "CHOWN", "viewed").fails(125, "role");
+    let with_hosts_users = |key, name: &str| {
+        remote.cc(&url, Some(key), &["run", "-d", "--name", name, "--userns", "host", "--image", &layout, "true"])
+    };
+    with_hosts_users(&operator, "root").fails(125, "admins");
+    with_hosts_users(&admin, "root").ok();
+    with_hosts_users(&granted, "root").ok();
+    remote.cc(&url, Some(&operator), &["exec", "root", "true"]).fails(125, "admins");
     // Who may not run it may not start it again, either.
     remote.cc(&url, Some(&operator), &["wait", "more"]).ok();
     remote.cc(&url, Some(&operator), &["start", "more"]).fails(1, "admins");

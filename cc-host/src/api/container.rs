@@ -73,6 +73,7 @@ pub(super) fn may_be_privileged(caller: &Caller, containers: &Containers, spec: 
         ("--cap-add", spec.capabilities.asks_for_more()),
         ("--device", !spec.devices.is_empty()),
         ("--security-opt seccomp", spec.seccomp.asks_for_more()),
+        ("--userns host", spec.host_users),
     ];
     let Some((flag, _)) = asks.into_iter().find(|(_, asks)| *asks) else { return Ok(()) };
     if containers.may_be_privileged(&caller.project) {

@@ -11,6 +11,7 @@ use crate::container::ports::PORTS_MAX;
 use crate::container::{
     BadLimit, BadLogOption, Bandwidth, Change, ContainerError, LogOptions, RateLimit, Restart, RunSpec, parse_signal,
 };
+use crate::daemon::privileges;
 use crate::datapath::PortProtocol;
 use crate::kernel::cgroup::CpuSet;
 use crate::outside::PortMapping;
@@ -130,6 +131,16 @@ pub(super) fn run_spec(
     }
     let cpuset = non_empty(spec.cpuset).map(|text| CpuSet::parse(&text)).transpose();
     let cpuset = cpuset.map_err(|bad| bad.to_string()).map_err(said("--cpuset"))?;
+    let host_users = match spec.userns.as_str() {
+        "" => false,
+        "host" => true,
+        other => return Err(bad("--userns", other, "there is host; without it, a container has users of its own")),
+    };
+    let given_up = capabilities.set().intersection(privileges::NEVER);
+    if host_users && let Some((name, _)) = given_up.iter_names().next() {
+        let why = "with --userns host a capability is one of the host's, and the daemon has given this one up";
+        return Err(bad("--cap-add", name, why));
+    }
     let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
     let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
@@ -184,6 +195,7 @@ pub(super) fn run_spec(
         init: spec.init,
         devices: devices.map_err(said("--device"))?,
         cpuset,
+        host_users,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })

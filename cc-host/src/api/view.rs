@@ -51,6 +51,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         init: spec.init,
         devices: spec.devices.iter().map(ToString::to_string).collect(),
         cpuset: spec.cpuset.as_ref().map(ToString::to_string).unwrap_or_default(),
+        userns: if spec.host_users { "host" } else { "" }.to_owned(),
     }
 }
 

@@ -160,7 +160,9 @@ impl Containers {
             .map_err(copy)?;
         let held = Some(Held { _claim: claim, _turn: turn });
         let mut copying = Copying { name: name.clone(), child: Some(child), stream, exit, held };
-        let request = frame(&Request { stopped, wanted }).map_err(failed("write the request")).map_err(copy)?;
+        let host_users = record.spec.host_users;
+        let request =
+            frame(&Request { stopped, host_users, wanted }).map_err(failed("write the request")).map_err(copy)?;
         copying.write(&request).await?;
         Ok(copying)
     }
@@ -221,7 +223,7 @@ impl Containers {
             source,
         })?;
         let rootfs = Rootfs { layers: self.rooms.images.layer_dirs(&image), upper, work, volatile: true };
-        Ok((Stopped { rootfs, id_base: self.id_base(record.slot), id_count: ID_RANGE }, hold))
+        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, hold))
     }
 }
 

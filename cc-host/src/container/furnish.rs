@@ -131,7 +131,7 @@ impl Containers {
             move |source| ContainerError::File { operation, name, source }
         };
         let (state, run) = (self.state_dir(record), self.run_dir(record));
-        let id_base = self.id_base(record.slot);
+        let id_base = self.id_base(record);
         for dir in ["upper", "work", "log", "etc"] {
             private_dir(&state.join(dir)).map_err(file("make the writable layer"))?;
         }
@@ -149,6 +149,7 @@ impl Containers {
             user: own.user.clone().unwrap_or_else(|| image.config.user.clone()),
             id_base,
             id_count: ID_RANGE,
+            host_users: own.host_users,
             rootfs: Rootfs {
                 layers: self.rooms.images.layer_dirs(image),
                 upper: state.join("upper"),
@@ -175,8 +176,13 @@ impl Containers {
         })
     }
 
-    /// The first id of its range, on the host.
-    pub(super) fn id_base(&self, slot: u32) -> u32 {
+    /// What its root is on the host.
+    pub(super) fn id_base(&self, record: &ContainerRecord) -> u32 {
+        if record.spec.host_users { 0 } else { self.range(record.slot) }
+    }
+
+    /// The first id of a slot's range, on the host.
+    pub(super) fn range(&self, slot: u32) -> u32 {
         self.rooms.config.id_base + slot * ID_RANGE
     }
 

@@ -130,8 +130,9 @@ impl Containers {
         let made = tokio::task::spawn_blocking(move || root.create_bare(name.as_str())).await;
         let cgroup = made.expect("making a cgroup does not panic").map_err(ParkError::Cgroup)?;
         let place = Place {
-            id_base: self.id_base(slot),
+            id_base: self.range(slot),
             id_count: ID_RANGE,
+            host_users: false,
             cgroup_v2: cgroup.v2_dir(),
             cgroup_shim: Some(self.rooms.cgroups.shims_dir()),
             cgroup_tasks: cgroup.tasks_files(),

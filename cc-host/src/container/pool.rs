@@ -215,9 +215,10 @@ impl Drop for Starting<'_> {
     }
 }
 
-/// Whether a parked init can become it. One with CPUs of its own is born in a cgroup that only such containers have.
+/// Whether a parked init can become it. One with CPUs of its own is born in a cgroup that only such containers have, one with the host's users
+/// in no user namespace.
 fn fits(spec: &RunSpec) -> bool {
-    spec.cpuset.is_none()
+    spec.cpuset.is_none() && !spec.host_users
 }
 
 /// Of one kind.

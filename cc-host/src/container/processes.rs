@@ -30,7 +30,7 @@ impl Containers {
     pub async fn processes(&self, record: &ContainerRecord) -> Result<Vec<Process>, ContainerError> {
         let name = record.name.to_string();
         let live = self.live(&record.id).ok_or_else(|| ContainerError::NotRunning { name: name.clone() })?;
-        let (dir, id_base) = (live.cgroup.v2_dir(), self.id_base(record.slot));
+        let (dir, id_base) = (live.cgroup.v2_dir(), self.id_base(record));
         let read = tokio::task::spawn_blocking(move || processes(&dir, id_base));
         let failed = |source| ContainerError::File { operation: "list the processes", name, source };
         read.await.expect("reading files does not panic").map_err(failed)

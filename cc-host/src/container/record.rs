@@ -88,6 +88,9 @@ pub struct RunSpec {
     /// The CPUs that it may use.
     #[serde(default)]
     pub cpuset: Option<CpuSet>,
+    /// Its users are the host's, in no user namespace.
+    #[serde(default)]
+    pub host_users: bool,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]

@@ -28,22 +28,23 @@ fn step<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, 
 }
 
 /// The root of the container's files.
-pub fn enter(stopped: Option<&Stopped>) -> Result<OwnedFd, String> {
+pub fn enter(stopped: Option<&Stopped>, host_users: bool) -> Result<OwnedFd, String> {
     // First of all: nobody in the container may look into a process that has seen the host.
     step("hide", set_dumpable_behavior(DumpableBehavior::NotDumpable))?;
     step("tie to the daemon", set_parent_process_death_signal(Some(Signal::KILL)))?;
     match stopped {
         None => {
             let process = step("the container's process", std::io::stdin().as_fd().try_clone_to_owned())?;
-            step("its namespaces", setns(process, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS))?;
+            step("its namespaces", setns(process, users(host_users) | CloneFlags::CLONE_NEWNS))?;
         }
         Some(stopped) => {
-            let holder = Holder::spawn(stopped)?;
-            let userns = holder.namespace()?;
+            let userns = if host_users { None } else { Some(Holder::spawn(stopped)?.namespace()?) };
             step("new mounts", unshare(CloneFlags::CLONE_NEWNS))?;
-            let overlay = mounts::overlay(&stopped.rootfs, stopped.id_base, userns.as_fd()).map_err(|e| e.message)?;
-            rootfs::enter(&overlay).map_err(|e| e.message)?;
-            step("its user namespace", setns(userns, CloneFlags::CLONE_NEWUSER))?;
+            let overlay = mounts::overlay(&stopped.rootfs, stopped.id_base, userns.as_ref().map(AsFd::as_fd));
+            rootfs::enter(&overlay.map_err(|e| e.message)?).map_err(|e| e.message)?;
+            if let Some(userns) = userns {
+                step("its user namespace", setns(userns, CloneFlags::CLONE_NEWUSER))?;
+            }
         }
     }
     let rest = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
@@ -56,6 +57,11 @@ pub fn enter(stopped: Option<&Stopped>) -> Result<OwnedFd, String> {
     step("tie to the daemon", set_parent_process_death_signal(Some(Signal::KILL)))?;
     rustix::process::umask(Mode::empty());
     step("the root", rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
+}
+
+/// Nobody can enter the user namespace that he is in.
+fn users(host_users: bool) -> CloneFlags {
+    if host_users { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER }
 }
 
 fn limits() -> std::io::Result<()> {

@@ -33,6 +33,8 @@ pub const REPORT_BYTES_MAX: u64 = 64 << 10;
 pub struct Request {
     /// Where the container's files are; of one that runs, its process knows.
     pub stopped: Option<Stopped>,
+    /// Its users are the host's.
+    pub host_users: bool,
     pub wanted: Wanted,
 }
 
@@ -165,7 +167,7 @@ fn copy() -> Report {
         Ok(request) => request,
         Err(source) => return Report::Failed(format!("cannot read the request: {source}")),
     };
-    let root = match enter::enter(request.stopped.as_ref()) {
+    let root = match enter::enter(request.stopped.as_ref(), request.host_users) {
         Ok(root) => root,
         Err(why) => return Report::Failed(format!("cannot enter the container: {why}")),
     };
@@ -208,7 +210,8 @@ mod tests {
 
     #[test]
     fn frames_are_read_as_they_were_written_and_bounded() {
-        let request = Request { stopped: None, wanted: Wanted::Out { path: "/a".to_owned(), follow: true } };
+        let request =
+            Request { stopped: None, host_users: false, wanted: Wanted::Out { path: "/a".to_owned(), follow: true } };
         let bytes = frame(&request).unwrap();
         assert_eq!(read_frame::<Request>(&mut &bytes[..], 1 << 10).unwrap(), request);
         assert!(read_frame::<Request>(&mut &bytes[..], 4).is_err(), "longer than it may be");

@@ -25,9 +25,8 @@ pub struct Entering {
     pub streams: Streams,
 }
 
-/// Where everything of the container's is.
-const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
-    .union(CloneFlags::CLONE_NEWPID)
+/// Where everything of the container's is, but for its users.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWNET)
     .union(CloneFlags::CLONE_NEWUTS)
@@ -56,7 +55,7 @@ fn run(spec: &Spec, wanted: &ExecSpec, stdio: Stdio, tasks: Vec<OwnedFd>, init: 
     let Ok((channel, init)) = init::keep_only_with(stdio, channel, init) else { sys::exit_now(125) };
     let outcome = std::panic::catch_unwind(|| {
         entered?;
-        match join(init, &channel)? {
+        match join(spec, init, &channel)? {
             sys::Side::Parent(_) => Ok(None),
             sys::Side::Child => start(spec, wanted, has_stdin, &channel).map(Some),
         }
@@ -74,8 +73,10 @@ fn run(spec: &Spec, wanted: &ExecSpec, stdio: Stdio, tasks: Vec<OwnedFd>, init: 
 }
 
 /// The helper stays in the host's process namespace: only what it clones is in the container's.
-fn join(init: OwnedFd, channel: &Channel) -> Result<sys::Side, StartFailure> {
-    setns(init, NAMESPACES).map_err(|e| {
+fn join(spec: &Spec, init: OwnedFd, channel: &Channel) -> Result<sys::Side, StartFailure> {
+    // Nobody can enter the user namespace that he is in.
+    let users = if spec.host_users { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER };
+    setns(init, NAMESPACES | users).map_err(|e| {
         let gone = "cannot enter the container; has it ended?";
         StartFailure::new(FailureKind::Other, format!("{gone} ({e})"))
     })?;

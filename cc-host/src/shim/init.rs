@@ -218,11 +218,12 @@ fn expect_spec(channel: &Channel) -> Result<Spec, StartFailure> {
 fn expect_mounts(channel: &Channel, spec: &Spec) -> Result<Mounts, StartFailure> {
     let Some((ToInit::Mounts, mut fds)) = channel.receive().map_err(lost)? else { sys::exit_now(125) };
     let has_nodes = !spec.devices.is_empty();
-    if fds.len() != 1 + DEVICES.len() + spec.binds.len() + usize::from(has_nodes) {
+    let shared = if spec.host_users { 0 } else { DEVICES.len() };
+    if fds.len() != 1 + shared + spec.binds.len() + usize::from(has_nodes) {
         return Err(StartFailure::new(FailureKind::Mount, "the prepared mounts did not all arrive"));
     }
     let nodes = if has_nodes { fds.pop() } else { None };
-    let binds = fds.split_off(1 + DEVICES.len());
+    let binds = fds.split_off(1 + shared);
     let devices = fds.split_off(1);
     let root = fds.pop().expect("the length was checked just above");
     Ok(Mounts { root, devices, binds, nodes })

@@ -18,13 +18,9 @@ use super::streams::Streams;
 use super::{mounts, sys};
 use crate::mutation::{self, Control};
 
-/// All at once, so that the user namespace owns the others. The cgroup namespace follows in init.
-const NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC;
+/// All at once, with the user namespace, which then owns the others. The cgroup namespace follows in init.
+const NAMESPACES: i32 =
+    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
 
 /// The shim's side of a container.
 pub struct Launched {
@@ -40,8 +36,9 @@ pub fn clone_init(place: &Place, spec: Option<&Spec>) -> Result<Launched, StartF
     let (channel, init_channel) = Channel::pair().map_err(|e| failed("make the channel to init", e))?;
     let (stdio, streams) = pipes(place.id_base, spec.is_none_or(|spec| spec.stdin))?;
     let (cgroup, cgroups) = open_cgroups(place)?;
+    let namespaces = NAMESPACES | if place.host_users { 0 } else { libc::CLONE_NEWUSER };
     // SAFETY: the shim starts no thread, ever.
-    match unsafe { sys::clone3(NAMESPACES as u64, cgroup.as_fd()) } {
+    match unsafe { sys::clone3(namespaces as u64, cgroup.as_fd()) } {
         Ok(sys::Side::Child) => init::run(spec, stdio, cgroups, init_channel),
         Ok(sys::Side::Parent(cloned)) => Ok(Launched { pid: cloned.pid, pidfd: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone the container's first process", source)),
@@ -69,8 +66,11 @@ pub fn open_cgroups(place: &Place) -> Result<(OwnedFd, Vec<OwnedFd>), StartFailu
     Ok((cgroup, tasks))
 }
 
-/// Gives the waiting init its ids.
+/// Gives the waiting init its ids, where it has not the host's.
 pub fn map_ids(place: &Place, pid: i32) -> Result<(), StartFailure> {
+    if place.host_users {
+        return Ok(());
+    }
     let base = if mutation::off(Control::IdsMapped) { 0 } else { place.id_base };
     map_range(base, place.id_count, pid)
 }
@@ -97,9 +97,12 @@ pub fn tell(spec: &Path, channel: &Channel) -> Result<(), StartFailure> {
 
 /// Makes its mounts and lets it go on as far as the last step before the program.
 pub fn furnish(spec: &Spec, pid: i32, channel: &Channel) -> Result<(), StartFailure> {
-    let userns = rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| failed("open the container's user namespace", e.into()))?;
-    let prepared = mounts::prepare(spec, userns.as_fd())?;
+    let open = || {
+        rustix::fs::open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| failed("open the container's user namespace", e.into()))
+    };
+    let userns = if spec.host_users { None } else { Some(open()?) };
+    let prepared = mounts::prepare(spec, userns.as_ref().map(AsFd::as_fd))?;
     channel.send(&ToInit::Mounts, &prepared.descriptors()).map_err(|e| failed("send the mounts to init", e))
 }
 

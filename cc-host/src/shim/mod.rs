@@ -1,6 +1,6 @@
 //! The shim: one small process per container, parent of its init. Refuses tokio, networking and everything of the daemon's.
 //!
-//! Read in the order of a start: `spec` (what to run), or `place` (where, if that is all that is known yet), `apart` (out of the daemon's cgroup), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
+//! Read in the order of a start: `spec` (what to run), or `place` (where, if that is all that is known yet), `own` (its own file), `apart` (out of the daemon's cgroup), `launch` (clone3), `mounts` (prepared from outside), `init` (inside:
 //! `rootfs`, `masks`, `user`, `terminal`, `privileges`, `reaper`, `exec`, `filter`), then `supervise` (the poll loop, with `client`, `streams`, `protocol` and `log`), and `enter` for
 //! further programs in the same container.
 
@@ -16,6 +16,7 @@ pub(crate) mod launch;
 pub mod log;
 mod masks;
 pub(crate) mod mounts;
+mod own;
 pub mod place;
 pub mod privileges;
 pub mod protocol;

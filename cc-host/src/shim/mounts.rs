@@ -18,8 +18,9 @@ use super::spec::{Bind, DeviceSpec, Rootfs, Spec};
 use super::sys::mount_setattr;
 use crate::mutation::{self, Control};
 
-/// The host's nodes: a container cannot make its own, and could not use them if it did.
-pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// The host's nodes, and their numbers: a container cannot make its own, and could not use them if it did.
+pub const DEVICES: [(&str, (u32, u32)); 6] =
+    [("null", (1, 3)), ("zero", (1, 5)), ("full", (1, 7)), ("random", (1, 8)), ("urandom", (1, 9)), ("tty", (5, 0))];
 
 /// In the order in which `rootfs::attach` takes them.
 pub struct Prepared {
@@ -41,9 +42,12 @@ impl Prepared {
     }
 }
 
-pub fn prepare(spec: &Spec, userns: BorrowedFd<'_>) -> Result<Prepared, StartFailure> {
+/// Without a user namespace the container's ids are the host's.
+pub fn prepare(spec: &Spec, userns: Option<BorrowedFd<'_>>) -> Result<Prepared, StartFailure> {
     let root = overlay(&spec.rootfs, spec.id_base, userns)?;
-    let devices = DEVICES.iter().map(|name| clone_tree(&Path::new("/dev").join(name))).collect::<Result<_, _>>()?;
+    // The host's root could change the modes of the host's nodes: its init makes its own.
+    let shared = if userns.is_some() { &DEVICES[..] } else { &[] };
+    let devices = shared.iter().map(|(name, _)| clone_tree(&Path::new("/dev").join(name))).collect::<Result<_, _>>()?;
     let binds = spec.binds.iter().map(|one| bind(one, userns)).collect::<Result<_, _>>()?;
     let nodes = if spec.devices.is_empty() { None } else { Some(nodes(&spec.devices, spec.id_base)?) };
     Ok(Prepared { root, devices, binds, nodes })
@@ -82,7 +86,7 @@ fn nodes(all: &[DeviceSpec], id_base: u32) -> Result<OwnedFd, StartFailure> {
 
 /// The layers belong to host ids from 0 and are shown under the container's; the upper directory belongs to the container's
 /// range already, because an idmapped upper silently becomes read-only.
-pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
+pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartFailure> {
     let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("open overlayfs"))?;
     fsconfig_set_string(&context, "source", "overlay").map_err(at("name the overlay"))?;
@@ -91,7 +95,7 @@ pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: BorrowedFd<'_>) -> Result<
     // The first one given is the topmost.
     for layer in rootfs.layers.iter().rev() {
         let mount = clone_tree(layer)?;
-        mount_setattr(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, Some(userns), false)
+        mount_setattr(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, userns, false)
             .map_err(|source| mount_failure(&format!("map the ids of layer {}", layer.display()), source))?;
         fsconfig_set_fd(&context, "lowerdir+", &mount).map_err(at("add a layer"))?;
         layers.push(mount);
@@ -127,13 +131,13 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StartFailure> {
         .map_err(|source| mount_failure(&format!("open {}", path.display()), source.into()))
 }
 
-fn bind(bind: &Bind, userns: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
+fn bind(bind: &Bind, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartFailure> {
     let mount = clone_tree(&bind.source)?;
     let mut set = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID;
     if bind.readonly {
         set |= libc::MOUNT_ATTR_RDONLY;
     }
-    mount_setattr(mount.as_fd(), set, bind.idmap.then_some(userns), false)
+    mount_setattr(mount.as_fd(), set, userns.filter(|_| bind.idmap), false)
         .map_err(|source| mount_failure(&format!("prepare the mount of {}", bind.source.display()), source))?;
     Ok(mount)
 }

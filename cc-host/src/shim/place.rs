@@ -15,6 +15,9 @@ pub struct Place {
     /// First host id of the range, for uids and gids.
     pub id_base: u32,
     pub id_count: u32,
+    /// The host's own ids, in no user namespace. Said twice, by this and by a base of 0: neither happens by accident.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_users: bool,
     /// The container's directory in the v2 hierarchy: init is born in it.
     pub cgroup_v2: PathBuf,
     /// The shim's own; without one it stays where the daemon is.
@@ -35,9 +38,12 @@ impl Place {
         write_json(path, self)
     }
 
-    /// What cannot be another's: the host's own ids above all.
+    /// What cannot be another's: the host's own ids above all, unless they are meant.
     pub fn check(&self) -> Result<(), SpecError> {
-        if self.id_base == 0 || self.id_count == 0 || self.id_base.checked_add(self.id_count).is_none() {
+        if (self.id_base == 0) != self.host_users
+            || self.id_count == 0
+            || self.id_base.checked_add(self.id_count).is_none()
+        {
             return Err(SpecError::Invalid("the range of ids is empty, starts at the host's root, or leaves 32 bits"));
         }
         Ok(())
@@ -49,6 +55,7 @@ impl Spec {
         Place {
             id_base: self.id_base,
             id_count: self.id_count,
+            host_users: self.host_users,
             cgroup_v2: self.cgroup_v2.clone(),
             cgroup_shim: self.cgroup_shim.clone(),
             cgroup_tasks: self.cgroup_tasks.clone(),
@@ -67,6 +74,7 @@ mod tests {
         let place = Place {
             id_base: 0x1000_0000,
             id_count: 65_536,
+            host_users: false,
             cgroup_v2: "/c".into(),
             cgroup_shim: None,
             cgroup_tasks: vec!["/t".into()],
@@ -77,5 +85,7 @@ mod tests {
             let bad = Place { id_base, id_count, ..place.clone() };
             assert!(matches!(bad.store(&path), Err(SpecError::Invalid(_))), "{id_base} {id_count}");
         }
+        let host = |id_base| Place { id_base, host_users: true, ..place.clone() };
+        assert!(host(0).check().is_ok() && host(1).check().is_err());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -90,7 +90,7 @@ pub fn enter(root: &OwnedFd) -> Result<(), StartFailure> {
     rustix::process::chdir("/").map_err(at("enter the root"))
 }
 
-/// After `enter`.
+/// After `enter`. Without nodes of the host's, it makes its own.
 pub fn furnish(
     root: &OwnedFd,
     kernel: &KernelMounts,
@@ -145,7 +145,14 @@ fn dev(kernel: &KernelMounts, root: &OwnedFd, devices: &[OwnedFd]) -> Result<(),
     let tmpfs = &kernel.dev;
     attach(tmpfs, root, "/dev")?;
     let at = |name: &str, source: rustix::io::Errno| mount_failure(&format!("make /dev/{name}"), source.into());
-    for (name, device) in DEVICES.iter().zip(devices) {
+    if devices.is_empty() {
+        for (name, (major, minor)) in DEVICES {
+            let number = rustix::fs::makedev(major, minor);
+            rustix::fs::mknodat(tmpfs, name, FileType::CharacterDevice, Mode::from(0o666), number)
+                .map_err(|e| at(name, e))?;
+        }
+    }
+    for ((name, _), device) in DEVICES.iter().zip(devices) {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let target = rustix::fs::openat(tmpfs, *name, flags, Mode::from(0o666)).map_err(|e| at(name, e))?;
         attach_at(device, &target, name)?;
@@ -267,7 +274,7 @@ fn split(path: &str) -> (&str, &str) {
 fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
     let stat =
         rustix::fs::fstat(mount.as_fd()).map_err(|source| mount_failure("look at a bind mount", source.into()))?;
-    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Ids that do not match show up as a root that cannot be written, and only then: better here than in the program.

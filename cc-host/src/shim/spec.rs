@@ -36,6 +36,9 @@ pub struct Spec {
     /// First host id of the container's range, for uids and gids.
     pub id_base: u32,
     pub id_count: u32,
+    /// Its users are the host's: there is no user namespace, and `id_base` is 0.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_users: bool,
     pub rootfs: Rootfs,
     pub binds: Vec<Bind>,
     /// The container's directory in the v2 hierarchy: init is born in it.
@@ -300,6 +303,7 @@ mod tests {
             user: String::new(),
             id_base: 0x1000_0000,
             id_count: 65_536,
+            host_users: false,
             rootfs: Rootfs { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), volatile: true },
             binds: vec![],
             cgroup_v2: "/c".into(),
@@ -331,13 +335,14 @@ mod tests {
     #[test]
     fn what_init_relies_on_is_checked_at_the_door() {
         type Spoil = fn(&mut Spec);
-        let spoilers: [Spoil; 10] = [
+        let spoilers: [Spoil; 11] = [
             |s| s.version = 2,
             |s| s.args.clear(),
             |s| s.args[0].clear(),
             |s| s.env.push("A=\0".into()),
             |s| s.cwd = "tmp".into(),
             |s| s.id_base = 0,
+            |s| s.host_users = true,
             |s| s.id_base = u32::MAX,
             |s| s.rootfs.layers.clear(),
             |s| s.binds.push(Bind { source: "/a".into(), target: "a".into(), readonly: true, idmap: true }),

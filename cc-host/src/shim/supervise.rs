@@ -20,14 +20,18 @@ use super::apart::{self, Which};
 use super::client::Client;
 use super::launch::{self, Launched};
 use super::log::Log;
+use super::own;
 use super::place::{PLACE_FILE, Place};
 use super::protocol::{FailureKind, Report, StartFailure};
 use super::record::{self, ExitRecord, Process, SOCKET_FILE, STATE_FILE, StateRecord};
 use super::spec::{SPEC_FILE, Spec};
 use super::streams::{OUTPUTS, Streams};
 use super::sys;
+use crate::mutation::{self, Control};
 use execs::Exec;
 
+/// What `ps` shows of it.
+const NAME: &std::ffi::CStr = c"cc-shim";
 /// Each further program whose output somebody hears has one of them.
 const CLIENTS_MAX: usize = 64;
 /// Whoever made a container and has not started it must stay connected; a new one has this long to connect.
@@ -57,6 +61,9 @@ pub fn run(dir: &Path) -> Result<(), ShimError> {
 
 fn run_in(dir: &Path, place: Place, spec: Option<Spec>) -> Result<(), ShimError> {
     let in_dir = |step| move |source| ShimError::Directory { step, dir: dir.to_owned(), source };
+    if place.host_users && !mutation::off(Control::OwnFileReadOnly) {
+        own::protect(NAME).map_err(|source| ShimError::Process { step: "protect its own file", source })?;
+    }
     if let Some(cgroup) = &place.cgroup_shim {
         let cloned = apart::clone_into(cgroup);
         match cloned.map_err(|source| ShimError::Process { step: "enter the cgroup of shims", source })? {

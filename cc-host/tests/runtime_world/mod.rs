@@ -90,6 +90,7 @@ impl World {
             cwd: String::new(),
             user: String::new(),
             id_base: ID_BASE,
+            host_users: false,
             id_count: ID_COUNT,
             rootfs: Rootfs {
                 layers: vec![self.layer()],

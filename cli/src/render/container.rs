@@ -82,6 +82,8 @@ pub struct SpecView {
     pub devices: Vec<String>,
     /// Empty: all.
     pub cpuset: String,
+    /// host, or empty: a user namespace of its own.
+    pub userns: String,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -153,6 +155,7 @@ impl From<v1::ContainerSpec> for SpecView {
             init: spec.init,
             devices: spec.devices,
             cpuset: spec.cpuset,
+            userns: spec.userns,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,

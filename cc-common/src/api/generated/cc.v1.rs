@@ -583,6 +583,9 @@ pub struct ContainerSpec {
     /// CPUs by number, such as 0-1,3; empty: all
     #[prost(string, tag = "83")]
     pub cpuset: ::prost::alloc::string::String,
+    /// host: its users are the host's, for admins, or by a grant; empty: a user namespace of its own
+    #[prost(string, tag = "84")]
+    pub userns: ::prost::alloc::string::String,
 }
 /// 0 and absent: not said.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

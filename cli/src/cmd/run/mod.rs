@@ -145,6 +145,9 @@ pub struct RunArgs {
     /// A capability that it shall not have, or ALL; more than once
     #[arg(long, value_name = "CAP")]
     cap_drop: Vec<String>,
+    /// host: its users are the host's, and its root is root; for admins, or by a grant
+    #[arg(long, value_name = "host", value_parser = ["host"])]
+    userns: Option<String>,
     /// seccomp=FILE or seccomp=unconfined, for admins, or by a grant; no-new-privileges is always so
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,

@@ -92,6 +92,7 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         init: args.init,
         devices: args.device.clone(),
         cpuset: args.cpuset.clone(),
+        userns: args.userns.clone().unwrap_or_default(),
     })
 }
 
