@@ -31,11 +31,13 @@ pub mod image;
 pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "oci")]
+pub mod oci;
 #[cfg(feature = "daemon")]
 pub mod outside;
 #[cfg(feature = "daemon")]
 pub mod resolver;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "oci"))]
 pub mod seccomp;
 #[cfg(feature = "daemon")]
 mod slots;
