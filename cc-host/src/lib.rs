@@ -35,6 +35,8 @@ pub mod image;
 pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+mod mountinfo;
 #[cfg(feature = "oci")]
 pub mod oci;
 #[cfg(feature = "daemon")]
