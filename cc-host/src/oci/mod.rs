@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod features;
 pub mod seccomp;
 
 use std::process::ExitCode;

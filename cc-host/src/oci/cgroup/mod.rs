@@ -49,6 +49,10 @@ impl Cgroup {
             legacy: layout.legacy.iter().map(|one| one.place(&wanted)).collect(),
             made: Vec::new(),
         };
+        if path.is_none_or(|path| path.as_os_str().is_empty()) {
+            // Whoever made it: nobody else has a use for it when the last of ours has gone.
+            cgroup.made = cgroup.dirs().into_iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect();
+        }
         let done = cgroup.fill(&layout, resources);
         if done.is_err() {
             // They are empty. What stays is told by nobody, since the first error is what matters.
