@@ -41,7 +41,7 @@ enum Task {
     },
     /// Compile the eBPF object that cc-host embeds
     BuildEbpf,
-    /// Make everything: the eBPF object, cc-host, its static cc-shim, and cc
+    /// Make everything: the eBPF object, cc-host, its static cc-shim, cc-oci, and cc
     Build {
         /// Unoptimised, into target/debug
         #[arg(long)]
