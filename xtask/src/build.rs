@@ -113,6 +113,9 @@ fn static_program(root: &Path, profile: Profile, name: &str, feature: &str) -> R
 /// By rename: a program that is running keeps its own file.
 fn place(made: &Path, place: &Path) -> Result<()> {
     let fresh = place.with_extension("new");
+    if let Some(dir) = place.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     std::fs::copy(made, &fresh).with_context(|| format!("cannot copy {} to {}", made.display(), fresh.display()))?;
     std::fs::rename(&fresh, place).with_context(|| format!("cannot rename {} to {}", fresh.display(), place.display()))
 }

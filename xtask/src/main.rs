@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod conformance;
 mod demo;
 mod fuzz;
 mod host;
@@ -63,6 +64,11 @@ enum Task {
         /// Only this control, by its name in cc-host/src/mutation.rs
         which: Option<String>,
     },
+    /// Ask of cc-oci, crun and runc what runtime-spec asks of a runtime; writes docs/oci-conformance.md
+    Conformance {
+        /// Only checks with this in their names; then nothing is written
+        which: Option<String>,
+    },
     /// Compare with others on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::setup_and_run(&root, &options),
         Task::Soak { which } => soak::run(&root, which.as_deref()),
         Task::Mutate { which } => mutate::run(&root, which.as_deref()),
+        Task::Conformance { which } => conformance::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),
