@@ -7,6 +7,8 @@ pub mod shim;
 pub mod api;
 #[cfg(feature = "daemon")]
 pub mod auth;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+mod bpf;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
@@ -17,6 +19,8 @@ pub mod copy;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+pub mod devices;
 #[cfg(feature = "daemon")]
 pub mod explain;
 #[cfg(feature = "daemon")]
@@ -31,6 +35,8 @@ pub mod image;
 pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+mod mountinfo;
 #[cfg(feature = "oci")]
 pub mod oci;
 #[cfg(feature = "daemon")]

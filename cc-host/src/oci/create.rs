@@ -62,7 +62,7 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
         rootfs: config.rootfs.clone(),
         annotations: config.annotations.clone(),
         created: report::now(),
-        cgroup: Cgroup { unified: None, legacy: Vec::new() },
+        cgroup: Cgroup { unified: None, legacy: Vec::new(), made: Vec::new() },
         init: None,
         started: false,
         own_keyring: wanted.new_keyring,
