@@ -115,7 +115,8 @@ pub fn execute(args: &[String], env: &[String], filter: Option<&Filter>) -> Resu
     Err(none_of(program, denied))
 }
 
-/// Whether there is something to execute for this user, without trying: what fails later fails by its contents.
+/// Whether there is something to execute for this user, without trying: what fails later fails by its contents. In runc's words, by which
+/// podman knows what to exit with.
 #[cfg(feature = "oci")]
 pub fn find(args: &[String], env: &[String]) -> Result<(), StartFailure> {
     let program = args.first().map_or("", String::as_str);
@@ -128,7 +129,11 @@ pub fn find(args: &[String], env: &[String]) -> Result<(), StartFailure> {
             Err(_) => {}
         }
     }
-    Err(none_of(program, denied))
+    match denied {
+        None if program.contains('/') => Err(failure(FailureKind::NotFound, program, "no such file or directory")),
+        None => Err(failure(FailureKind::NotFound, program, "executable file not found in $PATH")),
+        denied => Err(none_of(program, denied)),
+    }
 }
 
 fn none_of(program: &str, denied: Option<String>) -> StartFailure {
