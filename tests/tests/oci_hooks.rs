@@ -15,7 +15,7 @@ fn hooked(oci: &Oci, id: &str) -> (Value, std::path::PathBuf) {
         let at = if name == "startContainer" { "/log".to_owned() } else { dir.display().to_string() };
         let script = format!("echo {name} $WORD >> {at}/calls; cat > {at}/{name}");
         config["hooks"][name] =
-            json!([{"path": "/bin/sh", "args": ["hook", "-c", script], "env": ["WORD=set", "PATH=/bin"]}]);
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["WORD=set", "PATH=/bin"]}]);
     }
     (config, dir)
 }

@@ -182,11 +182,13 @@ fn descriptors_are_preserved_by_number_and_no_others() {
     // Standard streams, the one that is preserved, and ls' own.
     let mut command = oci.command(&["run", "--preserve-fds", "1", "--bundle", bundle.to_str().unwrap(), "c"]);
     let raw = file.as_raw_fd();
-    // SAFETY: two system calls between fork and exec, both async-signal-safe, on descriptors that the closure's owner keeps open.
+    // SAFETY: three system calls between fork and exec, all async-signal-safe, on descriptors that the closure's owner keeps open.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
+            // A copy of itself would close itself.
+            let high = libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 10);
             for to in [3, 4] {
-                if libc::dup2(raw, to) < 0 {
+                if libc::dup2(high, to) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
             }

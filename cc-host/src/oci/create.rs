@@ -54,7 +54,6 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
     let config = Config::load(&wanted.bundle)?;
     let has_terminal = config.process.as_ref().is_some_and(|plan| plan.terminal);
     check_console(has_terminal, wanted.console_socket.is_some(), wanted.foreground)?;
-    check_preserved(wanted.preserved)?;
     let record = Record {
         id: wanted.id.clone(),
         oci_version: config.oci_version.clone(),

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::create::{self, Process, check_console, check_preserved, hide, open_tasks, open_unified, write_pid};
+use super::create::{self, Process, check_console, hide, open_tasks, open_unified, write_pid};
 use super::error::OciError;
 use super::exec_plan::{self, Wanted};
 use super::namespaces::IntoRustix;
@@ -69,7 +69,6 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
     }
     let (plan, filter, personality) = exec_plan::plan(&dir, wanted)?;
     check_console(plan.terminal, options.console_socket.is_some(), !options.detach)?;
-    check_preserved(options.preserved)?;
     let init = record.alive()?;
     let (channel, own) = Channel::pair().map_err(|e| OciError::step("make the channel to a process", e))?;
     let mut entering = Entering {

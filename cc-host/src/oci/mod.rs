@@ -84,7 +84,7 @@ fn run(cli: Cli) -> Result<u8, OciError> {
     let store = Store::open(&cli.root)?;
     match cli.command {
         Command::Create(wanted) => {
-            own::protect()?;
+            prepare(wanted.preserve_fds)?;
             create::create(&store, &to_create(wanted, false)).map(drop)
         }
         Command::Run(wanted) => return run_container(&store, wanted),
@@ -121,8 +121,14 @@ fn to_create(wanted: Create, foreground: bool) -> create::Wanted {
     }
 }
 
+/// Before anything is open that could be taken for what the caller wants preserved.
+fn prepare(preserved: u32) -> Result<(), OciError> {
+    create::check_preserved(preserved)?;
+    own::protect()
+}
+
 fn run_container(store: &Store, wanted: Run) -> Result<u8, OciError> {
-    own::protect()?;
+    prepare(wanted.create.preserve_fds)?;
     let relay = if wanted.detach { None } else { Some(Relay::begin()?) };
     let mut created = create::create(store, &to_create(wanted.create, !wanted.detach))?;
     if let Err(error) = start::start_entry(&mut created.entry) {
@@ -144,7 +150,7 @@ fn run_program(store: &Store, wanted: Exec) -> Result<u8, OciError> {
     if wanted.ignore_paused {
         return Err(OciError::unsupported("--ignore-paused", "a program in a paused container would wait"));
     }
-    own::protect()?;
+    prepare(wanted.preserve_fds)?;
     let relay = if wanted.detach { None } else { Some(Relay::begin()?) };
     let (options, plan) = to_exec(wanted)?;
     let process = exec::exec(store, &options, &plan)?;

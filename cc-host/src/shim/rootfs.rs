@@ -236,13 +236,24 @@ pub fn directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
         Err(rustix::io::Errno::NOENT) => {}
         other => return other.map_err(failed),
     }
-    let (parent, name) = split(path);
-    let parent = directory(root, parent)?;
+    let (above, name) = split(path);
+    let parent = directory(root, above)?;
     match mkdirat(&parent, name, Mode::from(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(source) => return Err(failed(source)),
     }
-    resolve(root, path, flags, Mode::empty()).map_err(failed)
+    match resolve(root, path, flags, Mode::empty()) {
+        // A link that leads nowhere: what it leads to is made, inside.
+        Err(rustix::io::Errno::NOENT) => {
+            let target = rustix::fs::readlinkat(&parent, name, Vec::new()).map_err(failed)?;
+            let target = target.to_str().map_err(|_| failed(rustix::io::Errno::ILSEQ))?;
+            match target.starts_with('/') {
+                true => directory(root, target),
+                false => directory(root, &format!("{above}/{target}")),
+            }
+        }
+        other => other.map_err(failed),
+    }
 }
 
 /// Opens a file to mount over, making an empty one where there is none. A link that leads nowhere is replaced.
