@@ -67,11 +67,16 @@ impl Contender {
 pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     ensure!(is_root(), "containers need root");
     setup::run(root, setup::For::Tests)?;
-    build::oci(root, Profile::Release)?;
+    // As for tests: where somebody has built it already.
+    let bin_dir = std::env::var_os("CC_BIN_DIR").map(PathBuf::from);
+    if bin_dir.is_none() {
+        build::oci(root, Profile::Release)?;
+    }
+    let own = bin_dir.unwrap_or_else(|| Profile::Release.bin_dir(root)).join("cc-oci");
     crate::interrupt::catch()?;
     let before = residue::now();
     let netns = Netns::make("conformance")?;
-    let contenders = contenders(root, &netns)?;
+    let contenders = contenders(own, &netns)?;
     let dir = std::env::temp_dir().join(format!("{PREFIX}-conformance-{}", std::process::id()));
     let results = template(&dir).and_then(|template| ask_all(&contenders, &dir, &template, which));
     std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -88,8 +93,7 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     judge(&results)
 }
 
-fn contenders(root: &Path, netns: &Netns) -> Result<Vec<Contender>> {
-    let own = Profile::Release.bin_dir(root).join("cc-oci");
+fn contenders(own: PathBuf, netns: &Netns) -> Result<Vec<Contender>> {
     let there = |name: &str| which(name).with_context(|| format!("{name} is not installed"));
     let netns = Some(netns.path().display().to_string());
     let of = |title, tag, program, only_v2| Contender { title, tag, program, only_v2, netns: netns.clone() };
