@@ -40,7 +40,7 @@ pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<En
     let (cgroup, tasks) = launch::open_cgroups(&spec.place())?;
     let init = init.try_clone().map_err(|e| failed("copy a descriptor", e))?;
     // SAFETY: the shim starts no thread, ever.
-    match unsafe { sys::clone3(0, cgroup.as_fd()) } {
+    match unsafe { sys::clone3(0, Some(cgroup.as_fd())) } {
         Ok(sys::Side::Child) => run(spec, wanted, stdio, tasks, init, own_channel),
         Ok(sys::Side::Parent(cloned)) => Ok(Entering { pid: cloned.pid, helper: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone a helper", source)),

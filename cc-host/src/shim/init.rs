@@ -266,7 +266,7 @@ fn sysctls(kernel: &KernelMounts) {
 
 /// The shim blocks what it reads from a descriptor, and it ignores what whoever started the daemon ignored; programs expect neither, and a
 /// shell cannot even trap what was ignored before it.
-fn restore_signals() -> Result<(), StartFailure> {
+pub fn restore_signals() -> Result<(), StartFailure> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     let failed = |e: nix::errno::Errno| StartFailure::new(FailureKind::Other, format!("cannot restore signals: {e}"));
     for number in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {

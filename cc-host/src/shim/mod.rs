@@ -5,13 +5,13 @@
 //! further programs in the same container.
 
 mod apart;
-mod channel;
+pub(crate) mod channel;
 mod client;
 mod enter;
-mod exec;
+pub(crate) mod exec;
 pub mod exec_spec;
 pub mod filter;
-mod init;
+pub(crate) mod init;
 pub(crate) mod launch;
 pub mod log;
 mod masks;
@@ -25,7 +25,7 @@ pub(crate) mod rootfs;
 pub mod spec;
 mod streams;
 mod supervise;
-mod sys;
+pub(crate) mod sys;
 pub mod terminal;
 pub mod user;
 

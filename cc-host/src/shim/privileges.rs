@@ -100,7 +100,7 @@ fn clamp(wanted: &RlimitSpec, allowed: Option<u64>) -> (u64, u64) {
     (wanted.soft.min(hard), hard)
 }
 
-fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StartFailure> {
+pub(crate) fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StartFailure> {
     let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_groups(&groups).map_err(|source| failed("set the groups", source))?;

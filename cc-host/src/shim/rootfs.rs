@@ -81,6 +81,12 @@ pub fn enter(root: &OwnedFd) -> Result<(), StartFailure> {
     // Over the old root: the one place that every host has, and no path of it has to be reachable for the container's root.
     let onto_root = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(root, "", CWD, "/", onto_root).map_err(at("attach the root"))?;
+    pivot(root)
+}
+
+/// The same with a root that is attached somewhere already.
+pub fn pivot(root: &OwnedFd) -> Result<(), StartFailure> {
+    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
     fchdir(root).map_err(at("enter the root"))?;
     pivot_root(".", ".").map_err(at("pivot into the root"))?;
     // The old root now lies on top of the new one.
@@ -217,7 +223,7 @@ pub fn open_strictly(dir: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Re
 }
 
 /// Links lead inside the container's root, whatever they say.
-fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+pub fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     openat2(root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
@@ -240,7 +246,7 @@ pub fn directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
 }
 
 /// Opens a file to mount over, making an empty one where there is none. A link that leads nowhere is replaced.
-fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
+pub fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
     let failed =
         |source: rustix::io::Errno| mount_failure(&format!("open file {path} in the container"), source.into());
     match resolve(root, path, OFlags::PATH, Mode::empty()) {
@@ -264,7 +270,7 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
+pub fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
     let stat =
         rustix::fs::fstat(mount.as_fd()).map_err(|source| mount_failure("look at a bind mount", source.into()))?;
     Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
