@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod images;
 pub mod iperf;
 pub mod netns;
+pub mod oci;
 pub mod packet;
 pub mod podman;
 pub mod promql;

@@ -62,7 +62,7 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
         rootfs: config.rootfs.clone(),
         annotations: config.annotations.clone(),
         created: report::now(),
-        cgroup: Cgroup::default(),
+        cgroup: Cgroup { unified: None, legacy: Vec::new(), made: Vec::new() },
         init: None,
         started: false,
         own_keyring: wanted.new_keyring,
@@ -139,9 +139,6 @@ fn launch(
     drop(launch);
     let terminal = accompany(&channel, config, &description, cloned)?;
     let pid = cloned.as_ref().map_or(0, |(pid, _)| *pid);
-    if let Some(plan) = &config.process {
-        limits::apply(plan, pid)?;
-    }
     entry.record.init = Some(Init::of(pid).ok_or_else(|| talk::silence("the container's first process"))?);
     entry.save()?;
     if let Some(path) = &wanted.pid_file {
@@ -181,6 +178,7 @@ fn accompany(
                 hooks::run(&config.hooks.prestart, &state)?;
                 hooks::run(&config.hooks.create_runtime, &state)?;
             }
+            FromInside::Limits => config.process.as_ref().map_or(Ok(()), |plan| limits::apply(plan, pid))?,
             FromInside::Terminal => {
                 terminal = descriptors.pop();
                 continue;

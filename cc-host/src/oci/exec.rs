@@ -18,7 +18,7 @@ use super::exec_plan::{self, Wanted};
 use super::namespaces::IntoRustix;
 use super::process::Plan;
 use super::state::{Init, Record, Status, Store};
-use super::talk::{self, FromInside, ask};
+use super::talk::{self, FromInside};
 use super::{init, inside, limits, lsm};
 use crate::shim::channel::Channel;
 use crate::shim::filter::Filter;
@@ -166,13 +166,13 @@ fn accompany(channel: &Channel, plan: &Plan, process: &mut Process) -> Result<()
                 talk::go(channel)?;
             }
             FromInside::Terminal => process.terminal = descriptors.pop(),
-            FromInside::Ready => {
+            FromInside::Limits => {
                 limits::apply(plan, process.pid)?;
                 talk::go(channel)?;
             }
             FromInside::Executing => executing = true,
             FromInside::Failed(failure) => return Err(failure.into()),
-            FromInside::Ids | FromInside::Clocks | FromInside::Mounted => {}
+            FromInside::Ids | FromInside::Clocks | FromInside::Mounted | FromInside::Ready => {}
         }
     }
 }
@@ -233,7 +233,6 @@ fn start(entering: &Entering) -> Result<Infallible, StartFailure> {
         sched_setaffinity(None, &set(cpus)).map_err(|e| other("set process.execCPUAffinity.final", e))?;
     }
     let filter = entering.filter.as_ref();
-    inside::settle(plan, &env, entering.personality, filter)?;
-    ask(channel, &FromInside::Ready)?;
+    inside::settle(plan, &env, entering.personality, filter, channel)?;
     inside::execute(plan, &env, &labels, filter, entering.preserved, channel)
 }

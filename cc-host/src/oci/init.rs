@@ -142,7 +142,7 @@ fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened) -> Result<Waiting, St
     if config.read_only {
         set_root(root, Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() }, false)?;
     }
-    inside::settle(plan, &env, config.personality, config.seccomp.as_ref())?;
+    inside::settle(plan, &env, config.personality, config.seccomp.as_ref(), &launch.channel)?;
     leave(launch, &labels)?;
     Ok(Waiting { env, labels })
 }

@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 
 use super::credentials;
+use super::limits;
 use super::lsm::Opened;
 use super::process::Plan;
-use super::talk::{FromInside, send_terminal};
+use super::talk::{FromInside, ask, send_terminal};
 use crate::shim::channel::Channel;
 use crate::shim::filter::Filter;
 use crate::shim::init::{lost, other, restore_signals};
@@ -75,7 +76,10 @@ pub fn settle(
     env: &[String],
     personality: Option<u64>,
     filter: Option<&Filter>,
+    channel: &Channel,
 ) -> Result<(), StartFailure> {
+    ask(channel, &FromInside::Limits)?;
+    limits::check(plan)?;
     if let Some(persona) = personality {
         sys::set_personality(persona)
             .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot set the personality: {e}")))?;

@@ -19,7 +19,7 @@ mod devices;
 pub mod error;
 mod exec;
 mod exec_plan;
-mod features;
+pub mod features;
 mod hooks;
 mod init;
 mod inside;

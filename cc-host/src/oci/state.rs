@@ -245,7 +245,7 @@ mod tests {
             rootfs: "/b/rootfs".into(),
             annotations: HashMap::new(),
             created: String::new(),
-            cgroup: Cgroup { unified: None, legacy: vec![] },
+            cgroup: Cgroup { unified: None, legacy: vec![], made: vec![] },
             init: None,
             started: false,
             own_keyring: true,

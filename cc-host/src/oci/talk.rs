@@ -33,7 +33,9 @@ pub enum FromInside {
     Mounted,
     /// With the other end of its terminal.
     Terminal,
-    /// Nothing is left but to wait for `start`, or, of a further program, for its limits.
+    /// It is root for the last time: what is set from outside is to be set.
+    Limits,
+    /// Nothing is left but to wait for `start`.
     Ready,
     /// The next thing is the program. If nothing comes after this, it runs.
     Executing,
