@@ -97,6 +97,20 @@ impl Podman {
         [&["run", how, "--cgroup-parent", &self.parent], network, options].concat()
     }
 
+    /// One that runs. What podman does at its end and `rm -f` can be in each other's way, so it has ended before.
+    #[track_caller]
+    pub fn remove(&self, id: &str) {
+        self.run(&["kill", id]).ok();
+        self.run(&["wait", id]).ok();
+        let mut last = String::new();
+        let gone = within(Duration::from_secs(20), || {
+            let removed = self.run(&["rm", "-f", id]);
+            last = removed.stderr;
+            (removed.code == 0).then_some(())
+        });
+        assert!(gone.is_some(), "it is not removed: {last}");
+    }
+
     pub fn inspect(&self, id: &str, format: &str) -> String {
         self.run(&["inspect", "--format", format, id]).line()
     }

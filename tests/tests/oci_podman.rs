@@ -148,7 +148,7 @@ fn a_container_in_the_background_lives_and_ends_as_it_is_told() {
         ])
         .ok();
     podman.run(&["start", "later"]).ok();
-    podman.run(&["rm", "-f", "-t", "0", "later"]).ok();
+    podman.remove("later");
     podman.assert_clean();
 }
 
@@ -166,7 +166,7 @@ fn limits_are_those_of_its_cgroup() {
     assert_eq!(file("pids.max", "pids.max"), "33");
     let stats = podman.run(&["stats", "--no-stream", "--format", "{{.PIDs}}", &id]);
     assert_eq!(stats.line(), "1");
-    podman.run(&["rm", "-f", "-t", "0", &id]).ok();
+    podman.remove(&id);
 
     let full =
         podman.once(&["--pids-limit", "5"], &["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 9 & done; echo started"]);
@@ -190,7 +190,7 @@ fn users_are_mapped_and_calls_are_filtered() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", podman.pid(&id))).unwrap();
     assert!(status.contains("Uid:\t100000\t"), "{status}");
     assert_eq!(podman.run(&["exec", &id, "id", "-u"]).ok().stdout, "0\n");
-    podman.run(&["rm", "-f", "-t", "0", &id]).ok();
+    podman.remove(&id);
 
     let mode = |options: &[&str]| {
         sh(options, "grep Seccomp: /proc/self/status").ok().stdout.split_whitespace().nth(1).unwrap().to_owned()
@@ -225,7 +225,7 @@ fn containers_of_a_bridge_and_of_a_pod_hear_each_other() {
         .ok()
         .stdout;
     assert!(shared.contains(&address) && !shared.ends_with("\n0\n"), "{shared}");
-    podman.run(&["rm", "-f", "-t", "0", &id]).ok();
+    podman.remove(&id);
     podman.assert_clean();
 }
 
@@ -237,6 +237,6 @@ fn a_health_check_is_an_exec() {
     assert!(!healthy());
     podman.run(&["exec", &id, "touch", "/healthy"]).ok();
     cc_tests::eventually("it is healthy", Duration::from_secs(20), || healthy().then_some(()));
-    podman.run(&["rm", "-f", "-t", "0", &id]).ok();
+    podman.remove(&id);
     podman.assert_clean();
 }

@@ -24,7 +24,18 @@ use rig::Rig;
 /// What cc-oci fails and another passes, and why that stays so.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
+/// Behind cc-oci on each layout.
+const OTHERS: usize = 3;
+
 const PAGE: &str = "docs/oci-conformance.md";
+
+/// Which of this machine's cgroup hierarchies a runtime is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Own,
+    V1,
+    V2,
+}
 
 pub struct Check {
     name: &'static str,
@@ -41,8 +52,7 @@ pub struct Contender {
     /// In ids and names of directories.
     tag: &'static str,
     program: PathBuf,
-    /// Sees cgroup2 and no other hierarchy.
-    only_v2: bool,
+    layout: Layout,
     netns: Option<String>,
 }
 
@@ -50,9 +60,16 @@ impl Contender {
     fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(self.netns.iter().map(|path| format!("--net={path}"))).arg("--");
-        if self.only_v2 {
-            let script = "umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
-            command.args(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        let others = match self.layout {
+            Layout::Own => None,
+            Layout::V1 => {
+                Some("for m in $(grep cgroup2 /proc/mounts | cut -d ' ' -f 2); do umount -l $m || exit 1; done")
+            }
+            Layout::V2 => Some("umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"),
+        };
+        if let Some(others) = others {
+            let script = format!("{others}; exec \"$@\"");
+            command.args(["unshare", "--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
         }
         command.arg(&self.program);
         command
@@ -67,11 +84,16 @@ impl Contender {
 pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     ensure!(is_root(), "containers need root");
     setup::run(root, setup::For::Tests)?;
-    build::oci(root, Profile::Release)?;
+    // As for tests: where somebody has built it already.
+    let bin_dir = std::env::var_os("CC_BIN_DIR").map(PathBuf::from);
+    if bin_dir.is_none() {
+        build::oci(root, Profile::Release)?;
+    }
+    let own = bin_dir.unwrap_or_else(|| Profile::Release.bin_dir(root)).join("cc-oci");
     crate::interrupt::catch()?;
     let before = residue::now();
     let netns = Netns::make("conformance")?;
-    let contenders = contenders(root, &netns)?;
+    let contenders = contenders(own, &netns)?;
     let dir = std::env::temp_dir().join(format!("{PREFIX}-conformance-{}", std::process::id()));
     let results = template(&dir).and_then(|template| ask_all(&contenders, &dir, &template, which));
     std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -88,16 +110,16 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     judge(&results)
 }
 
-fn contenders(root: &Path, netns: &Netns) -> Result<Vec<Contender>> {
-    let own = Profile::Release.bin_dir(root).join("cc-oci");
+fn contenders(own: PathBuf, netns: &Netns) -> Result<Vec<Contender>> {
     let there = |name: &str| which(name).with_context(|| format!("{name} is not installed"));
     let netns = Some(netns.path().display().to_string());
-    let of = |title, tag, program, only_v2| Contender { title, tag, program, only_v2, netns: netns.clone() };
+    let of = |title, tag, program, layout| Contender { title, tag, program, layout, netns: netns.clone() };
     Ok(vec![
-        of("cc-oci", "cc", own.clone(), false),
-        of("cc-oci, v2 alone", "cc2", own, true),
-        of("crun, v2 alone", "crun", there("crun")?, true),
-        of("runc", "runc", there("runc")?, false),
+        of("cc-oci", "cc", own.clone(), Layout::Own),
+        of("cc-oci, v1 alone", "cc1", own.clone(), Layout::V1),
+        of("cc-oci, v2 alone", "cc2", own, Layout::V2),
+        of("crun, v2 alone", "crun", there("crun")?, Layout::V2),
+        of("runc", "runc", there("runc")?, Layout::Own),
     ])
 }
 
@@ -138,8 +160,8 @@ fn ask_all(contenders: &[Contender], dir: &Path, template: &Path, which: Option<
 fn page(contenders: &[Contender], results: &Results) -> Result<String> {
     let mut text = format!(
         "# Conformance of `cc-oci`\n\nWritten by `cargo xtask conformance` on {}, Linux {}. A check has the name of the program of \
-         opencontainers/runtime-tools that asks the same, where there is one; the checks themselves are in xtask/src/conformance. *v2 alone*: the runtime sees \
-         cgroup2 and no other hierarchy, and what this machine's v2 tree has no controller for fails there.\n\n",
+         opencontainers/runtime-tools that asks the same, where there is one; the checks themselves are in xtask/src/conformance. *v1 alone* and *v2 alone*: \
+         the runtime sees those hierarchies of a hybrid machine and no others; what its v2 tree has no controller for fails on v2 alone.\n\n",
         output(Command::new("sh").args(["-c", ". /etc/os-release; printf %s \"$PRETTY_NAME\""]))?,
         output(Command::new("uname").arg("-r"))?.trim(),
     );
@@ -181,7 +203,7 @@ fn judge(results: &Results) -> Result<()> {
     let is_explained = |name: &str| EXCEPTIONS.iter().any(|(known, _)| *known == name);
     let worse = results
         .iter()
-        .filter(|(name, row)| row[0].is_err() && row[2..].iter().any(Result::is_ok) && !is_explained(name));
+        .filter(|(name, row)| row[0].is_err() && row[OTHERS..].iter().any(Result::is_ok) && !is_explained(name));
     let names: Vec<&str> = worse.map(|(name, _)| *name).collect();
     if names.is_empty() { Ok(()) } else { bail!("others pass what cc-oci fails: {}", names.join(", ")) }
 }

@@ -28,7 +28,7 @@ use layout::{Layout, Wanted};
 const TRIES_MAX: usize = 8;
 
 /// One container's directories, as they are kept in its state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// In the v2 hierarchy; none where only v1 is mounted.
     pub unified: Option<PathBuf>,
