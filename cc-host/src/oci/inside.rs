@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Gid, Mode, Uid};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::credentials;
 use super::limits;
@@ -85,6 +86,8 @@ pub fn settle(
             .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot set the personality: {e}")))?;
     }
     credentials::drop_to(plan, filter)?;
+    // Where the host lets programs that changed their user be looked into, this one still may not be.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| other("hide from the container", e))?;
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
     exec::find(&plan.args, env)
 }
