@@ -17,7 +17,7 @@ use crate::shim::filter::Filter;
 use crate::shim::init::{lost, other, restore_signals};
 use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::shim::rootfs::{attach_at, clone_of, file};
-use crate::shim::terminal::{self, Size};
+use crate::shim::terminal;
 use crate::shim::user::{self, User};
 use crate::shim::{exec, sys};
 
@@ -46,8 +46,7 @@ pub fn open_terminal(
     as_console: bool,
 ) -> Result<(), StartFailure> {
     let (master, slave) = terminal::open(root)?;
-    terminal::resize(&master, plan.size.unwrap_or(Size::default()))
-        .map_err(|e| other("set the size of a terminal", e))?;
+    terminal::resize(&master, plan.size.unwrap_or_default()).map_err(|e| other("set the size of a terminal", e))?;
     if as_console {
         attach_at(&clone_of(slave.as_fd(), false)?, &file(root, "/dev/console")?, "/dev/console")?;
     }
