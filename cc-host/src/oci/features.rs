@@ -156,6 +156,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_option_of_a_mount_is_one() {
+        let is_one = |word: &str, rest: &str| {
+            let text = format!(r#"{{"destination":"/d",{rest},"options":["{word}"]}}"#);
+            crate::oci::options::Plan::parse(&serde_json::from_str(&text).unwrap(), "mounts[0]")
+        };
+        for word in mount_options() {
+            let bind = is_one(&word, r#""source":"/s","type":"bind""#);
+            let plan = bind.or_else(|_| is_one(&word, r#""source":"tmpfs","type":"tmpfs""#)).unwrap();
+            // What the file system is handed may be anything; these are the kernel's own words.
+            let handed =
+                plan.data.iter().all(|(key, _)| ["dirsync", "iversion", "lazytime", "sync"].contains(&key.as_str()));
+            assert!(handed, "{word} is handed on");
+        }
+    }
+
+    #[test]
     fn it_is_what_the_specification_has() {
         let read: Features = serde_json::from_str(&text()).unwrap();
         assert_eq!((read.oci_version_min().as_str(), read.oci_version_max().as_str()), ("1.0.0", "1.2.0"));
