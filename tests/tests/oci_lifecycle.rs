@@ -81,6 +81,10 @@ fn force_ends_whatever_runs() {
     oci.run(&["delete", "-f", "c"]).ok();
     assert!(!std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists());
     oci.create("d", &oci.config("d", LONG), &[]).ok();
+    oci.run(&["kill", "d", "TERM"]).ok();
+    oci.ended("d");
+    oci.run(&["delete", "d"]).ok();
+    oci.create("d", &oci.config("d", LONG), &[]).ok();
     oci.run(&["delete", "-f", "d"]).ok();
     oci.start("p", &oci.config("p", LONG));
     oci.run(&["pause", "p"]).ok();
@@ -199,6 +203,16 @@ fn descriptors_are_preserved_by_number_and_no_others() {
     assert!(shown.starts_with("0\n1\n2\n3\n4\n{"), "{shown}");
     let bundle = bundle.display().to_string();
     oci.run(&["run", "--preserve-fds", "9", "--bundle", &bundle, "c"]).fails(1, "is not open");
+    oci.assert_clean();
+}
+
+#[test]
+fn a_root_may_be_moved_instead_of_pivoted() {
+    let oci = Oci::new();
+    let bundle = oci.bundle("c", &oci.config("c", "ls / | grep -c rootfs; cat /proc/self/mountinfo | wc -l"));
+    let shown =
+        oci.run(&["run", "--no-pivot", "--no-new-keyring", "--bundle", bundle.to_str().unwrap(), "c"]).ok().stdout;
+    assert!(shown.starts_with("0\n"), "{shown}");
     oci.assert_clean();
 }
 

@@ -21,7 +21,6 @@ pub const SPEC_VERSION: &str = "1.2.0";
 
 #[derive(Debug)]
 pub struct Config {
-    pub oci_version: String,
     /// Absolute, without links.
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
@@ -90,7 +89,6 @@ impl Config {
             .any(|one| matches!(one.kind, options::Kind::Bind { .. }) && one.target.trim_end_matches('/') == "/dev");
         let process = spec.process().as_ref().map(process::Plan::parse).transpose()?;
         Ok(Config {
-            oci_version: spec.version().clone(),
             read_only: root.readonly().unwrap_or(false),
             rootfs,
             process,

@@ -56,7 +56,6 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
     check_console(has_terminal, wanted.console_socket.is_some(), wanted.foreground)?;
     let record = Record {
         id: wanted.id.clone(),
-        oci_version: config.oci_version.clone(),
         bundle: config.bundle.clone(),
         rootfs: config.rootfs.clone(),
         annotations: config.annotations.clone(),

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::cgroup::Cgroup;
 use super::create::{self, Process, check_console, hide, open_tasks, open_unified, write_pid};
 use super::error::OciError;
 use super::exec_plan::{self, Wanted};
@@ -90,7 +91,13 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
     let cgroup = open_unified(&record.cgroup)?;
     hide()?;
     // SAFETY: cc-oci starts no thread, ever.
-    let side = unsafe { sys::clone3(0, cgroup.as_ref().map(AsFd::as_fd)) };
+    let mut side = unsafe { sys::clone3(0, cgroup.as_ref().map(AsFd::as_fd)) };
+    if matches!(&side, Err(e) if e.raw_os_error() == Some(libc::EBUSY)) {
+        // The container has put its processes below, and given the controllers on.
+        let below = below(&record.cgroup, init.pid)?;
+        // SAFETY: as above.
+        side = unsafe { sys::clone3(0, below.as_ref().map(AsFd::as_fd)) };
+    }
     let cloned = match side.map_err(|e| OciError::step("clone a process into the container's cgroup", e))? {
         sys::Side::Child => {
             drop(channel);
@@ -112,6 +119,16 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
         return Err(error);
     }
     Ok(process)
+}
+
+/// Where in its v2 cgroup a container's first process is.
+fn below(cgroup: &Cgroup, pid: i32) -> Result<Option<OwnedFd>, OciError> {
+    let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+    let text = std::fs::read_to_string(&path).map_err(|source| OciError::File { operation: "read", path, source })?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let (Some(own), Some(top)) = (own, &cgroup.unified) else { return Ok(None) };
+    let found = top.ancestors().map(|above| above.join(own)).find(|dir| dir.starts_with(top) && dir.is_dir());
+    create::open_unified(&Cgroup { unified: found, legacy: Vec::new(), made: Vec::new() })
 }
 
 fn open(init: Init, record: &Record) -> Result<OwnedFd, OciError> {
@@ -180,6 +197,11 @@ fn accompany(channel: &Channel, plan: &Plan, process: &mut Process) -> Result<()
 fn run(entering: &mut Entering) -> ! {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         enter_cgroups(std::mem::take(&mut entering.tasks))?;
+        let kept = [&entering.init, &entering.proc].into_iter().chain(&entering.console).map(AsRawFd::as_raw_fd);
+        let kept: Vec<i32> = kept.chain([entering.channel.as_fd().as_raw_fd()]).collect();
+        // SAFETY: every other owner is a local of a caller that is never returned to.
+        unsafe { sys::close_all_but(3 + entering.preserved as i32, &kept) }
+            .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
         match join(entering)? {
             sys::Side::Parent(_) => sys::exit_now(0),
             sys::Side::Child => start(entering),

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -145,7 +144,7 @@ fn input(state: &str) -> io::Result<Stdio> {
 }
 
 fn memory(name: &str) -> io::Result<File> {
-    Ok(File::from(OwnedFd::from(memfd_create(name, MemfdFlags::CLOEXEC)?)))
+    Ok(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?))
 }
 
 fn last_words(mut file: File) -> String {

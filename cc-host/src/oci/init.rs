@@ -149,6 +149,7 @@ fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened) -> Result<Waiting, St
 
 /// Nothing of the host's stays open while it waits, perhaps for days.
 fn leave(launch: &Launch<'_>, labels: &Opened) -> Result<(), StartFailure> {
+    sys::end_on_request().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot take signals: {e}")))?;
     launch.channel.send(&FromInside::Ready, &[]).map_err(lost)?;
     let kept: Vec<i32> = labels
         .descriptors()

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Gid, Mode, Uid};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::credentials;
 use super::limits;
@@ -16,7 +17,7 @@ use crate::shim::filter::Filter;
 use crate::shim::init::{lost, other, restore_signals};
 use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::shim::rootfs::{attach_at, clone_of, file};
-use crate::shim::terminal::{self, Size};
+use crate::shim::terminal;
 use crate::shim::user::{self, User};
 use crate::shim::{exec, sys};
 
@@ -45,8 +46,7 @@ pub fn open_terminal(
     as_console: bool,
 ) -> Result<(), StartFailure> {
     let (master, slave) = terminal::open(root)?;
-    terminal::resize(&master, plan.size.unwrap_or(Size::default()))
-        .map_err(|e| other("set the size of a terminal", e))?;
+    terminal::resize(&master, plan.size.unwrap_or_default()).map_err(|e| other("set the size of a terminal", e))?;
     if as_console {
         attach_at(&clone_of(slave.as_fd(), false)?, &file(root, "/dev/console")?, "/dev/console")?;
     }
@@ -85,6 +85,8 @@ pub fn settle(
             .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot set the personality: {e}")))?;
     }
     credentials::drop_to(plan, filter)?;
+    // Where the host lets programs that changed their user be looked into, this one still may not be.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| other("hide from the container", e))?;
     exec::check_inside().map_err(|why| StartFailure::new(FailureKind::BadDir, why))?;
     exec::find(&plan.args, env)
 }

@@ -14,7 +14,7 @@ use crate::shim::sys;
 pub fn apply(plan: &Plan, pid: i32) -> Result<(), OciError> {
     let target = Pid::from_raw(pid);
     for (resource, limit) in &plan.rlimits {
-        match prlimit(target, *resource, limit.clone()) {
+        match prlimit(target, *resource, *limit) {
             // Without CAP_SYS_RESOURCE nobody sets another user's: the process will try.
             Ok(_) | Err(Errno::PERM) => {}
             Err(e) => return Err(OciError::step(format!("set process.rlimits ({resource:?})"), e)),
@@ -33,8 +33,7 @@ pub fn apply(plan: &Plan, pid: i32) -> Result<(), OciError> {
 pub fn check(plan: &Plan) -> Result<(), StartFailure> {
     for (resource, limit) in &plan.rlimits {
         if getrlimit(*resource) != *limit {
-            setrlimit(*resource, limit.clone())
-                .map_err(|e| other(&format!("set process.rlimits ({resource:?})"), e))?;
+            setrlimit(*resource, *limit).map_err(|e| other(&format!("set process.rlimits ({resource:?})"), e))?;
         }
     }
     Ok(())

@@ -120,7 +120,7 @@ fn console_size(height: u64, width: u64) -> Result<Size, OciError> {
 }
 
 fn capabilities(process: &Process) -> Result<Sets, OciError> {
-    let set = |given: Option<&Capabilities>| given.map_or(Ok(CapabilitySet::empty()), |given| bits(given));
+    let set = |given: Option<&Capabilities>| given.map_or(Ok(CapabilitySet::empty()), bits);
     let of = process.capabilities().as_ref();
     let mut sets = Sets {
         bounding: set(of.and_then(|of| of.bounding().as_ref()))?,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
@@ -14,6 +14,9 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 use super::create::Process;
 use super::error::OciError;
 use crate::shim::sys;
+
+/// How often a terminal is looked at whose other end nobody has.
+const HUNG_UP: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Begun before there is a program, so that no signal is lost.
 #[derive(Debug)]
@@ -65,16 +68,22 @@ impl Relay {
             resize(master);
         }
         let stdin = rustix::stdio::stdin();
+        let mut hung_up = false;
         loop {
             let mut all = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&process.pidfd, PollFlags::IN)];
             if let Some(master) = &process.terminal {
                 let out = if typed.pending.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-                all.push(PollFd::new(master, PollFlags::IN | out));
+                // Nobody has the other end, and perhaps somebody opens it again: that is looked at now and then.
+                match hung_up {
+                    true => all.push(PollFd::new(&process.pidfd, PollFlags::IN)),
+                    false => all.push(PollFd::new(master, PollFlags::IN | out)),
+                }
                 if typed.open && typed.pending.is_empty() {
                     all.push(PollFd::new(&stdin, PollFlags::IN));
                 }
             }
-            match poll(&mut all, None) {
+            let pause = hung_up.then_some(&HUNG_UP);
+            match poll(&mut all, pause) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -87,7 +96,13 @@ impl Relay {
                     typed.read()?;
                 }
                 typed.write(master)?;
-                while show(master)? {}
+                hung_up = loop {
+                    match show(master)? {
+                        Shown::Some => {}
+                        Shown::Nothing => break false,
+                        Shown::HungUp => break true,
+                    }
+                };
             }
             if ready[1] {
                 return ended(process);
@@ -139,11 +154,18 @@ impl Typed {
     }
 }
 
-/// Whether there was something.
-fn show(master: &OwnedFd) -> io::Result<bool> {
+enum Shown {
+    Some,
+    Nothing,
+    /// Nobody has the other end.
+    HungUp,
+}
+
+fn show(master: &OwnedFd) -> io::Result<Shown> {
     let mut piece = [0; 32 << 10];
     let count = match rustix::io::read(master, &mut piece) {
-        Ok(0) | Err(Errno::AGAIN | Errno::INTR | Errno::IO) => return Ok(false),
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(Shown::Nothing),
+        Ok(0) | Err(Errno::IO) => return Ok(Shown::HungUp),
         other => other?,
     };
     let mut rest = &piece[..count];
@@ -154,7 +176,7 @@ fn show(master: &OwnedFd) -> io::Result<bool> {
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(true)
+    Ok(Shown::Some)
 }
 
 fn resize(master: &OwnedFd) {

@@ -37,7 +37,6 @@ pub struct Entry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub id: String,
-    pub oci_version: String,
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     pub annotations: HashMap<String, String>,
@@ -240,7 +239,6 @@ mod tests {
     fn record(id: &str) -> Record {
         Record {
             id: id.into(),
-            oci_version: "1.2.0".into(),
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
             annotations: HashMap::new(),

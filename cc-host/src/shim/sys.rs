@@ -191,6 +191,20 @@ pub fn wait_for_signal() -> i32 {
     }
 }
 
+/// Ends this process at one of the signals that ask for it, which the kernel keeps from a first process that has no handler.
+#[cfg(feature = "oci")]
+pub fn end_on_request() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    extern "C" fn end(number: libc::c_int) {
+        exit_now(128 + number);
+    }
+    for one in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        // SAFETY: the handler makes one system call, which is async-signal-safe and does not return.
+        unsafe { signal(one, SigHandler::Handler(end)) }?;
+    }
+    Ok(())
+}
+
 /// Any signal number. Whoever has gone gets none.
 pub fn kill(pid: i32, signal: i32) {
     // SAFETY: takes integers.
