@@ -32,6 +32,7 @@ pub const CHECKS: &[Check] = &[
     check("create_runtime_fail", |rig| early_failure(rig, "createRuntime")),
     check("create_container_fail", |rig| early_failure(rig, "createContainer")),
     check("start_container_fail", start_container_fail),
+    check("poststart_fail", poststart_fail),
     check("poststop_fail", poststop_fail),
     check("hook_timeout", hook_timeout),
 ];
@@ -339,6 +340,18 @@ fn start_container_fail(rig: &Rig<'_>) -> Result<()> {
         Ok(rig.said(&["state", &rig.id]).is_ok_and(|said| !said.success || said.text.contains("stopped")))
     })?;
     ensure!(!rig.printed()?.contains("ran"), "its program ran");
+    Ok(())
+}
+
+/// Only warned of, from 1.1 on; before, it could end the container. What it may not do is to be passed over.
+fn poststart_fail(rig: &Rig<'_>) -> Result<()> {
+    let mut config = rig.config("while :; do sleep 0.1; done");
+    config["hooks"]["poststart"] = hook(rig, "poststart", "exit 1");
+    let created = rig.create(&config);
+    let started = rig.said(&["start", &rig.id]);
+    ensure!(log(rig) == "poststart ", "{}", log(rig));
+    let is_told = created.is_err() || started.as_ref().is_ok_and(|said| !said.success || !said.text.trim().is_empty());
+    ensure!(is_told, "nobody is told of its failure");
     Ok(())
 }
 

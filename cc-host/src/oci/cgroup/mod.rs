@@ -238,7 +238,7 @@ mod tests {
         std::fs::remove_file(leaf.join("cgroup.controllers")).unwrap();
         std::fs::remove_dir(&leaf).unwrap();
         cgroup.make(leaf.parent().unwrap().parent().unwrap(), &leaf, false).unwrap();
-        assert_eq!(cgroup.made, [leaf.clone()]);
+        assert_eq!(cgroup.made, std::slice::from_ref(&leaf));
         std::fs::create_dir_all(leaf.join("inside/deeper")).unwrap();
         cgroup.remove().unwrap();
         assert!(!leaf.exists() && leaf.parent().unwrap().exists());
