@@ -72,6 +72,29 @@ fn a_process_file_says_all_and_detached_is_not_waited_for() {
     oci.assert_clean();
 }
 
+/// Whatever is open of the host's, an image that names it for its PATH gets nothing by it (CVE-2024-21626).
+#[test]
+fn no_program_is_found_by_a_descriptor_of_the_hosts() {
+    let oci = Oci::new();
+    let ways = (3..40)
+        .flat_map(|fd| ["..", "../..", "../../..", "1/root"].map(|way| format!("/proc/self/fd/{fd}/{way}/usr/bin")));
+    let path = format!("PATH={}", ways.collect::<Vec<_>>().join(":"));
+    assert!(std::path::Path::new("/usr/bin/bash").exists());
+    let mut config = oci.config("c", LONG);
+    oci.bundle("c", &config);
+    oci.start("c", &config);
+    oci.run(&["exec", "--env", &path, "c", "bash"]).fails(1, "executable file not found");
+    let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": [path], "args": ["bash"]});
+    let file = oci.path("process.json");
+    std::fs::write(&file, process.to_string()).unwrap();
+    oci.run(&["exec", "--process", file.to_str().unwrap(), "c"]).fails(1, "executable file not found");
+    oci.run(&["delete", "-f", "c"]).ok();
+    config["process"]["env"] = json!([path]);
+    config["process"]["args"] = json!(["bash"]);
+    oci.create("c", &config, &[]).fails(1, "executable file not found");
+    oci.assert_clean();
+}
+
 #[test]
 fn filters_and_processors_are_a_further_programs_too() {
     let oci = Oci::new();

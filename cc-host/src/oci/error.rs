@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::shim::protocol::{FailureKind, StartFailure};
+use crate::shim::protocol::StartFailure;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
@@ -19,7 +19,7 @@ pub enum OciError {
     #[error("cannot {step}")]
     Step { step: String, source: io::Error },
     /// Inside the container, before its program.
-    #[error("{0}{words}", words = looked_for(.0))]
+    #[error(transparent)]
     Start(#[from] StartFailure),
     #[error("{0:?} is not an id: letters, digits, _, +, - and . are, at most 1024, and neither . nor ..")]
     BadId(String),
@@ -38,11 +38,6 @@ pub enum OciError {
     NotRoot,
     #[error("{0}")]
     Usage(String),
-}
-
-/// Words by which podman knows that a program is not there, and ends with 127.
-fn looked_for(failure: &StartFailure) -> &'static str {
-    if matches!(failure.kind, FailureKind::NotFound) { ": no such file or directory" } else { "" }
 }
 
 impl OciError {

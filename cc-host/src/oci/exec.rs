@@ -197,11 +197,7 @@ fn accompany(channel: &Channel, plan: &Plan, process: &mut Process) -> Result<()
 fn run(entering: &mut Entering) -> ! {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         enter_cgroups(std::mem::take(&mut entering.tasks))?;
-        let kept = [&entering.init, &entering.proc].into_iter().chain(&entering.console).map(AsRawFd::as_raw_fd);
-        let kept: Vec<i32> = kept.chain([entering.channel.as_fd().as_raw_fd()]).collect();
-        // SAFETY: every other owner is a local of a caller that is never returned to.
-        unsafe { sys::close_all_but(3 + entering.preserved as i32, &kept) }
-            .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))?;
+        keep(entering, [&entering.init, &entering.proc])?;
         match join(entering)? {
             sys::Side::Parent(_) => sys::exit_now(0),
             sys::Side::Child => start(entering),
@@ -213,6 +209,16 @@ fn run(entering: &mut Entering) -> ! {
         Err(_) => StartFailure::new(FailureKind::Other, "the program's process panicked"),
     };
     init::fail(&entering.channel, failure)
+}
+
+/// Closes all but the channel, the console and these.
+fn keep<'a>(entering: &'a Entering, others: impl IntoIterator<Item = &'a OwnedFd>) -> Result<(), StartFailure> {
+    let kept = others.into_iter().chain(&entering.console).map(AsRawFd::as_raw_fd);
+    let kept: Vec<i32> = kept.chain([entering.channel.as_fd().as_raw_fd()]).collect();
+    // SAFETY: every other owner is part of `entering`, of which nothing is used any more but what is kept, or a local of a caller that is
+    // never returned to.
+    unsafe { sys::close_all_but(3 + entering.preserved as i32, &kept) }
+        .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))
 }
 
 fn join(entering: &Entering) -> Result<sys::Side, StartFailure> {
@@ -240,6 +246,8 @@ fn start(entering: &Entering) -> Result<Infallible, StartFailure> {
     }
     rustix::process::umask(Mode::empty());
     let labels = plan.labels.open(&entering.proc)?;
+    // A program is looked for by the container's own PATH, which may name descriptors: nothing is open by which the host could be reached.
+    keep(entering, labels.descriptors())?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| other("open the container's root", e))?;
     let user = inside::user(plan);

@@ -128,6 +128,7 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
                 set_root(root, read_only, false)?;
             }
             leave(launch, &labels)?;
+            tell_ready(launch)?;
             Ok(Waiting { env: Vec::new(), labels })
         }
     }
@@ -147,24 +148,25 @@ fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened) -> Result<Waiting, St
     if config.read_only {
         set_root(root, Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() }, false)?;
     }
-    inside::settle(plan, &env, config.personality, config.seccomp.as_ref(), &launch.channel)?;
     leave(launch, &labels)?;
+    inside::settle(plan, &env, config.personality, config.seccomp.as_ref(), &launch.channel)?;
+    tell_ready(launch)?;
     Ok(Waiting { env, labels })
 }
 
-/// Nothing of the host's stays open while it waits, perhaps for days.
+/// Nothing of the host's stays open while the program is looked for, nor while it waits, perhaps for days.
 fn leave(launch: &Launch<'_>, labels: &Opened) -> Result<(), StartFailure> {
-    sys::end_on_request().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot take signals: {e}")))?;
-    launch.channel.send(&FromInside::Ready, &[]).map_err(lost)?;
-    let kept: Vec<i32> = labels
-        .descriptors()
-        .map(AsRawFd::as_raw_fd)
-        .chain([launch.listener.as_raw_fd(), launch.channel.as_fd().as_raw_fd()])
-        .collect();
+    let kept = labels.descriptors().map(AsRawFd::as_raw_fd);
+    let kept: Vec<i32> = kept.chain([launch.listener.as_raw_fd(), launch.channel.as_fd().as_raw_fd()]).collect();
     // SAFETY: every other owner is a local of a caller that is never returned to, or part of `launch`, of which nothing is used from
     // here on but what is kept.
     unsafe { sys::close_all_but(3 + launch.preserved as i32, &kept) }
         .map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot close descriptors: {e}")))
+}
+
+fn tell_ready(launch: &Launch<'_>) -> Result<(), StartFailure> {
+    sys::end_on_request().map_err(|e| StartFailure::new(FailureKind::Other, format!("cannot take signals: {e}")))?;
+    launch.channel.send(&FromInside::Ready, &[]).map_err(lost)
 }
 
 /// Until somebody who connects says so; one who goes away again does not count.
