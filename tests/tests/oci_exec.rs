@@ -73,6 +73,32 @@ fn a_process_file_says_all_and_detached_is_not_waited_for() {
 }
 
 #[test]
+fn filters_and_processors_are_a_further_programs_too() {
+    let oci = Oci::new();
+    let mut config = oci.config("c", LONG);
+    config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "0"});
+    config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    });
+    oci.start("c", &config);
+    let shown = oci
+        .run(&[
+            "exec",
+            "c",
+            "sh",
+            "-c",
+            "mkdir /x 2>&1; grep -E 'Cpus_allowed_list|Seccomp:' /proc/self/status | tr -s '\\t' ' '",
+        ])
+        .ok()
+        .stdout;
+    assert!(shown.contains("Operation not permitted"), "{shown}");
+    assert!(shown.contains("Seccomp: 2\n") && shown.contains("Cpus_allowed_list: 0\n"), "{shown}");
+    oci.run(&["delete", "-f", "c"]).ok();
+    oci.assert_clean();
+}
+
+#[test]
 fn a_terminal_goes_to_the_console_socket() {
     let oci = Oci::new();
     let mut config = oci.config(

@@ -59,6 +59,15 @@ fn limits_and_scheduling_are_as_given() {
 }
 
 #[test]
+fn a_personality_is_the_programs() {
+    let oci = Oci::new();
+    let mut config = oci.config("c", "cat /proc/self/personality; uname -m");
+    config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    assert!(prints(&oci, &config).starts_with("00000008\n"));
+    oci.assert_clean();
+}
+
+#[test]
 fn names_and_settings_are_the_namespaces() {
     let oci = Oci::new();
     let script = "hostname; cat /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni; ip addr show lo | grep -o LOOPBACK,UP; ip link | grep -c '^[0-9]'";
