@@ -225,6 +225,6 @@ fn errors_are_in_the_log_for_whoever_called() {
     let line: serde_json::Value = serde_json::from_str(std::fs::read_to_string(&log).unwrap().trim()).unwrap();
     assert_eq!((line["level"].as_str(), line["msg"].as_str()), (Some("error"), Some("container none does not exist")));
     let version = oci.run(&["--version"]).ok().stdout;
-    assert!(version.starts_with("cc-oci ") && version.contains("spec: 1.2.0"), "{version}");
+    assert!(version.starts_with("cc-oci version ") && version.contains("spec: 1.2.0"), "{version}");
     oci.run(&["--systemd-cgroup", "list"]).fails(1, "cgroupfs");
 }

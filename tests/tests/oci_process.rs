@@ -179,9 +179,16 @@ fn devices_are_there_and_made() {
         {"path": "/dev/own", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 7, "gid": 8},
         {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
     ]);
+    // In the place of one that everybody has.
+    config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/dev/random", "source": "/dev/zero", "options": ["bind"]}));
+    let own = config["process"]["args"][2].as_str().unwrap().to_owned();
+    config["process"]["args"][2] = json!(format!("{own}; stat -c %t:%T /dev/random"));
     assert_eq!(
         prints(&oci, &config),
-        "/proc/self/fd\n/proc/self/fd/0\npts/ptmx\ncharacter special file 1:5 640 7\nfifo\n"
+        "/proc/self/fd\n/proc/self/fd/0\npts/ptmx\ncharacter special file 1:5 640 7\nfifo\n1:5\n"
     );
     oci.assert_clean();
 }

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::state::ROOT_DEFAULT;
 
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
+/// After the name of the program.
+pub const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
 
 /// An OCI runtime: containers from bundles, for podman, containerd and others.
 #[derive(Debug, Parser)]

@@ -87,6 +87,9 @@ impl Config {
         let foreign_dev = mounts
             .iter()
             .any(|one| matches!(one.kind, options::Kind::Bind { .. }) && one.target.trim_end_matches('/') == "/dev");
+        let is_taken = |node: &Node| mounts.iter().any(|one| one.target == node.path);
+        let mut devices = devices::parse(linux)?;
+        devices.retain(|node| !(node.is_usual() && is_taken(node)));
         let process = spec.process().as_ref().map(process::Plan::parse).transpose()?;
         Ok(Config {
             read_only: root.readonly().unwrap_or(false),
@@ -95,7 +98,7 @@ impl Config {
             hostname: name(spec.hostname(), "hostname", &namespaces)?,
             domainname: name(spec.domainname(), "domainname", &namespaces)?,
             mounts,
-            devices: devices::parse(linux)?,
+            devices,
             foreign_dev,
             settings: sysctl::parse(linux, &namespaces)?,
             masked: paths(linux.and_then(|l| l.masked_paths().as_ref()), "linux.maskedPaths")?,

@@ -276,7 +276,8 @@ fn keep_config(dir: &Path, text: &[u8]) -> Result<(), OciError> {
 
 /// Whole or not at all: whoever waits for it reads a number.
 pub fn write_pid(path: &Path, pid: i32) -> Result<(), OciError> {
-    let next = path.with_extension("next");
+    let mut next = path.as_os_str().to_owned();
+    next.push(".cc-oci");
     std::fs::write(&next, pid.to_string())
         .and_then(|()| std::fs::rename(&next, path))
         .map_err(|source| OciError::File { operation: "write", path: path.into(), source })

@@ -12,7 +12,7 @@ use super::error::OciError;
 use super::options::Mappings;
 use crate::shim::mounts::mount_failure;
 use crate::shim::protocol::StartFailure;
-use crate::shim::rootfs::{attach_at, clone_of, directory, file, filesystem, open_in};
+use crate::shim::rootfs::{attach_at, clone_of, directory, file, filesystem, open_in, split};
 
 const MODE_DEFAULT: u32 = 0o666;
 /// Where the nodes are while they are mounted one by one.
@@ -71,6 +71,13 @@ pub fn parse(linux: Option<&Linux>) -> Result<Vec<Node>, OciError> {
         }
     }
     Ok(nodes)
+}
+
+impl Node {
+    /// One that every container has, which gives way to a mount at its place.
+    pub fn is_usual(&self) -> bool {
+        USUAL.iter().any(|(name, ..)| self.path.strip_prefix("/dev/") == Some(name))
+    }
 }
 
 /// Inside, where nodes may be made.
@@ -154,13 +161,6 @@ pub fn links(root: &OwnedFd) -> Result<(), StartFailure> {
     match rustix::fs::unlinkat(&dev, "ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => make("pts/ptmx", "ptmx"),
         Err(e) => Err(mount_failure("make /dev/ptmx", e.into())),
-    }
-}
-
-fn split(path: &str) -> (&str, &str) {
-    match path.trim_end_matches('/').rsplit_once('/') {
-        None | Some(("", _)) => ("/", path.trim_matches('/')),
-        Some(parts) => parts,
     }
 }
 

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::Mode;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::config::Config;
@@ -39,6 +40,8 @@ pub struct Launch<'a> {
     pub pivot: bool,
 }
 
+const HOOKS_UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
+
 /// What is left when it waits.
 struct Waiting {
     env: Vec<String>,
@@ -52,7 +55,7 @@ pub fn run(launch: &mut Launch<'_>) -> ! {
         Ok(waiting) => waiting,
         Err(failure) => fail(&launch.channel, failure),
     };
-    let starter = match wait(launch, &waiting) {
+    let starter = match wait(launch) {
         Ok(starter) => starter,
         Err(_) => sys::exit_now(125),
     };
@@ -89,7 +92,7 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
     if let Some(name) = &launch.keyring {
         join_keyring(name)?;
     }
-    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(Mode::empty());
     let labels = config.process.as_ref().map_or(&Labels::default(), |plan| &plan.labels).open(&launch.proc)?;
     name_host(config)?;
     mounts::attach(config, &launch.prepared)?;
@@ -101,6 +104,8 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
         }
         devices::links(root)?;
     }
+    // Hooks are programs like others.
+    rustix::process::umask(HOOKS_UMASK);
     ask(&launch.channel, &FromInside::Mounted)?;
     // After the hooks of the runtime's side, which may have brought a network along.
     sysctl::apply(&config.settings)?;
@@ -163,7 +168,7 @@ fn leave(launch: &Launch<'_>, labels: &Opened) -> Result<(), StartFailure> {
 }
 
 /// Until somebody who connects says so; one who goes away again does not count.
-fn wait(launch: &mut Launch<'_>, _waiting: &Waiting) -> std::io::Result<Channel> {
+fn wait(launch: &mut Launch<'_>) -> std::io::Result<Channel> {
     // Its other end is how the creator sees that this has died.
     let (_, unused) = Channel::pair()?;
     drop(std::mem::replace(&mut launch.channel, unused));

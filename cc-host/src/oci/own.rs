@@ -21,6 +21,8 @@ pub fn protect() -> Result<(), OciError> {
     let file = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let is_read_only = fstatvfs(&file).map_err(failed)?.f_flag.contains(StatVfsMountFlags::RDONLY);
     if is_read_only {
+        // Executed by a descriptor, it would have a number for a name. It is only for who looks.
+        let _ = rustix::thread::set_name(c"cc-oci");
         return Ok(());
     }
     if std::env::var_os(AGAIN).is_some() {

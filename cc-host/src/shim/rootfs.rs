@@ -274,7 +274,7 @@ pub fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
     rustix::fs::openat(&parent, name, flags, Mode::from(0o644)).map_err(failed)
 }
 
-fn split(path: &str) -> (&str, &str) {
+pub fn split(path: &str) -> (&str, &str) {
     match path.trim_end_matches('/').rsplit_once('/') {
         None | Some(("", _)) => ("/", path.trim_matches('/')),
         Some(parts) => parts,
