@@ -6,6 +6,7 @@
 mod cgroups;
 mod config;
 mod lifecycle;
+mod namespaces;
 mod rig;
 
 use std::collections::BTreeMap;
@@ -142,7 +143,7 @@ type Results = Vec<(&'static str, Vec<Result<(), String>>)>;
 
 fn ask_all(contenders: &[Contender], dir: &Path, template: &Path, which: Option<&str>) -> Result<Results> {
     let mut results = Results::new();
-    let checks = lifecycle::CHECKS.iter().chain(config::CHECKS).chain(cgroups::CHECKS);
+    let checks = [lifecycle::CHECKS, config::CHECKS, namespaces::CHECKS, cgroups::CHECKS].into_iter().flatten();
     for check in checks.filter(|check| which.is_none_or(|which| check.name.contains(which))) {
         let mut row = Vec::new();
         for contender in contenders {

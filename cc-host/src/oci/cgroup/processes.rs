@@ -40,10 +40,11 @@ fn listed(dir: &Path, all: &mut BTreeSet<i32>) -> Result<(), OciError> {
 
 /// By the kernel at once where it can; else one by one, while none can run to make another.
 pub fn kill(cgroup: &Cgroup) -> Result<(), OciError> {
+    let mut is_done = false;
     if let Some(dir) = &cgroup.unified {
         let file = dir.join("cgroup.kill");
         match std::fs::write(&file, "1") {
-            Ok(()) => {}
+            Ok(()) => is_done = true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed("write", &file, source)),
         }
@@ -51,10 +52,11 @@ pub fn kill(cgroup: &Cgroup) -> Result<(), OciError> {
     if cgroup.pids()?.is_empty() {
         return Ok(());
     }
-    // Without a freezer some may get away; then there is a next time.
-    let frozen = freezer::freeze(cgroup, true).is_ok();
+    // Without a freezer some may get away; then there is a next time. What is left after the kernel has killed is only going.
+    let frozen = !is_done && freezer::freeze(cgroup, true).is_ok();
     let killed = cgroup.pids().map(|first| kill_listed(cgroup, &first));
-    if frozen {
+    // One that v1 has stopped ends when it goes on.
+    if !is_done && (frozen || freezer::is_frozen(cgroup)) {
         freezer::freeze(cgroup, false)?;
     }
     killed
