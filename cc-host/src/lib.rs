@@ -9,6 +9,8 @@ pub mod api;
 pub mod auth;
 #[cfg(feature = "daemon")]
 mod blocking;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+mod bpf;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
@@ -19,6 +21,8 @@ pub mod copy;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+pub mod devices;
 #[cfg(feature = "daemon")]
 pub mod explain;
 #[cfg(feature = "daemon")]
@@ -33,11 +37,15 @@ pub mod image;
 pub mod kernel;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(any(feature = "daemon", feature = "oci"))]
+mod mountinfo;
+#[cfg(feature = "oci")]
+pub mod oci;
 #[cfg(feature = "daemon")]
 pub mod outside;
 #[cfg(feature = "daemon")]
 pub mod resolver;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "oci"))]
 pub mod seccomp;
 #[cfg(feature = "daemon")]
 mod slots;

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share. Refuses to hold a test: each promise is a file in tests/tests.
 
+pub mod apart;
 pub mod beyond;
 pub mod chromium;
 pub mod conversations;
@@ -12,7 +13,9 @@ pub mod exposition;
 pub mod images;
 pub mod iperf;
 pub mod netns;
+pub mod oci;
 pub mod packet;
+pub mod podman;
 pub mod promql;
 mod residue;
 pub mod scapy;

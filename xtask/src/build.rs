@@ -1,5 +1,5 @@
-//! Everything a person runs: the eBPF object, cc-host, cc, and the static cc-shim beside them. Refuses to build the shim
-//! with the daemon's features: it is one small program per container.
+//! Everything a person runs: the eBPF object, cc-host, cc, and the static cc-shim and cc-oci beside them. Refuses to build those
+//! with the daemon's features: they are small programs, one run or one process per container.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ pub enum Profile {
 }
 
 /// The only target a fully static program is made for: glibc's `libc.a` comes with libc6-dev.
-const SHIM_TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 impl Profile {
     fn dir(self) -> &'static str {
@@ -39,14 +39,14 @@ impl Profile {
 pub fn run(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
     programs(root, profile, Layout::Own, &["cc-host", "cli"], &["cc-host", "cc"])?;
-    shim(root, profile)
+    static_programs(root, profile)
 }
 
 /// As `run`, and the maker of test images with it: one call to cargo, so that nothing shared is compiled twice.
 pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
     programs(root, profile, Layout::Own, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
-    shim(root, profile)
+    static_programs(root, profile)
 }
 
 /// A daemon of the next layout beside ours, which tests upgrade to: cc-host-next. Only what knows of the layout is compiled again. Before
@@ -76,7 +76,7 @@ pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(made.trim()))
 }
 
-/// The binaries by name: cc-host's package also has cc-shim, which must not be made dynamic in the same place.
+/// The binaries by name: cc-host's package also has cc-shim and cc-oci, which must not be made dynamic in the same place.
 fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Result<()> {
     let mut command = cargo(root);
     command.arg("build").args(profile.flag()).args(layout.features("cc-host"));
@@ -85,23 +85,37 @@ fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], bi
     run_command(&mut command)
 }
 
-fn shim(root: &Path, profile: Profile) -> Result<()> {
+/// Each with its own features, and so by a call of its own.
+fn static_programs(root: &Path, profile: Profile) -> Result<()> {
+    static_program(root, profile, "cc-shim", "shim")?;
+    oci(root, profile)
+}
+
+/// The OCI runtime alone.
+pub fn oci(root: &Path, profile: Profile) -> Result<()> {
+    static_program(root, profile, "cc-oci", "oci")
+}
+
+fn static_program(root: &Path, profile: Profile, name: &str, feature: &str) -> Result<()> {
     let mut command = cargo(root);
     command.arg("build").args(profile.flag());
-    command.args(["-p", "cc-host", "--bin", "cc-shim", "--no-default-features", "--features", "shim"]);
-    command.args(["--target", SHIM_TARGET, "--target-dir", "target/shim"]);
+    command.args(["-p", "cc-host", "--bin", name, "--no-default-features", "--features", feature]);
+    command.args(["--target", STATIC_TARGET, "--target-dir", "target/shim"]);
     // Small, and there once for each container: what the rest of the release does without pays here.
     command.args(["--config", "profile.release.package.cc-host.opt-level=3", "--config", "profile.release.lto=true"]);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     run_command(&mut command)?;
 
-    let made = root.join("target/shim").join(SHIM_TARGET).join(profile.dir()).join("cc-shim");
-    place(&made, &profile.bin_dir(root).join("cc-shim"))
+    let made = root.join("target/shim").join(STATIC_TARGET).join(profile.dir()).join(name);
+    place(&made, &profile.bin_dir(root).join(name))
 }
 
 /// By rename: a program that is running keeps its own file.
 fn place(made: &Path, place: &Path) -> Result<()> {
     let fresh = place.with_extension("new");
+    if let Some(dir) = place.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     std::fs::copy(made, &fresh).with_context(|| format!("cannot copy {} to {}", made.display(), fresh.display()))?;
     std::fs::rename(&fresh, place).with_context(|| format!("cannot rename {} to {}", fresh.display(), place.display()))
 }

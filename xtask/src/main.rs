@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod conformance;
 mod demo;
 mod fuzz;
 mod host;
@@ -41,7 +42,7 @@ enum Task {
     },
     /// Compile the eBPF object that cc-host embeds
     BuildEbpf,
-    /// Make everything: the eBPF object, cc-host, its static cc-shim, and cc
+    /// Make everything: the eBPF object, cc-host, its static cc-shim, cc-oci, and cc
     Build {
         /// Unoptimised, into target/debug
         #[arg(long)]
@@ -61,6 +62,11 @@ enum Task {
     /// Switch each control of safety off, and require that its test fails; writes docs/mutations.md
     Mutate {
         /// Only this control, by its name in cc-host/src/mutation.rs
+        which: Option<String>,
+    },
+    /// Ask of cc-oci, crun and runc what runtime-spec asks of a runtime; writes docs/oci-conformance.md
+    Conformance {
+        /// Only checks with this in their names; then nothing is written
         which: Option<String>,
     },
     /// Compare with others on this machine
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::setup_and_run(&root, &options),
         Task::Soak { which } => soak::run(&root, which.as_deref()),
         Task::Mutate { which } => mutate::run(&root, which.as_deref()),
+        Task::Conformance { which } => conformance::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),

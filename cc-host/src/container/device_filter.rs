@@ -7,7 +7,8 @@ use super::error::ContainerError;
 use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::blocking;
-use crate::datapath::{AllowedDevice, Datapath, DatapathError, Repaired};
+use crate::datapath::{Datapath, DatapathError, Repaired};
+use crate::devices::Rule;
 use crate::kernel::cgroup::Cgroup;
 use crate::shim::spec::DeviceSpec;
 
@@ -61,10 +62,10 @@ impl Containers {
 
 /// By the host's nodes as they are now. The shim looks by itself when it makes its own: what is no device, or not there, it refuses; and a
 /// node that became another's between the two is one that the filter does not let through.
-fn allowed(given: &[DeviceSpec]) -> Vec<AllowedDevice> {
+fn allowed(given: &[DeviceSpec]) -> Vec<Rule> {
     let of = |device: &DeviceSpec| {
         let stat = rustix::fs::stat(&device.source).ok()?;
-        AllowedDevice::of(&stat, device.read, device.write)
+        Rule::of(&stat, device.read, device.write)
     };
     given.iter().filter_map(of).collect()
 }

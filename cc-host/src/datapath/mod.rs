@@ -41,7 +41,6 @@ use cc_common::route::{EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
 
 pub use counters::{Drops, EndpointCounters, Traffic};
-pub use devices::AllowedDevice;
 pub use endpoint::{Endpoint, Network, Range, ip};
 pub use error::DatapathError;
 pub use events::{EventRing, Record};

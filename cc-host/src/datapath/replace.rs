@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use crate::bpf::{bpf, number};
+
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -88,22 +90,4 @@ pub fn is_detached(pin: &Path) -> io::Result<bool> {
     // An interface's number takes the first of the words; the other one is where on it.
     let [first, second] = info.target;
     Ok(if info.kind == LINK_CGROUP { first == 0 && second == 0 } else { first == 0 })
-}
-
-/// The same, where the kernel writes its answer into the struct.
-pub(super) fn bpf_filled<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: as of `bpf`; nobody else refers to what the kernel writes to.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
-}
-
-pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is one of the structs above, of `xdp_link` or of `devices`, whose layout is the kernel's for its command; it and what it points
-    // at live through the call, and the size that is passed is its own.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
-}
-
-pub(super) fn number(fd: libc::c_int) -> io::Result<u32> {
-    u32::try_from(fd).map_err(io::Error::other)
 }

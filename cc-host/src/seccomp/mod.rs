@@ -67,7 +67,8 @@ impl Seccomp {
     }
 }
 
-fn compile(profile: &Profile) -> Result<Filter, SeccompError> {
+/// Into what the kernel takes.
+pub(crate) fn compile(profile: &Profile) -> Result<Filter, SeccompError> {
     Ok(Filter { flags: profile.flags, program: tree::compile(profile)? })
 }
 

@@ -14,7 +14,7 @@ use super::{PROFILE_BYTES_MAX, names};
 /// Tests of an entry: six arguments, and then alternatives of one.
 const TESTS_MAX: usize = 64;
 /// Rules that a text may come to, whatever its names and entries multiply to; the kernel's limit is far below.
-const RULES_MAX: usize = 1 << 14;
+pub const RULES_MAX: usize = 1 << 14;
 
 /// What entries may be bound to.
 #[derive(Debug, Clone, Copy)]
@@ -66,13 +66,14 @@ struct Entry {
     excludes: Option<Bounds>,
 }
 
+/// A test of an argument, as every form of a policy has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Argument {
-    index: u32,
-    value: u64,
-    value_two: Option<u64>,
-    op: String,
+pub struct Argument {
+    pub index: u32,
+    pub value: u64,
+    pub value_two: Option<u64>,
+    pub op: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,12 +122,7 @@ fn add(
     if entry.errno_ret.is_some() && !matches!(action, Action::Errno(_)) {
         return Err(wrong("errnoRet is for SCMP_ACT_ERRNO"));
     }
-    let alternatives = conditions(entry.args.as_deref().unwrap_or_default()).map_err(|error| match error {
-        Some(error) => error,
-        None => {
-            wrong("an argument's index is 0 to 5, the bits of valueTwo are among value's, and there are at most 64")
-        }
-    })?;
+    let alternatives = conditions(entry.args.as_deref().unwrap_or_default(), || all().cloned().collect())?;
     if !applies(entry, host)? {
         return Ok(());
     }
@@ -139,16 +135,24 @@ fn add(
     Ok(())
 }
 
-/// All must hold, unless some argument has two tests: then each is an alternative of its own, as runc has it.
-fn conditions(arguments: &[Argument]) -> Result<Vec<Vec<Condition>>, Option<SeccompError>> {
+/// All must hold, unless some argument has two tests: then each is an alternative of its own, as runc has it. `names` are of the calls that
+/// they are for.
+pub fn conditions(
+    arguments: &[Argument],
+    names: impl Fn() -> Vec<String>,
+) -> Result<Vec<Vec<Condition>>, SeccompError> {
+    let wrong = || SeccompError::Entry {
+        names: names().into_iter().take(3).collect::<Vec<_>>().join(", "),
+        why: "an argument's index is 0 to 5, the bits of valueTwo are among value's, and there are at most 64",
+    };
     if arguments.len() > TESTS_MAX {
-        return Err(None);
+        return Err(wrong());
     }
     let mut all = Vec::with_capacity(arguments.len());
     let mut seen = [false; ARGUMENTS];
     let mut twice = false;
     for Argument { index, value, value_two, op } in arguments {
-        let index = usize::try_from(*index).ok().filter(|index| *index < ARGUMENTS).ok_or(None)?;
+        let index = usize::try_from(*index).ok().filter(|index| *index < ARGUMENTS).ok_or_else(wrong)?;
         twice |= std::mem::replace(&mut seen[index], true);
         let test = match op.as_str() {
             "SCMP_CMP_EQ" => Test::Equal(*value),
@@ -161,13 +165,13 @@ fn conditions(arguments: &[Argument]) -> Result<Vec<Vec<Condition>>, Option<Secc
                 let two = value_two.unwrap_or(0);
                 // It would never hold, which nobody means.
                 if two & !value != 0 {
-                    return Err(None);
+                    return Err(wrong());
                 }
                 Test::Masked { mask: *value, value: two }
             }
             other => {
                 let known = "there are SCMP_CMP_ EQ, NE, LT, LE, GT, GE and MASKED_EQ";
-                return Err(Some(SeccompError::Unknown { field: "op", value: quoted(other), known }));
+                return Err(SeccompError::Unknown { field: "op", value: quoted(other), known });
             }
         };
         all.push(Condition { argument: index as u8, test });
@@ -216,7 +220,8 @@ fn check_architectures(text: &Text) -> Result<(), SeccompError> {
     Ok(())
 }
 
-fn action(field: &'static str, name: &str, errno: Option<u32>) -> Result<Action, SeccompError> {
+/// By its name; `errno` is for the one that has one.
+pub fn action(field: &'static str, name: &str, errno: Option<u32>) -> Result<Action, SeccompError> {
     let unsupported = |why| Err(SeccompError::Unsupported { field, value: quoted(name), why });
     Ok(match name {
         "SCMP_ACT_ALLOW" => Action::Allow,
@@ -240,7 +245,8 @@ fn action(field: &'static str, name: &str, errno: Option<u32>) -> Result<Action,
     })
 }
 
-fn flag(name: &str) -> Result<u32, SeccompError> {
+/// Of seccomp(2).
+pub fn flag(name: &str) -> Result<u32, SeccompError> {
     match name {
         // There is one thread when it is installed.
         "SECCOMP_FILTER_FLAG_TSYNC" => Ok(0),

@@ -22,7 +22,7 @@ pub enum Which {
 pub fn clone_into(cgroup: &Path) -> io::Result<Which> {
     let cgroup = rustix::fs::open(cgroup, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: the shim starts no thread, ever.
-    match unsafe { sys::clone3(0, cgroup.as_fd()) }? {
+    match unsafe { sys::clone3(0, Some(cgroup.as_fd())) }? {
         sys::Side::Parent(_) => Ok(Which::Spawned),
         sys::Side::Child => Ok(Which::Apart),
     }

@@ -39,7 +39,7 @@ pub fn clone_helper(spec: &Spec, wanted: &ExecSpec, init: &OwnedFd) -> Result<En
     let (cgroup, tasks) = launch::open_cgroups(&spec.place())?;
     let init = init.try_clone().map_err(|e| failed("copy a descriptor", e))?;
     // SAFETY: the shim starts no thread, ever.
-    match unsafe { sys::clone3(0, cgroup.as_fd()) } {
+    match unsafe { sys::clone3(0, Some(cgroup.as_fd())) } {
         Ok(sys::Side::Child) => run(spec, wanted, stdio, tasks, init, own_channel),
         Ok(sys::Side::Parent(cloned)) => Ok(Entering { pid: cloned.pid, helper: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone a helper", source)),
@@ -120,6 +120,9 @@ fn start(
         init::terminal(&root, &user, size, channel)?;
     }
     privileges::limit(&spec.rlimits)?;
+    if spec.host_users {
+        privileges::own_keys(&spec.id)?;
+    }
     privileges::drop_to(&user, privileges::capabilities(spec.capabilities))?;
     tie()?;
     let own = [&spec.env[..], &wanted.env[..]].concat();

@@ -112,12 +112,35 @@ pub fn execute(args: &[String], env: &[String], filter: Option<&Filter>) -> Resu
             other => return Err(failure(FailureKind::NotExecutable, &candidate, other.desc())),
         }
     }
-    match denied {
-        Some(candidate) => {
-            Err(failure(FailureKind::NotExecutable, &candidate, "permission denied, or it is a directory"))
+    Err(none_of(program, denied))
+}
+
+/// Whether there is something to execute for this user, without trying: what fails later fails by its contents. In runc's words, by which
+/// podman knows what to exit with.
+#[cfg(feature = "oci")]
+pub fn find(args: &[String], env: &[String]) -> Result<(), StartFailure> {
+    let program = args.first().map_or("", String::as_str);
+    let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut denied = None;
+    for candidate in candidates(program, path) {
+        match accessat(CWD, Path::new(&candidate), Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) if Path::new(&candidate).is_file() => return Ok(()),
+            Ok(()) | Err(Errno::ACCESS) => denied = Some(candidate),
+            Err(_) => {}
         }
-        None if program.contains('/') => Err(failure(FailureKind::NotFound, program, "no such file in the image")),
-        None => Err(failure(FailureKind::NotFound, program, "not found on the container's PATH")),
+    }
+    match denied {
+        None if program.contains('/') => Err(failure(FailureKind::NotFound, program, "no such file or directory")),
+        None => Err(failure(FailureKind::NotFound, program, "executable file not found in $PATH")),
+        denied => Err(none_of(program, denied)),
+    }
+}
+
+fn none_of(program: &str, denied: Option<String>) -> StartFailure {
+    match denied {
+        Some(candidate) => failure(FailureKind::NotExecutable, &candidate, "permission denied, or it is a directory"),
+        None if program.contains('/') => failure(FailureKind::NotFound, program, "no such file in the image"),
+        None => failure(FailureKind::NotFound, program, "not found on the container's PATH"),
     }
 }
 

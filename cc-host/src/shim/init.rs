@@ -155,6 +155,9 @@ fn become_container(
         terminal(&prepared.root, &user, size, channel)?;
     }
     privileges::limit(&spec.rlimits)?;
+    if spec.host_users {
+        privileges::own_keys(&spec.id)?;
+    }
     channel.send(&FromInit::Ready, &[]).map_err(lost)?;
     privileges::drop_to(&user, privileges::capabilities(spec.capabilities))?;
     // After the change of ids, which clears it: whoever lost its shim has lost its output, too.
@@ -267,7 +270,7 @@ fn sysctls(kernel: &KernelMounts) {
 
 /// The shim blocks what it reads from a descriptor, and it ignores what whoever started the daemon ignored; programs expect neither, and a
 /// shell cannot even trap what was ignored before it.
-fn restore_signals() -> Result<(), StartFailure> {
+pub fn restore_signals() -> Result<(), StartFailure> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     let failed = |e: nix::errno::Errno| StartFailure::new(FailureKind::Other, format!("cannot restore signals: {e}"));
     for number in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {

@@ -38,7 +38,7 @@ pub fn clone_init(place: &Place, spec: Option<&Spec>) -> Result<Launched, StartF
     let (cgroup, cgroups) = open_cgroups(place)?;
     let namespaces = NAMESPACES | if place.host_users { 0 } else { libc::CLONE_NEWUSER };
     // SAFETY: the shim starts no thread, ever.
-    match unsafe { sys::clone3(namespaces as u64, cgroup.as_fd()) } {
+    match unsafe { sys::clone3(namespaces as u64, Some(cgroup.as_fd())) } {
         Ok(sys::Side::Child) => init::run(spec, stdio, cgroups, init_channel),
         Ok(sys::Side::Parent(cloned)) => Ok(Launched { pid: cloned.pid, pidfd: cloned.pidfd, channel, streams }),
         Err(source) => Err(failed("clone the container's first process", source)),
@@ -115,7 +115,7 @@ fn pipe(id_base: u32) -> Result<(OwnedFd, OwnedFd), StartFailure> {
 }
 
 /// The kernel takes these files in one write or not at all.
-fn write_once(path: &Path, text: &str) -> io::Result<()> {
+pub fn write_once(path: &Path, text: &str) -> io::Result<()> {
     let written = std::fs::OpenOptions::new().write(true).open(path)?.write(text.as_bytes())?;
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }

@@ -5,18 +5,18 @@
 //! further programs in the same container.
 
 mod apart;
-mod channel;
+pub(crate) mod channel;
 mod client;
 mod enter;
-mod exec;
+pub(crate) mod exec;
 pub mod exec_spec;
 pub mod filter;
-mod init;
+pub(crate) mod init;
 pub(crate) mod launch;
 pub mod log;
 mod masks;
 pub(crate) mod mounts;
-mod own;
+pub(crate) mod own;
 pub mod place;
 pub mod privileges;
 pub mod protocol;
@@ -26,7 +26,7 @@ pub(crate) mod rootfs;
 pub mod spec;
 mod streams;
 mod supervise;
-mod sys;
+pub(crate) mod sys;
 pub mod terminal;
 pub mod user;
 

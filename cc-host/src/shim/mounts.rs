@@ -142,13 +142,13 @@ fn bind(bind: &Bind, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartFai
     Ok(mount)
 }
 
-fn clone_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
+pub fn clone_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
     open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(|source| mount_failure(&format!("clone the mount of {}", path.display()), source.into()))
 }
 
 /// The kernel says why into the context, which is worth more than its error number.
-fn explained(context: &OwnedFd, step: &str, source: rustix::io::Errno) -> StartFailure {
+pub fn explained(context: &OwnedFd, step: &str, source: rustix::io::Errno) -> StartFailure {
     let mut text = [0; 1024];
     let mut failure = mount_failure(step, source.into());
     while let Ok(count @ 1..) = rustix::io::read(context, &mut text) {

@@ -14,6 +14,7 @@ use rustix::thread::{
 
 use super::protocol::{FailureKind, StartFailure};
 use super::spec::{RlimitKind, RlimitSpec};
+use super::sys;
 use super::user::User;
 use crate::mutation::{self, Control};
 
@@ -38,6 +39,18 @@ const CAPABILITY_MAX: u32 = 63;
 /// Root of the user namespace, and no group of the host: what the preparations run as.
 pub fn become_root() -> Result<(), StartFailure> {
     become_ids(0, 0, &[])
+}
+
+/// Where ids are the host's, so are their keys: those of the container's programs are in a keyring of its own. Kernels without keys have none.
+pub fn own_keys(id: &str) -> Result<(), StartFailure> {
+    let name = std::ffi::CString::new(format!("_ses.{id}")).unwrap_or_default();
+    match sys::join_session_keyring(&name) {
+        Err(e) if e.raw_os_error() != Some(libc::ENOSYS) => {
+            let why = format!("cannot make a session keyring: {e}");
+            Err(StartFailure::new(FailureKind::Other, why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of a specification: what it says, or docker's default.
@@ -100,7 +113,7 @@ fn clamp(wanted: &RlimitSpec, allowed: Option<u64>) -> (u64, u64) {
     (wanted.soft.min(hard), hard)
 }
 
-fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StartFailure> {
+pub(crate) fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StartFailure> {
     let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_groups(&groups).map_err(|source| failed("set the groups", source))?;

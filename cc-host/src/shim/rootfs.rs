@@ -81,6 +81,12 @@ pub fn enter(root: &OwnedFd) -> Result<(), StartFailure> {
     // Over the old root: the one place that every host has, and no path of it has to be reachable for the container's root.
     let onto_root = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(root, "", CWD, "/", onto_root).map_err(at("attach the root"))?;
+    pivot(root)
+}
+
+/// The same with a root that is attached somewhere already.
+pub fn pivot(root: &OwnedFd) -> Result<(), StartFailure> {
+    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
     fchdir(root).map_err(at("enter the root"))?;
     pivot_root(".", ".").map_err(at("pivot into the root"))?;
     // The old root now lies on top of the new one.
@@ -224,7 +230,7 @@ pub fn open_strictly(dir: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Re
 }
 
 /// Links lead inside the container's root, whatever they say.
-fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+pub fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     openat2(root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
@@ -237,17 +243,28 @@ pub fn directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
         Err(rustix::io::Errno::NOENT) => {}
         other => return other.map_err(failed),
     }
-    let (parent, name) = split(path);
-    let parent = directory(root, parent)?;
+    let (above, name) = split(path);
+    let parent = directory(root, above)?;
     match mkdirat(&parent, name, Mode::from(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(source) => return Err(failed(source)),
     }
-    resolve(root, path, flags, Mode::empty()).map_err(failed)
+    match resolve(root, path, flags, Mode::empty()) {
+        // A link that leads nowhere: what it leads to is made, inside.
+        Err(rustix::io::Errno::NOENT) => {
+            let target = rustix::fs::readlinkat(&parent, name, Vec::new()).map_err(failed)?;
+            let target = target.to_str().map_err(|_| failed(rustix::io::Errno::ILSEQ))?;
+            match target.starts_with('/') {
+                true => directory(root, target),
+                false => directory(root, &format!("{above}/{target}")),
+            }
+        }
+        other => other.map_err(failed),
+    }
 }
 
 /// Opens a file to mount over, making an empty one where there is none. A link that leads nowhere is replaced.
-fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
+pub fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
     let failed =
         |source: rustix::io::Errno| mount_failure(&format!("open file {path} in the container"), source.into());
     match resolve(root, path, OFlags::PATH, Mode::empty()) {
@@ -264,14 +281,14 @@ fn file(root: &OwnedFd, path: &str) -> Result<OwnedFd, StartFailure> {
     rustix::fs::openat(&parent, name, flags, Mode::from(0o644)).map_err(failed)
 }
 
-fn split(path: &str) -> (&str, &str) {
+pub fn split(path: &str) -> (&str, &str) {
     match path.trim_end_matches('/').rsplit_once('/') {
         None | Some(("", _)) => ("/", path.trim_matches('/')),
         Some(parts) => parts,
     }
 }
 
-fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
+pub fn is_directory(mount: &OwnedFd) -> Result<bool, StartFailure> {
     let stat =
         rustix::fs::fstat(mount.as_fd()).map_err(|source| mount_failure("look at a bind mount", source.into()))?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)

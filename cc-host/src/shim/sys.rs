@@ -19,18 +19,21 @@ pub enum Side {
     Child,
 }
 
-/// `clone3` as a fork: new namespaces, born in `cgroup`, with a pidfd.
+/// `clone3` as a fork: new namespaces, born in `cgroup` if there is one, with a pidfd.
 ///
 /// # Safety
 /// The calling process has one thread: the child gets a copy of that thread alone, and of every lock as it is held now.
-pub unsafe fn clone3(namespaces: u64, cgroup: BorrowedFd<'_>) -> io::Result<Side> {
+pub unsafe fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is an integer.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = cgroup.as_raw_fd() as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     // SAFETY: the arguments are a fork's, and the caller has one thread.
     unsafe { fork_as(&args, &raw const pidfd) }
 }
@@ -100,9 +103,29 @@ pub fn mount_setattr(
     userns: Option<BorrowedFd<'_>>,
     recursive: bool,
 ) -> io::Result<()> {
+    change_mount(mount, Attributes { set, ..Attributes::default() }, userns, recursive)
+}
+
+/// What `mount_setattr` changes: `MOUNT_ATTR_*` twice, and one of the flags of propagation or nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
+}
+
+/// The same with all that the kernel can change.
+pub fn change_mount(
+    mount: BorrowedFd<'_>,
+    attributes: Attributes,
+    userns: Option<BorrowedFd<'_>>,
+    recursive: bool,
+) -> io::Result<()> {
     // SAFETY: all-zero is a valid mount_attr: every field is an integer.
     let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attr.attr_set = set;
+    attr.attr_set = attributes.set;
+    attr.attr_clr = attributes.clear;
+    attr.propagation = attributes.propagation;
     if let Some(userns) = userns {
         attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attr.userns_fd = userns.as_raw_fd() as u64;
@@ -168,6 +191,20 @@ pub fn wait_for_signal() -> i32 {
     }
 }
 
+/// Ends this process at one of the signals that ask for it, which the kernel keeps from a first process that has no handler.
+#[cfg(feature = "oci")]
+pub fn end_on_request() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    extern "C" fn end(number: libc::c_int) {
+        exit_now(128 + number);
+    }
+    for one in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        // SAFETY: the handler makes one system call, which is async-signal-safe and does not return.
+        unsafe { signal(one, SigHandler::Handler(end)) }?;
+    }
+    Ok(())
+}
+
 /// Any signal number. Whoever has gone gets none.
 pub fn kill(pid: i32, signal: i32) {
     // SAFETY: takes integers.
@@ -212,6 +249,28 @@ fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor from `first` on but these.
+///
+/// # Safety
+/// As of `close_from`, but for what owns one of `kept`.
+#[cfg(feature = "oci")]
+pub unsafe fn close_all_but(first: RawFd, kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().copied().filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept.into_iter().map(Some).chain([None]) {
+        let last = fd.map_or(u32::MAX, |fd| (fd as u32).wrapping_sub(1));
+        if fd.is_none_or(|fd| fd > next) {
+            // SAFETY: takes integers; what closing means for owners is the caller's contract.
+            if unsafe { libc::syscall(libc::SYS_close_range, next as u32, last, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        next = fd.map_or(next, |fd| fd + 1);
+    }
+    Ok(())
+}
+
 /// Duplicates `from` onto the number `to`, which the caller knows to be one of the standard three.
 pub fn dup_to_standard(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     assert!((0..=2).contains(&to), "only the standard descriptors have no owner");
@@ -232,6 +291,67 @@ pub fn loopback_up() -> io::Result<()> {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether this process has a descriptor of that number.
+#[cfg(feature = "oci")]
+pub fn is_open(descriptor: RawFd) -> bool {
+    // SAFETY: takes integers, and changes nothing.
+    unsafe { libc::fcntl(descriptor, libc::F_GETFD) != -1 }
+}
+
+/// A session keyring of that name for this process and what it starts, instead of the one that it was started with.
+pub fn join_session_keyring(name: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: the kernel reads a NUL-terminated name, which lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What `sched_setattr` sets, as the kernel's header has it.
+#[cfg(feature = "oci")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime_ns: u64,
+    pub deadline_ns: u64,
+    pub period_ns: u64,
+}
+
+#[cfg(feature = "oci")]
+pub fn set_scheduling(pid: i32, wanted: Scheduling) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sched_attr: every field is an integer.
+    let mut attr: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<libc::sched_attr>() as u32;
+    attr.sched_policy = wanted.policy;
+    attr.sched_flags = wanted.flags;
+    attr.sched_nice = wanted.nice;
+    attr.sched_priority = wanted.priority;
+    attr.sched_runtime = wanted.runtime_ns;
+    attr.sched_deadline = wanted.deadline_ns;
+    attr.sched_period = wanted.period_ns;
+    // SAFETY: the kernel reads a sched_attr of the size that it names, which lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attr, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `class` and `priority` as the kernel's header has them.
+#[cfg(feature = "oci")]
+pub fn set_io_priority(pid: i32, class: u32, priority: u32) -> io::Result<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_SHIFT: u32 = 13;
+    // SAFETY: takes integers.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, pid, class << CLASS_SHIFT | priority) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Of this process and what it executes.
+#[cfg(feature = "oci")]
+pub fn set_personality(persona: u64) -> io::Result<()> {
+    // SAFETY: takes an integer.
+    if unsafe { libc::personality(persona) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(feature = "daemon")]

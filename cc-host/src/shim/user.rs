@@ -2,7 +2,6 @@
 //! stranger. Refuses lines that are not exactly in form, rather than guessing, and never asks the host.
 
 use std::io::Read;
-use std::path::Path;
 
 use crate::mutation::{self, Control};
 
@@ -124,18 +123,15 @@ fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     })
 }
 
-/// Empty where the image has none. Opened without following a device or a pipe into waiting.
+/// Empty where the image has none. Opened without following a device or a pipe into waiting, nor a link to what a process has open.
 fn database(path: &'static str) -> Result<String, UserError> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
     let unreadable = |e: std::io::Error| UserError::Unreadable(path, e.to_string());
-    let file = match std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(Path::new(path))
-    {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(e) => return Err(unreadable(e)),
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
+        Err(e) => return Err(unreadable(e.into())),
     };
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(UserError::Unreadable(path, "it is not a file".to_owned()));

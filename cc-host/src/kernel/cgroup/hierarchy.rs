@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CgroupError;
+use crate::mountinfo::{self, Mount};
 
 /// What containers are limited and measured by; on v1, `cpuacct` measures what `cpu` shares out.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "blkio"];
@@ -34,15 +35,14 @@ pub struct Legacy {
 
 impl Hierarchies {
     pub fn mounted() -> Result<Self, CgroupError> {
-        let mountinfo =
-            std::fs::read_to_string("/proc/self/mountinfo").map_err(|source| CgroupError::Mounts { source })?;
-        Self::parse(&mountinfo)
+        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|source| CgroupError::Mounts { source })?;
+        Self::parse(&table)
     }
 
-    fn parse(mountinfo: &str) -> Result<Self, CgroupError> {
+    fn parse(table: &str) -> Result<Self, CgroupError> {
         let mut unified = None;
         let (mut legacy, mut cpuset): (Vec<Legacy>, _) = (Vec::new(), None);
-        for (root, mount, kind, options) in mountinfo.lines().filter_map(mount_line) {
+        for Mount { root, target: mount, kind, options } in table.lines().filter_map(mountinfo::mount) {
             match kind {
                 "cgroup2" if unified.is_none() => {
                     let above = root.split('/').filter(|part| !part.is_empty()).count();
@@ -124,16 +124,6 @@ impl Hierarchies {
         }
         Ok(())
     }
-}
-
-/// Root, mount point, file system and the file system's options of a line of mountinfo.
-fn mount_line(line: &str) -> Option<(&str, PathBuf, &str, &str)> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut fields = before.split(' ').skip(3);
-    let (root, mount) = (fields.next()?, fields.next()?);
-    let mut fields = after.split(' ');
-    let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
-    Some((root, PathBuf::from(mount.replace("\\040", " ")), kind, options))
 }
 
 #[cfg(test)]

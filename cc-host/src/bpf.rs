@@ -1,0 +1,23 @@
+//! bpf(2), for what aya does not do or where aya is not. Refuses to know a command: each room has its own, with the parts of the kernel's
+//! `bpf_attr` that belong to it.
+
+use std::io;
+
+/// Runs a command, whose `attr` is only read.
+pub fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is a struct of `datapath::replace`, of `datapath::xdp_link` or of `devices`, whose layout is the kernel's for its command; it
+    // and what it points at live through the call, and the size that is passed is its own.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// The same, where the kernel writes its answer into the struct.
+pub fn bpf_filled<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: as of `bpf`; nobody else refers to what the kernel writes to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+pub fn number(fd: libc::c_int) -> io::Result<u32> {
+    u32::try_from(fd).map_err(io::Error::other)
+}

@@ -1,0 +1,290 @@
+//! What is known of each container between two commands: ROOT/ID with state.json, a copy of config.json, and a socket on which the first
+//! process waits for `start`. Refuses ids that are paths, and takes no process for the container's because it has its number.
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::Cgroup;
+use super::error::OciError;
+
+pub const ROOT_DEFAULT: &str = "/run/cc-oci";
+pub const CONFIG_FILE: &str = "config.json";
+/// Where the container's first process waits.
+pub const START_SOCKET: &str = "start.sock";
+const STATE_FILE: &str = "state.json";
+const LOCK_FILE: &str = "lock";
+const ID_BYTES_MAX: usize = 1024;
+
+/// The directory of all containers.
+#[derive(Debug)]
+pub struct Store(PathBuf);
+
+/// One container's, locked against other commands.
+#[derive(Debug)]
+pub struct Entry {
+    pub dir: PathBuf,
+    pub record: Record,
+    /// Of the process and not of the open file: what is cloned from here does not have it.
+    _lock: File,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub annotations: HashMap<String, String>,
+    /// As RFC 3339 has it.
+    pub created: String,
+    pub cgroup: Cgroup,
+    /// None while it is being created.
+    pub init: Option<Init>,
+    /// The program was executed.
+    pub started: bool,
+    pub own_keyring: bool,
+}
+
+/// A process by its number and by when it began, since numbers come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    pub pid: i32,
+    /// In clock ticks since the machine's start.
+    pub began_ticks: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+impl Init {
+    /// None if there is no such process any more.
+    pub fn of(pid: i32) -> Option<Init> {
+        let (state, began_ticks) = stat(pid)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Init { pid, began_ticks })
+    }
+
+    pub fn is_alive(self) -> bool {
+        Init::of(self.pid) == Some(self)
+    }
+}
+
+/// The state and the time of the start, which are the third and the 22nd field.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+impl Record {
+    pub fn status(&self) -> Status {
+        match self.init {
+            None => Status::Creating,
+            Some(init) if !init.is_alive() => Status::Stopped,
+            Some(_) if self.cgroup.is_frozen() => Status::Paused,
+            Some(_) if self.started => Status::Running,
+            Some(_) => Status::Created,
+        }
+    }
+
+    /// The first process, if it is there.
+    pub fn alive(&self) -> Result<Init, OciError> {
+        let gone = || OciError::NotRunning { id: self.id.clone(), status: self.status().name() };
+        self.init.filter(|init| init.is_alive()).ok_or_else(gone)
+    }
+}
+
+impl Store {
+    pub fn open(root: &Path) -> Result<Store, OciError> {
+        let failed = |source| OciError::File { operation: "make", path: root.into(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        Ok(Store(root.to_owned()))
+    }
+
+    /// A new one's directory.
+    pub fn create(&self, record: Record) -> Result<Entry, OciError> {
+        check_id(&record.id)?;
+        let dir = self.0.join(&record.id);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(OciError::Exists(record.id)),
+            Err(source) => return Err(OciError::File { operation: "make", path: dir, source }),
+        }
+        let entry = lock(&dir).map(|lock| Entry { dir: dir.clone(), record, _lock: lock });
+        let saved = entry.and_then(|entry| entry.save().map(|()| entry));
+        if saved.is_err() {
+            // It holds nothing of anybody's.
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        saved
+    }
+
+    /// For a command that changes it.
+    pub fn lock(&self, id: &str) -> Result<Entry, OciError> {
+        check_id(id)?;
+        let dir = self.0.join(id);
+        // One that is being deleted is gone by the time that this has the lock.
+        let lock = lock(&dir).map_err(|e| missing(id, e))?;
+        let record = read(&dir).map_err(|e| missing(id, e))?;
+        Ok(Entry { dir, record, _lock: lock })
+    }
+
+    /// For a command that looks.
+    pub fn read(&self, id: &str) -> Result<(PathBuf, Record), OciError> {
+        check_id(id)?;
+        let dir = self.0.join(id);
+        let record = read(&dir).map_err(|e| missing(id, e))?;
+        Ok((dir, record))
+    }
+
+    /// All of them, but those that go meanwhile.
+    pub fn all(&self) -> Result<Vec<Record>, OciError> {
+        let failed = |source| OciError::File { operation: "read", path: self.0.clone(), source };
+        let mut records = Vec::new();
+        for entry in std::fs::read_dir(&self.0).map_err(failed)? {
+            match read(&entry.map_err(failed)?.path()) {
+                Ok(record) => records.push(record),
+                Err(OciError::File { source, .. })
+                    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(records)
+    }
+}
+
+impl Entry {
+    /// At once or not at all.
+    pub fn save(&self) -> Result<(), OciError> {
+        let path = self.dir.join(STATE_FILE);
+        let next = path.with_extension("next");
+        let write = || {
+            let bytes = serde_json::to_vec(&self.record)?;
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600).open(&next)?.write_all(&bytes)?;
+            std::fs::rename(&next, &path)
+        };
+        write().map_err(|source| OciError::File { operation: "write", path: path.clone(), source })
+    }
+
+    /// The last that is done with it.
+    pub fn remove(&self) -> Result<(), OciError> {
+        std::fs::remove_dir_all(&self.dir).map_err(|source| OciError::File {
+            operation: "remove",
+            path: self.dir.clone(),
+            source,
+        })
+    }
+}
+
+pub fn check_id(id: &str) -> Result<(), OciError> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
+    let is_id = (1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(known) && !matches!(id, "." | "..");
+    if is_id { Ok(()) } else { Err(OciError::BadId(id.to_owned())) }
+}
+
+fn missing(id: &str, error: OciError) -> OciError {
+    match error {
+        OciError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            OciError::NoContainer(id.to_owned())
+        }
+        other => other,
+    }
+}
+
+fn read(dir: &Path) -> Result<Record, OciError> {
+    let path = dir.join(STATE_FILE);
+    let bytes =
+        std::fs::read(&path).map_err(|source| OciError::File { operation: "read", path: path.clone(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| OciError::Json { path, source })
+}
+
+fn lock(dir: &Path) -> Result<File, OciError> {
+    let path = dir.join(LOCK_FILE);
+    let failed = |source| OciError::File { operation: "lock", path: path.clone(), source };
+    let file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    fcntl_lock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: id.into(),
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            annotations: HashMap::new(),
+            created: String::new(),
+            cgroup: Cgroup { unified: None, legacy: vec![], made: vec![] },
+            init: None,
+            started: false,
+            own_keyring: true,
+        }
+    }
+
+    #[test]
+    fn ids_are_no_paths() {
+        for id in ["a", "A.b_c+d-1", "..."] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(1025)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_there_once_until_it_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let entry = store.create(record("one")).unwrap();
+        assert!(matches!(store.create(record("one")), Err(OciError::Exists(_))));
+        assert_eq!(store.read("one").unwrap().1.status(), Status::Creating);
+        assert_eq!(store.all().unwrap().len(), 1);
+        entry.remove().unwrap();
+        assert!(matches!(store.read("one"), Err(OciError::NoContainer(_))));
+        assert!(matches!(store.lock("one"), Err(OciError::NoContainer(_))));
+    }
+
+    #[test]
+    fn a_process_is_known_by_when_it_began() {
+        let own = Init::of(std::process::id() as i32).unwrap();
+        assert!(own.is_alive());
+        assert!(!Init { began_ticks: own.began_ticks + 1, ..own }.is_alive());
+        let mut with = record("one");
+        with.init = Some(own);
+        assert_eq!(with.status(), Status::Created);
+        with.started = true;
+        assert_eq!(with.status(), Status::Running);
+        with.init = Some(Init { began_ticks: 0, ..own });
+        assert_eq!(with.status(), Status::Stopped);
+        assert!(matches!(with.alive(), Err(OciError::NotRunning { .. })));
+    }
+}
