@@ -4,16 +4,19 @@
 use std::time::Duration;
 
 /// Between two looks, each of which reads one file.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Since it was last given back.
 const GROWTH_BYTES: u64 = 2 << 20;
 
 /// As long as the daemon runs.
 pub async fn give_back() {
-    let mut least = 0;
+    let (mut least, mut has_grown) = (0, false);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if resident_bytes().is_some_and(|bytes| bytes > least + GROWTH_BYTES) {
+        // Once more after the last time: what was in use in the middle of a burst may be free by now.
+        let was_growing = has_grown;
+        has_grown = resident_bytes().is_some_and(|bytes| bytes > least + GROWTH_BYTES);
+        if has_grown || was_growing {
             tokio::task::spawn_blocking(trim).await.expect("trimming does not panic");
             least = resident_bytes().unwrap_or_default();
         }

@@ -159,12 +159,14 @@ fn ask_all(contenders: &[Contender], dir: &Path, template: &Path, which: Option<
 }
 
 fn page(contenders: &[Contender], results: &Results) -> Result<String> {
+    // What its builder calls it says nothing to anybody else.
+    let kernel = output(Command::new("uname").arg("-r"))?;
     let mut text = format!(
         "# Conformance of `cc-oci`\n\nWritten by `cargo xtask conformance` on {}, Linux {}. A check has the name of the program of \
          opencontainers/runtime-tools that asks the same, where there is one; the checks themselves are in xtask/src/conformance. *v1 alone* and *v2 alone*: \
          the runtime sees those hierarchies of a hybrid machine and no others; what its v2 tree has no controller for fails on v2 alone.\n\n",
         output(Command::new("sh").args(["-c", ". /etc/os-release; printf %s \"$PRETTY_NAME\""]))?,
-        output(Command::new("uname").arg("-r"))?.trim(),
+        kernel.trim().split('-').next().unwrap_or_default(),
     );
     for contender in contenders {
         text += &format!("- {}: {}\n", contender.title, contender.version());

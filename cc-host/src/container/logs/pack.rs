@@ -72,7 +72,7 @@ impl Containers {
     /// Of containers that have ended, too. Shims from before there was compression rename in their own way.
     fn logs_to_pack(&self) -> Vec<(ContainerId, PathBuf, LogOptions)> {
         let log = |record: &ContainerRecord| Some((record.id.clone(), self.log_path(record), record.spec.log?));
-        self.all().iter().filter_map(log).collect()
+        self.with_records(|records| records.values().filter_map(log).collect())
     }
 }
 
