@@ -88,6 +88,9 @@ fn added_capabilities_need_an_admin_or_a_grant() {
     with_hosts_users(&admin, "root").ok();
     with_hosts_users(&granted, "root").ok();
     remote.cc(&url, Some(&operator), &["exec", "root", "true"]).fails(125, "admins");
+    remote.cc(&url, Some(&operator), &["attach", "root"]).fails(1, "admins");
+    remote.cc(&url, Some(&operator), &["cp", "root:/etc/passwd", "-"]).fails(1, "admins");
+    remote.cc(&url, Some(&operator), &["start", "root"]).fails(1, "admins");
     // Who may not run it may not start it again, either.
     remote.cc(&url, Some(&operator), &["wait", "more"]).ok();
     remote.cc(&url, Some(&operator), &["start", "more"]).fails(1, "admins");

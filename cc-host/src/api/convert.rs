@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use cc_common::api::v1;
+use rustix::thread::CapabilitySet;
 
 use super::health::health_options;
 use crate::container::devices::{DEVICES_MAX, device};
@@ -140,6 +141,11 @@ pub(super) fn run_spec(
     if host_users && let Some((name, _)) = given_up.iter_names().next() {
         let why = "with --userns host a capability is one of the host's, and the daemon has given this one up";
         return Err(bad("--cap-add", name, why));
+    }
+    // What hides them from the container is a capability of the host's namespace, which is then its own.
+    if host_users && capabilities.set().contains(CapabilitySet::SYS_PTRACE) {
+        let why = "with --userns host it reaches into further programs before they have given up the shim's rights";
+        return Err(bad("--cap-add", "SYS_PTRACE", why));
     }
     let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
     let health = health_options(spec.health.unwrap_or_default())?;

@@ -1,5 +1,6 @@
 //! One container's figures: from its cgroup, from the datapath and from its queues. Refuses to average or to remember.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use super::health::Status;
 use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::datapath::{DatapathError, EndpointCounters};
+use crate::ids::ContainerId;
 use crate::kernel::cgroup::{Cgroup, Stats};
 use crate::shim::record::{self, LOG_FILE, LogRecord};
 
@@ -49,10 +51,14 @@ impl Containers {
         if let [record] = records.as_slice() {
             return Ok(vec![(record.clone(), self.metrics(record).await?)]);
         }
-        if let Some(record) = records.iter().find(|record| self.live(&record.id).is_none()) {
-            return Err(ContainerError::NotRunning { name: record.name.to_string() });
+        let read = self.metrics_of_all(records.clone()).await?;
+        // Looked at afterwards: the figures of one that has ended meanwhile may be another's.
+        let known: HashSet<&ContainerId> = read.iter().map(|(record, _)| &record.id).collect();
+        let is_gone = |record: &&ContainerRecord| !known.contains(&record.id) || self.live(&record.id).is_none();
+        match records.iter().find(is_gone) {
+            Some(gone) => Err(ContainerError::NotRunning { name: gone.name.to_string() }),
+            None => Ok(read),
         }
-        self.metrics_of_all(records).await
     }
 
     /// Those of all that run among these, in their order, for hardly more than the kernel takes: the files of one are read beside those

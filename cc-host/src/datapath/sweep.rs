@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use cc_common::limits::{ENDPOINTS_MAX, FLOWS_POOL};
+use cc_common::limits::{ENDPOINTS_MAX, FLOWS_GUARANTEED, FLOWS_POOL, HALF_OPEN_PER_ENDPOINT};
 use cc_common::names::{self, PIN_PROGRAMS_DIR};
 use cc_common::settings::Timeouts;
 
@@ -25,8 +25,10 @@ const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(5);
 /// A sweep looks at the whole table, however few flows are there: it may have one two-hundredth of a CPU.
 const REST_PER_WORK: u32 = 199;
-/// Flows beyond everybody's own share from which on there is more to do than to save time.
-const BUSY: u64 = FLOWS_POOL as u64 / 16;
+/// Flows beyond everybody's own share from which on there is more to do than to save time: less than one endpoint has that is at its limit
+/// of half-open ones, and waits for them to go.
+const BUSY: u64 = FLOWS_POOL as u64 / 256;
+const _: () = assert!(BUSY < HALF_OPEN_PER_ENDPOINT as u64 - FLOWS_GUARANTEED as u64);
 
 /// The program by a handle of its own: who attaches a container does not wait for a sweep.
 pub struct Sweeper(Mutex<SchedClassifier>);

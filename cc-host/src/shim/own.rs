@@ -18,16 +18,17 @@ const AGAIN: &str = "_CC_AGAIN";
 
 /// Returns in a process whose file cannot be written by its link in /proc, and which is shown by `name`.
 pub fn protect(name: &CStr) -> io::Result<()> {
-    let file = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    if fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        // Executed by a descriptor, it would have a number for a name. It is only for who looks.
-        let _ = rustix::thread::set_name(name);
-        return Ok(());
+    // A file system of the host's that is read-only now may be written later: only our own mount counts.
+    if std::env::var_os(AGAIN).is_none() {
+        match again()? {}
     }
-    if std::env::var_os(AGAIN).is_some() {
+    let file = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(rustix::io::Errno::ROFS.into());
     }
-    match again()? {}
+    // Executed by a descriptor, it would have a number for a name. It is only for who looks.
+    let _ = rustix::thread::set_name(name);
+    Ok(())
 }
 
 fn again() -> io::Result<Infallible> {

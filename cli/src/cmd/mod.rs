@@ -155,15 +155,18 @@ pub fn main(args: Vec<OsString>) -> i32 {
     ended(result, endpoint.as_deref(), is_run, json)
 }
 
-/// One thread is up soonest, and hands nothing to another; what moves a lot in both directions has two.
+/// One thread is up soonest, and hands nothing to another. What moves a lot, or prints for as long as somebody reads, has a second one for
+/// the connection: the daemon hangs up on who does not answer it.
 fn runtime_for(command: &Command) -> tokio::runtime::Builder {
+    use Command::{Attach, Exec, Inspect, Kill, Ps, Restart, Rm, Run, Start, Status, Stop, Version, Wait};
     match command {
-        Command::LocalRemote(_) | Command::Image(_) | Command::Cp(_) => {
+        Run(_) | Exec(_) | Attach(_) | Start(_) | Restart(_) | Stop(_) | Kill(_) | Rm(_) | Wait(_) | Ps(_)
+        | Status(_) | Inspect(_) | Version(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(2);
             builder
         }
-        _ => tokio::runtime::Builder::new_current_thread(),
     }
 }
 

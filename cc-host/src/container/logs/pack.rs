@@ -53,7 +53,9 @@ impl Containers {
                     if first {
                         let _ = std::fs::remove_file(temporary(&path));
                     }
-                    let error = look(&path, options, OLD_AFTER).err()?;
+                    // One log's panic is not the others'.
+                    let looked = std::panic::catch_unwind(|| look(&path, options, OLD_AFTER));
+                    let error = looked.unwrap_or_else(|_| Err(io::Error::other("it panicked"))).err()?;
                     tracing::warn!(log = %path.display(), %error, "cannot compress a log");
                     Some((id, Instant::now()))
                 };
