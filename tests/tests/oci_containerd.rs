@@ -33,15 +33,20 @@ impl Containerd {
             path("socket"),
             path("ttrpc")
         );
-        std::fs::write(path("config.toml"), config).unwrap();
+        let config_file = path("config.toml");
+        std::fs::write(&config_file, config).unwrap();
         let log = std::fs::File::create(path("log")).unwrap();
-        let mut command = apart.command("containerd");
+        let program = images::containerd_program().unwrap();
+        // Its shims are beside it.
+        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap_or_default());
+        let mut command = apart.command(&program);
         command
-            .args(["--config", &path("config.toml")])
+            .env("PATH", path)
+            .args(["--config", &config_file])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let daemon = command.spawn().expect("`cargo xtask setup --tests` installs containerd");
+        let daemon = command.spawn().unwrap();
         let namespace = format!("{}containerd-{}", cc_tests::world::PREFIX, std::process::id());
         let containerd = Containerd { daemon, namespace, apart, dir };
         eventually("containerd answers", Duration::from_secs(20), || {
@@ -57,7 +62,8 @@ impl Containerd {
 
     fn ctr(&self, args: &[&str]) -> Ran {
         let mut command = self.apart.command("timeout");
-        command.args([WITHIN_SECONDS, "ctr", "--address", &path_of(self, "socket"), "--namespace", &self.namespace]);
+        let ctr = images::containerd_program().unwrap().with_file_name("ctr").display().to_string();
+        command.args([WITHIN_SECONDS, &ctr, "--address", &path_of(self, "socket"), "--namespace", &self.namespace]);
         let output = command.args(args).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ran { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }

@@ -56,7 +56,6 @@ const TESTS: &[Package] = &[
     program("runc", "runc"),
     program("podman", "podman"),
     program("conmon", "conmon"),
-    program("containerd", "containerd"),
     program("catatonit", "catatonit"),
     file("containernetworking-plugins", "/usr/lib/cni/bridge"),
     program("iptables", "iptables"),

@@ -10,6 +10,7 @@ fn main() -> anyhow::Result<()> {
     if names.iter().any(|name| name == "all") {
         names = images::ALL.iter().map(|&name| name.to_owned()).collect();
         images::registry_program()?;
+        images::containerd_program()?;
     }
     for name in &names {
         println!("{}", images::build(name)?.display());

@@ -50,6 +50,24 @@ pub fn closure(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     names.iter().map(|name| stored(&store, name).with_context(|| format!("apt-get gave no file for {name}"))).collect()
 }
 
+/// The program of a package's own name, from that package alone, unpacked into `dir`/`root`: the host's own libraries do for it, and
+/// nothing is installed that would be started.
+pub fn program(dir: &Path, package: &str, root: &str) -> Result<PathBuf> {
+    let root = dir.join(root);
+    let program = root.join("usr/bin").join(package);
+    if !program.is_file() {
+        std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        let prefix = format!("{package}_");
+        for deb in closure(dir, &[package])? {
+            if deb.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
+                extract(&deb, &root)?;
+            }
+        }
+        ensure!(program.is_file(), "the package {package} holds no {}", program.display());
+    }
+    Ok(program)
+}
+
 fn stored(store: &Path, name: &str) -> Option<PathBuf> {
     let prefix = format!("{name}_");
     let entries = std::fs::read_dir(store).ok()?.flatten();

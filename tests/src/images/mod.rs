@@ -16,6 +16,11 @@ use nix::unistd::{Gid, Uid, chown};
 pub use layout::Config;
 pub use registry::{Credentials, Registry, program as registry_program};
 
+/// containerd from its package, with its tools beside it. Installed, it would be a running service.
+pub fn containerd_program() -> Result<PathBuf> {
+    debs::program(&images_dir(), "containerd", "containerd.root")
+}
+
 /// The one tag in every layout.
 pub const TAG: &str = "latest";
 

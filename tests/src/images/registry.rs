@@ -139,20 +139,7 @@ impl Registry {
 
 /// docker-registry from its package, unpacked beside the images. `make-image` fetches it with them.
 pub fn program() -> Result<PathBuf> {
-    let dir = images_dir();
-    let root = dir.join("registry.root");
-    let program = root.join("usr/bin/docker-registry");
-    if !program.is_file() {
-        std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-        for deb in debs::closure(&dir, &["docker-registry"])? {
-            // The host's own libraries do for it.
-            if deb.file_name().is_some_and(|name| name.to_string_lossy().starts_with("docker-registry_")) {
-                debs::extract(&deb, &root)?;
-            }
-        }
-        ensure!(program.is_file(), "the package docker-registry holds no {}", program.display());
-    }
-    Ok(program)
+    debs::program(&images_dir(), "docker-registry", "registry.root")
 }
 
 fn free_address() -> Result<SocketAddr> {
