@@ -200,6 +200,21 @@ fn one_in_the_foreground_is_changed_and_deleted_like_others() {
 }
 
 #[test]
+fn one_runs_though_its_start_could_not_say_so() {
+    let oci = Oci::new();
+    oci.create("c", &oci.config("c", LONG), &[]).ok();
+    let file = oci.path("state/c/state.json");
+    let before = std::fs::read(&file).unwrap();
+    oci.run(&["start", "c"]).ok();
+    // As a start leaves it that is killed when the program has begun.
+    std::fs::write(&file, before).unwrap();
+    assert_eq!(oci.status("c"), "running");
+    oci.run(&["start", "c"]).fails(1, "running");
+    oci.run(&["delete", "-f", "c"]).ok();
+    oci.assert_clean();
+}
+
+#[test]
 fn signals_go_to_the_first_process_or_to_all() {
     let oci = Oci::new();
     let script = "trap 'echo got' HUP; echo began; while :; do sleep 0.1; done";

@@ -187,7 +187,7 @@ fn accompany(channel: &Channel, plan: &Plan, process: &mut Process) -> Result<()
                 talk::go(channel)?;
             }
             FromInside::Executing => executing = true,
-            FromInside::Failed(failure) => return Err(failure.into()),
+            FromInside::Failed(failure) | FromInside::Refused(failure) => return Err(failure.into()),
             FromInside::Ids | FromInside::Clocks | FromInside::Mounted | FromInside::Ready => {}
         }
     }

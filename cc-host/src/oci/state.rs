@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -61,8 +61,11 @@ pub struct Record {
     pub cgroup: Cgroup,
     /// None while it is being created.
     pub init: Option<Init>,
-    /// The program was executed.
+    /// The program was executed, as `start` heard.
     pub started: bool,
+    /// What the first process executes until then: a `start` that was killed could not say that there is another.
+    #[serde(default)]
+    pub waits_as: Option<Executable>,
     pub own_keyring: bool,
 }
 
@@ -72,6 +75,20 @@ pub struct Init {
     pub pid: i32,
     /// In clock ticks since the machine's start.
     pub began_ticks: u64,
+}
+
+/// A program's file, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executable {
+    device: u64,
+    inode: u64,
+}
+
+impl Executable {
+    pub fn of(pid: i32) -> Option<Executable> {
+        let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some(Executable { device: found.dev(), inode: found.ino() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,9 +138,14 @@ impl Record {
             None => Status::Creating,
             Some(init) if !init.is_alive() => Status::Stopped,
             Some(_) if self.cgroup.is_frozen() => Status::Paused,
-            Some(_) if self.started => Status::Running,
+            Some(init) if self.started || self.has_executed(init) => Status::Running,
             Some(_) => Status::Created,
         }
+    }
+
+    fn has_executed(&self, init: Init) -> bool {
+        let found = Executable::of(init.pid);
+        self.waits_as.is_some() && found.is_some() && found != self.waits_as
     }
 
     /// The first process, if it is there.
@@ -281,6 +303,7 @@ mod tests {
             cgroup: Cgroup { unified: None, legacy: vec![], made: vec![] },
             init: None,
             started: false,
+            waits_as: None,
             own_keyring: true,
         }
     }
@@ -318,6 +341,11 @@ mod tests {
         assert_eq!(with.status(), Status::Created);
         with.started = true;
         assert_eq!(with.status(), Status::Running);
+        with.started = false;
+        with.waits_as = Executable::of(own.pid);
+        assert_eq!(with.status(), Status::Created);
+        with.waits_as = Some(Executable { device: 0, inode: 0 });
+        assert_eq!(with.status(), Status::Running, "a start could not say so");
         with.init = Some(Init { began_ticks: 0, ..own });
         assert_eq!(with.status(), Status::Stopped);
         assert!(matches!(with.alive(), Err(OciError::NotRunning { .. })));
