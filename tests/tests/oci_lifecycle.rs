@@ -200,6 +200,27 @@ fn one_in_the_foreground_is_changed_and_deleted_like_others() {
 }
 
 #[test]
+fn a_cgroup_that_was_there_takes_one_container_after_another() {
+    let oci = Oci::new();
+    let unified = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let is_v2 = |line: &&str| line.contains(" - cgroup2 ");
+    let Some(mount) = unified.lines().find(is_v2).and_then(|line| line.split(' ').nth(4)) else {
+        return cc_tests::skip::skip("no cgroup v2 is mounted");
+    };
+    let dir = std::path::PathBuf::from(format!("{mount}{}", oci.cgroup("c")));
+    std::fs::create_dir(&dir).unwrap();
+    for _ in 0..3 {
+        oci.start("c", &oci.config("c", LONG));
+        oci.run(&["exec", "c", "true"]).ok();
+        let first = format!("{}\n", oci.pid("c"));
+        assert!(std::fs::read_to_string(dir.join("cgroup.procs")).unwrap().contains(&first));
+        oci.run(&["delete", "-f", "c"]).ok();
+    }
+    std::fs::remove_dir(&dir).unwrap();
+    oci.assert_clean();
+}
+
+#[test]
 fn one_runs_though_its_start_could_not_say_so() {
     let oci = Oci::new();
     oci.create("c", &oci.config("c", LONG), &[]).ok();

@@ -238,15 +238,18 @@ pub fn open_tasks(cgroup: &Cgroup) -> Result<Vec<OwnedFd>, OciError> {
             source: e.into(),
         })
     };
-    cgroup.tasks_files().into_iter().map(open).collect()
+    let entered = cgroup.unified.as_ref().filter(|dir| !cgroup.made.contains(dir)).map(|dir| dir.join("cgroup.procs"));
+    cgroup.tasks_files().into_iter().chain(entered).map(open).collect()
 }
 
+/// In which it is born. One that was there before is entered instead: from Linux 6.14 on, whoever is born where `cgroup.kill` was ever written is
+/// killed.
 pub fn open_unified(cgroup: &Cgroup) -> Result<Option<OwnedFd>, OciError> {
     let open = |path: &PathBuf| {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| OciError::File { operation: "open", path: path.clone(), source: e.into() })
     };
-    cgroup.unified.as_ref().map(open).transpose()
+    cgroup.unified.as_ref().filter(|dir| cgroup.made.contains(dir)).map(open).transpose()
 }
 
 /// Nobody in the container may look into a process that has seen the host, nor follow a link to its file.
