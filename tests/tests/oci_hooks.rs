@@ -81,9 +81,16 @@ fn a_failure_before_the_program_stops_it_and_one_after_it_does_not() {
     config["hooks"]["startContainer"] = fails.clone();
     oci.create("c", &config, &[]).ok();
     oci.run(&["start", "c"]).fails(1, "startContainer hook");
-    oci.ended("c");
-    assert!(!std::fs::read_to_string(dir.join("calls")).unwrap().contains("program"));
-    oci.run(&["delete", "c"]).ok();
+    let calls = std::fs::read_to_string(dir.join("calls")).unwrap();
+    assert!(!calls.contains("program") && calls.ends_with("createContainer set\npoststop set\n"), "{calls}");
+    assert_eq!(read(&dir, "poststop")["status"], "stopped");
+    oci.run(&["state", "c"]).fails(1, "does not exist");
+    oci.run(&["delete", "-f", "c"]).ok();
+    std::fs::remove_file(dir.join("calls")).unwrap();
+    oci.once("c", &config).fails(1, "startContainer hook");
+    let calls = std::fs::read_to_string(dir.join("calls")).unwrap();
+    assert_eq!(calls.matches("poststop").count(), 1, "{calls}");
+    oci.assert_clean();
 
     let (mut config, dir) = hooked(&oci, "d");
     let both = json!([fails[0], config["hooks"]["poststart"][0]]);
@@ -108,5 +115,51 @@ fn a_hook_has_its_timeout() {
     let began = std::time::Instant::now();
     oci.create("c", &config, &[]).fails(1, "within 1 s");
     assert!(began.elapsed() < cc_tests::oci::BOUND);
+    oci.assert_clean();
+}
+
+#[test]
+fn a_timeout_beyond_all_clocks_is_no_fault() {
+    let oci = Oci::new();
+    let mut config = oci.config("c", "echo ran");
+    let hook = |timeout: i64| json!({"path": "/bin/true", "timeout": timeout});
+    config["hooks"] = json!({"prestart": [hook(i64::MAX)], "poststart": [hook(i64::MAX)], "poststop": [hook(1 << 62)]});
+    assert_eq!(oci.once("c", &config).ok().stdout, "ran\n");
+    oci.assert_clean();
+}
+
+#[test]
+fn hooks_have_no_descriptors_but_their_own() {
+    let oci = Oci::new();
+    let (mut config, dir) = hooked(&oci, "c");
+    for name in ["createRuntime", "createContainer", "poststart"] {
+        let script = format!("ls /proc/self/fd > {}/{name}", dir.display());
+        config["hooks"][name] =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
+    }
+    config["process"]["args"][2] = "test -e /proc/self/fd/3".into();
+    let bundle = oci.bundle("c", &config).display().to_string();
+    let args = ["run", "--preserve-fds", "1", "--bundle", &bundle, "c"];
+    let mut command = std::process::Command::new("sh");
+    let inner = oci.command(&args);
+    command.args(["-c", r#"exec 3</dev/null 4</dev/null 9</dev/null; exec "$0" "$@""#]).arg(inner.get_program());
+    command.args(inner.get_args());
+    oci.finish(command).ok();
+    for name in ["createRuntime", "createContainer", "poststart"] {
+        // Its streams, and ls' own.
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), "0\n1\n2\n3\n", "{name}");
+    }
+    oci.assert_clean();
+}
+
+#[test]
+fn what_a_hook_writes_is_not_kept_without_bound() {
+    let oci = Oci::new();
+    let mut config = oci.config("c", "true");
+    let script = "head -c 50000000 /dev/zero; echo at last; exit 3";
+    let args = json!(["sh", "-c", script]);
+    config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": args, "env": ["PATH=/usr/bin:/bin"]}]});
+    let ran = oci.create("c", &config, &[]);
+    assert!(ran.code == 1 && ran.stderr.contains("at last") && ran.stderr.len() < 20_000, "{}", ran.stderr.len());
     oci.assert_clean();
 }

@@ -1,6 +1,7 @@
 //! `cc-oci` keeps the specification's lifecycle: each command does what it is for in the states that it is for, and nowhere else.
 
 use std::os::fd::AsRawFd as _;
+use std::process::Stdio;
 
 use cc_tests::eventually;
 use cc_tests::oci::{BOUND, Oci};
@@ -89,6 +90,148 @@ fn force_ends_whatever_runs() {
     oci.start("p", &oci.config("p", LONG));
     oci.run(&["pause", "p"]).ok();
     oci.run(&["delete", "-f", "p"]).ok();
+    oci.assert_clean();
+}
+
+#[test]
+fn many_may_delete_the_same_containers_at_once() {
+    let oci = Oci::new();
+    let ids: Vec<String> = (0..25).map(|number| format!("c{number}")).collect();
+    for id in &ids {
+        let bundle = oci.bundle("c", &oci.config(id, LONG));
+        oci.run(&["create", "--bundle", bundle.to_str().unwrap(), id]).ok();
+    }
+    for id in &ids {
+        let begin = |_| oci.command(&["delete", "-f", id]).stderr(Stdio::piped()).spawn().unwrap();
+        let all: Vec<_> = (0..3).map(begin).collect();
+        for one in all {
+            let output = one.wait_with_output().unwrap();
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && words.is_empty(), "{id}: {} {words}", output.status);
+        }
+    }
+    assert_eq!(oci.run(&["list", "--quiet"]).ok().stdout, "");
+    oci.assert_clean();
+}
+
+#[test]
+fn what_cannot_be_read_is_in_nobodys_way() {
+    let oci = Oci::new();
+    oci.create("good", &oci.config("good", LONG), &[]).ok();
+    oci.start("part", &oci.config("part", LONG));
+    let file = oci.path("state/part/state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    state.as_object_mut().unwrap().remove("bundle");
+    std::fs::write(&file, state.to_string()).unwrap();
+    for id in ["empty", "bad"] {
+        std::fs::create_dir(oci.path("state").join(id)).unwrap();
+    }
+    std::fs::write(oci.path("state/bad/state.json"), "{").unwrap();
+    // As whoever is killed halfway leaves them.
+    std::fs::create_dir(oci.path("state/@new-1-0")).unwrap();
+    std::fs::create_dir(oci.path("state/@old-1-0")).unwrap();
+    std::fs::write(oci.path("state/@old-1-0/state.json"), "{").unwrap();
+
+    let list = oci.run(&["list", "--quiet"]).ok();
+    assert_eq!(list.stdout, "good\n");
+    for id in ["empty", "bad", "part"] {
+        assert!(list.stderr.contains(&format!("delete --force {id}")), "{}", list.stderr);
+        oci.run(&["delete", "-f", id]).ok();
+        oci.create(id, &oci.config(id, LONG), &[]).ok();
+        oci.run(&["delete", "-f", id]).ok();
+    }
+    oci.run(&["delete", "-f", "good"]).ok();
+    oci.assert_clean();
+}
+
+#[test]
+fn whoever_waits_for_one_does_not_take_another_of_its_id() {
+    let oci = Oci::new();
+    oci.create("c", &oci.config("old", LONG), &[]).ok();
+    let (dir, aside) = (oci.path("state/c"), oci.path("aside"));
+    let lock = std::fs::OpenOptions::new().write(true).open(dir.join("lock")).unwrap();
+    let set = |kind: i32| {
+        let range =
+            libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+        nix::fcntl::fcntl(&lock, nix::fcntl::FcntlArg::F_SETLK(&range)).unwrap();
+    };
+    set(libc::F_WRLCK);
+    let all = [&["delete", "-f", "c"][..], &["start", "c"], &["pause", "c"]];
+    let waiting: Vec<_> = all.iter().map(|args| oci.command(args).stderr(Stdio::null()).spawn().unwrap()).collect();
+    let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&lock.metadata().unwrap()));
+    eventually("they wait", BOUND, || {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        (locks.lines().filter(|line| line.contains("->") && line.contains(&inode)).count() == all.len()).then_some(())
+    });
+    std::fs::rename(&dir, &aside).unwrap();
+    oci.create("c", &oci.config("new", LONG), &[]).ok();
+    set(libc::F_UNLCK);
+    let codes: Vec<_> = waiting.into_iter().map(|mut one| one.wait().unwrap().code()).collect();
+    assert_eq!(codes, [Some(0), Some(1), Some(1)]);
+    assert_eq!(oci.status("c"), "created", "it is as it was");
+    oci.run(&["delete", "-f", "c"]).ok();
+    std::fs::rename(&aside, &dir).unwrap();
+    oci.run(&["delete", "-f", "c"]).ok();
+    oci.assert_clean();
+}
+
+#[test]
+fn one_in_the_foreground_is_changed_and_deleted_like_others() {
+    let oci = Oci::new();
+    let bundle = oci.bundle("c", &oci.config("c", LONG));
+    let mut command = oci.command(&["run", "--bundle", bundle.to_str().unwrap(), "c"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let run = command.spawn().unwrap();
+    let is_running = || (oci.run(&["list", "--quiet"]).stdout == "c\n" && oci.status("c") == "running").then_some(());
+    eventually("it runs", BOUND, is_running);
+    oci.run(&["delete", "c"]).fails(1, "running");
+    oci.run(&["start", "c"]).fails(1, "running");
+    oci.run(&["pause", "c"]).ok();
+    assert_eq!(oci.status("c"), "paused");
+    oci.run(&["resume", "c"]).ok();
+    let resources = oci.path("resources");
+    std::fs::write(&resources, r#"{"pids": {"limit": 50}}"#).unwrap();
+    oci.run(&["update", "--resources", resources.to_str().unwrap(), "c"]).ok();
+    oci.run(&["delete", "-f", "c"]).ok();
+    let output = run.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), words.as_ref()), (Some(137), ""));
+    oci.assert_clean();
+}
+
+#[test]
+fn a_cgroup_that_was_there_takes_one_container_after_another() {
+    let oci = Oci::new();
+    let unified = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let is_v2 = |line: &&str| line.contains(" - cgroup2 ");
+    let Some(mount) = unified.lines().find(is_v2).and_then(|line| line.split(' ').nth(4)) else {
+        return cc_tests::skip::skip("no cgroup v2 is mounted");
+    };
+    let dir = std::path::PathBuf::from(format!("{mount}{}", oci.cgroup("c")));
+    std::fs::create_dir(&dir).unwrap();
+    for _ in 0..3 {
+        oci.start("c", &oci.config("c", LONG));
+        oci.run(&["exec", "c", "true"]).ok();
+        let first = format!("{}\n", oci.pid("c"));
+        assert!(std::fs::read_to_string(dir.join("cgroup.procs")).unwrap().contains(&first));
+        oci.run(&["delete", "-f", "c"]).ok();
+    }
+    std::fs::remove_dir(&dir).unwrap();
+    oci.assert_clean();
+}
+
+#[test]
+fn one_runs_though_its_start_could_not_say_so() {
+    let oci = Oci::new();
+    oci.create("c", &oci.config("c", LONG), &[]).ok();
+    let file = oci.path("state/c/state.json");
+    let before = std::fs::read(&file).unwrap();
+    oci.run(&["start", "c"]).ok();
+    // As a start leaves it that is killed when the program has begun.
+    std::fs::write(&file, before).unwrap();
+    assert_eq!(oci.status("c"), "running");
+    oci.run(&["start", "c"]).fails(1, "running");
+    oci.run(&["delete", "-f", "c"]).ok();
     oci.assert_clean();
 }
 

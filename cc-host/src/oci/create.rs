@@ -15,10 +15,11 @@ use super::describe::Description;
 use super::error::OciError;
 use super::init::{self, Launch};
 use super::namespaces::{self, Namespaces};
-use super::state::{CONFIG_FILE, Entry, Init, Record, START_SOCKET, Store};
+use super::state::{CONFIG_FILE, Entry, Executable, Init, Record, START_SOCKET, Store};
 use super::talk::{self, FromInside};
 use super::{devices, hooks, limits, mounts, report, userns};
 use crate::shim::channel::Channel;
+use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::shim::sys;
 
 #[derive(Debug)]
@@ -63,11 +64,12 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
         cgroup: Cgroup { unified: None, legacy: Vec::new(), made: Vec::new() },
         init: None,
         started: false,
+        waits_as: None,
         own_keyring: wanted.new_keyring,
     };
     let mut entry = store.create(record)?;
     let mut cloned = None;
-    match launch(&mut entry, &config, wanted, &mut cloned) {
+    match caught(|| launch(&mut entry, &config, wanted, &mut cloned)) {
         Ok(terminal) => {
             let Some((pid, pidfd)) = cloned else { return Err(talk::silence("the container's first process")) };
             Ok(Created { entry, process: Process { pid, pidfd, terminal } })
@@ -77,6 +79,13 @@ pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
             Err(error)
         }
     }
+}
+
+/// A fault of this program's own leaves no more behind than any other.
+fn caught<T>(step: impl FnOnce() -> Result<T, OciError>) -> Result<T, OciError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        Err(StartFailure::new(FailureKind::Other, "cc-oci panicked while it created the container").into())
+    })
 }
 
 /// As the specification has it of a container that could not be created: destroyed, and then the hooks of that.
@@ -129,8 +138,12 @@ fn launch(
     let side = unsafe { sys::clone3(namespaces.into(), cgroup.as_ref().map(AsFd::as_fd)) };
     match side.map_err(|e| OciError::step("clone the container's first process", e))? {
         sys::Side::Child => {
-            drop(channel);
-            init::run(&mut launch)
+            // Nothing of it comes back to what the creator does then.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                drop(channel);
+                init::run(&mut launch);
+            }));
+            sys::exit_now(125)
         }
         sys::Side::Parent(one) => *cloned = Some((one.pid, one.pidfd)),
     }
@@ -138,6 +151,7 @@ fn launch(
     let terminal = accompany(&channel, config, &description, cloned)?;
     let pid = cloned.as_ref().map_or(0, |(pid, _)| *pid);
     entry.record.init = Some(Init::of(pid).ok_or_else(|| talk::silence("the container's first process"))?);
+    entry.record.waits_as = Executable::of(pid);
     entry.save()?;
     if let Some(path) = &wanted.pid_file {
         write_pid(path, pid)?;
@@ -182,7 +196,7 @@ fn accompany(
                 continue;
             }
             FromInside::Ready => return Ok(terminal),
-            FromInside::Failed(failure) => return Err(failure.into()),
+            FromInside::Failed(failure) | FromInside::Refused(failure) => return Err(failure.into()),
             FromInside::Executing => continue,
         }
         talk::go(channel)?;
@@ -224,15 +238,18 @@ pub fn open_tasks(cgroup: &Cgroup) -> Result<Vec<OwnedFd>, OciError> {
             source: e.into(),
         })
     };
-    cgroup.tasks_files().into_iter().map(open).collect()
+    let entered = cgroup.unified.as_ref().filter(|dir| !cgroup.made.contains(dir)).map(|dir| dir.join("cgroup.procs"));
+    cgroup.tasks_files().into_iter().chain(entered).map(open).collect()
 }
 
+/// In which it is born. One that was there before is entered instead: from Linux 6.14 on, whoever is born where `cgroup.kill` was ever written is
+/// killed.
 pub fn open_unified(cgroup: &Cgroup) -> Result<Option<OwnedFd>, OciError> {
     let open = |path: &PathBuf| {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| OciError::File { operation: "open", path: path.clone(), source: e.into() })
     };
-    cgroup.unified.as_ref().map(open).transpose()
+    cgroup.unified.as_ref().filter(|dir| cgroup.made.contains(dir)).map(open).transpose()
 }
 
 /// Nobody in the container may look into a process that has seen the host, nor follow a link to its file.
@@ -281,4 +298,16 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<(), OciError> {
     std::fs::write(&next, pid.to_string())
         .and_then(|()| std::fs::rename(&next, path))
         .map_err(|source| OciError::File { operation: "write", path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_that_is_undone() {
+        assert_eq!(caught(|| Ok(1)).unwrap(), 1);
+        let error = caught(|| -> Result<(), OciError> { panic!("as a fault would") }).unwrap_err();
+        assert!(error.chain().contains("panicked"), "{}", error.chain());
+    }
 }

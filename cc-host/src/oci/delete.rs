@@ -11,7 +11,7 @@ use super::describe::Description;
 use super::error::OciError;
 use super::hooks::{self, Hooks};
 use super::report;
-use super::state::{CONFIG_FILE, Entry, Init, Status, Store};
+use super::state::{Broken, CONFIG_FILE, Entry, Found, Init, Status, Store};
 use crate::shim::sys;
 
 /// From SIGKILL to the end of a process; one that the kernel holds takes longer, and is told about.
@@ -73,16 +73,29 @@ pub fn parse_signal(text: &str) -> Result<i32, OciError> {
 }
 
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<(), OciError> {
-    let mut entry = match store.lock(id) {
-        Err(OciError::NoContainer(_)) if force => return Ok(()),
-        other => other?,
-    };
-    let status = entry.record.status();
-    if status != Status::Stopped && !force {
-        let operation = "delete";
-        return Err(OciError::Status { operation, id: id.to_owned(), status: status.name() });
+    if force {
+        return match store.lock_any(id) {
+            Err(OciError::NoContainer(_)) => Ok(()),
+            Ok(Found::Broken(broken)) => discard(&broken),
+            Ok(Found::Whole(mut entry)) => destroy(&mut entry),
+            Err(error) => Err(error),
+        };
     }
-    destroy(&mut entry)
+    let mut entry = store.lock(id)?;
+    match entry.record.status() {
+        Status::Stopped => destroy(&mut entry),
+        other => Err(OciError::Status { operation: "delete", id: id.to_owned(), status: other.name() }),
+    }
+}
+
+/// No process of it is known but by its cgroup, and no hook.
+fn discard(broken: &Broken) -> Result<(), OciError> {
+    let why = broken.why.chain();
+    match &broken.cgroup {
+        Some(cgroup) => cgroup.remove()?,
+        None => report::warn(&format!("{why}: what runs of it, if anything does, is not known and goes on")),
+    }
+    broken.remove()
 }
 
 /// What `create` made goes, and then the hooks are told.

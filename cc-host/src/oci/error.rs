@@ -21,6 +21,9 @@ pub enum OciError {
     /// Inside the container, before its program.
     #[error(transparent)]
     Start(#[from] StartFailure),
+    /// Of a startContainer hook: the container goes, unlike one whose program alone is at fault.
+    #[error(transparent)]
+    Refused(StartFailure),
     #[error("{0:?} is not an id: letters, digits, _, +, - and . are, at most 1024, and neither . nor ..")]
     BadId(String),
     #[error("container {0} does not exist")]

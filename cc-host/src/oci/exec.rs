@@ -71,6 +71,10 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
     let (plan, filter, personality) = exec_plan::plan(&dir, wanted)?;
     check_console(plan.terminal, options.console_socket.is_some(), !options.detach)?;
     let init = record.alive()?;
+    let mut place = record.cgroup.clone();
+    if place.unified.as_ref().is_some_and(|dir| !place.made.contains(dir)) {
+        place.unified = below(&record.cgroup, init.pid)?;
+    }
     let (channel, own) = Channel::pair().map_err(|e| OciError::step("make the channel to a process", e))?;
     let mut entering = Entering {
         plan,
@@ -78,7 +82,7 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
         personality,
         init: open(init, &record)?,
         namespaces: others(init.pid)?,
-        tasks: open_tasks(&record.cgroup)?,
+        tasks: open_tasks(&place)?,
         proc: lsm::proc()?,
         console: options.console_socket.as_deref().map(talk::console).transpose()?,
         keyring: create::keyring(&record),
@@ -88,13 +92,15 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
     if let Some(cpus) = &entering.plan.affinity.0 {
         sched_setaffinity(None, &set(cpus)).map_err(|e| OciError::step("set process.execCPUAffinity.initial", e))?;
     }
-    let cgroup = open_unified(&record.cgroup)?;
+    let cgroup = open_unified(&place)?;
     hide()?;
     // SAFETY: cc-oci starts no thread, ever.
     let mut side = unsafe { sys::clone3(0, cgroup.as_ref().map(AsFd::as_fd)) };
     if matches!(&side, Err(e) if e.raw_os_error() == Some(libc::EBUSY)) {
         // The container has put its processes below, and given the controllers on.
-        let below = below(&record.cgroup, init.pid)?;
+        let found = below(&record.cgroup, init.pid)?;
+        let made = found.iter().cloned().collect();
+        let below = open_unified(&Cgroup { unified: found, legacy: Vec::new(), made })?;
         // SAFETY: as above.
         side = unsafe { sys::clone3(0, below.as_ref().map(AsFd::as_fd)) };
     }
@@ -122,13 +128,12 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
 }
 
 /// Where in its v2 cgroup a container's first process is.
-fn below(cgroup: &Cgroup, pid: i32) -> Result<Option<OwnedFd>, OciError> {
+fn below(cgroup: &Cgroup, pid: i32) -> Result<Option<PathBuf>, OciError> {
     let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
     let text = std::fs::read_to_string(&path).map_err(|source| OciError::File { operation: "read", path, source })?;
     let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let (Some(own), Some(top)) = (own, &cgroup.unified) else { return Ok(None) };
-    let found = top.ancestors().map(|above| above.join(own)).find(|dir| dir.starts_with(top) && dir.is_dir());
-    create::open_unified(&Cgroup { unified: found, legacy: Vec::new(), made: Vec::new() })
+    Ok(top.ancestors().map(|above| above.join(own)).find(|dir| dir.starts_with(top) && dir.is_dir()))
 }
 
 fn open(init: Init, record: &Record) -> Result<OwnedFd, OciError> {
@@ -187,7 +192,7 @@ fn accompany(channel: &Channel, plan: &Plan, process: &mut Process) -> Result<()
                 talk::go(channel)?;
             }
             FromInside::Executing => executing = true,
-            FromInside::Failed(failure) => return Err(failure.into()),
+            FromInside::Failed(failure) | FromInside::Refused(failure) => return Err(failure.into()),
             FromInside::Ids | FromInside::Clocks | FromInside::Mounted | FromInside::Ready => {}
         }
     }

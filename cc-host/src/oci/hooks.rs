@@ -2,7 +2,7 @@
 //! longer than a hook's timeout.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,9 +13,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::OciError;
+use crate::shim::sys;
 
-/// Of what a hook wrote, as much is told when it failed.
-const WORDS_BYTES_MAX: u64 = 1 << 10;
+/// Of what a hook wrote last, as much is kept, and told when it failed.
+const WORDS_BYTES_MAX: usize = 1 << 10;
+/// As much as a pipe holds: what comes after a hook's end is of others.
+const REST_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub struct Hooks {
@@ -94,16 +97,10 @@ pub fn run_all(hooks: &[Hook], state: &str) {
 impl Hook {
     fn run(&self, state: &str) -> Result<(), String> {
         let text = |e: io::Error| e.to_string();
-        let words = memory("hook-output").map_err(text)?;
-        let output = || words.try_clone().map(Stdio::from).map_err(text);
-        let mut command = Command::new(&self.path);
-        if let Some((name, rest)) = self.args.split_first() {
-            command.arg0(name).args(rest);
-        }
-        command.env_clear().envs(self.env.iter().map(|(key, value)| (key, value)));
-        command.stdin(input(state).map_err(text)?).stdout(output()?).stderr(output()?);
-        let mut child = command.spawn().map_err(text)?;
-        let status = match self.wait(&mut child) {
+        let (mut words, writer) = Words::begin().map_err(text)?;
+        // The command, which has the pipe's other end, goes when the hook has begun.
+        let mut child = self.begin(state, writer).map_err(text)?;
+        let status = match self.wait(&mut child, &mut words) {
             Ok(Some(())) => child.wait().map_err(text)?,
             outcome => {
                 // It may have ended by itself meanwhile.
@@ -114,46 +111,95 @@ impl Hook {
                 return Err(why.unwrap_or_else(late));
             }
         };
-        if status.success() { Ok(()) } else { Err(format!("{status}{}", last_words(words))) }
+        if status.success() { Ok(()) } else { Err(format!("{status}{}", words.last())) }
+    }
+
+    fn begin(&self, state: &str, writer: PipeWriter) -> io::Result<Child> {
+        let mut command = Command::new(&self.path);
+        if let Some((name, rest)) = self.args.split_first() {
+            command.arg0(name).args(rest);
+        }
+        command.env_clear().envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.stdin(input(state)?).stdout(writer.try_clone()?).stderr(writer);
+        sys::with_standard_streams_only(&mut command);
+        command.spawn()
     }
 
     /// None at its timeout.
-    fn wait(&self, child: &mut Child) -> io::Result<Option<()>> {
+    fn wait(&self, child: &mut Child, words: &mut Words) -> io::Result<Option<()>> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        // One that is beyond what the clock can say never comes.
+        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
             let timespec = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], timespec.as_ref()) {
+            let mut all = vec![PollFd::new(&pidfd, PollFlags::IN)];
+            all.extend(words.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            match poll(&mut all, timespec.as_ref()) {
                 Ok(0) => return Ok(None),
-                Ok(_) => return Ok(Some(())),
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
+            }
+            let has_ended = !all[0].revents().is_empty();
+            words.read(if has_ended { REST_BYTES_MAX } else { WORDS_BYTES_MAX })?;
+            if has_ended {
+                return Ok(Some(()));
             }
         }
     }
 }
 
+/// What a hook wrote last; all of it is read, so that the hook goes on.
+struct Words {
+    /// None when nobody can write any more.
+    pipe: Option<PipeReader>,
+    last: Vec<u8>,
+}
+
+impl Words {
+    fn begin() -> io::Result<(Words, PipeWriter)> {
+        let (reader, writer) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&reader, true)?;
+        Ok((Words { pipe: Some(reader), last: Vec::new() }, writer))
+    }
+
+    /// What is there, and no more than that many bytes and a piece.
+    fn read(&mut self, bytes_max: usize) -> io::Result<()> {
+        let mut piece = [0; 4096];
+        let mut bytes = 0;
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| bytes <= bytes_max) {
+            match pipe.read(&mut piece) {
+                Ok(0) => self.pipe = None,
+                Ok(count) => {
+                    bytes += count;
+                    self.last.extend_from_slice(&piece[..count]);
+                    self.last.drain(..self.last.len().saturating_sub(WORDS_BYTES_MAX));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self) -> String {
+        let text = String::from_utf8_lossy(&self.last);
+        if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) }
+    }
+}
+
 /// A file and not a pipe: nobody waits for a hook that does not read.
 fn input(state: &str) -> io::Result<Stdio> {
-    let mut file = memory("hook-state")?;
+    let mut file = File::from(memfd_create("hook-state", MemfdFlags::CLOEXEC)?);
     file.write_all(state.as_bytes())?;
     file.rewind()?;
     Ok(Stdio::from(file))
-}
-
-fn memory(name: &str) -> io::Result<File> {
-    Ok(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?))
-}
-
-fn last_words(mut file: File) -> String {
-    let mut text = Vec::new();
-    let length = file.metadata().map_or(0, |found| found.len());
-    let from = io::SeekFrom::Start(length.saturating_sub(WORDS_BYTES_MAX));
-    let read = file.seek(from).and_then(|_| file.read_to_end(&mut text));
-    let text = String::from_utf8_lossy(&text);
-    if read.is_err() || text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) }
 }
 
 #[cfg(test)]
@@ -183,6 +229,31 @@ mod tests {
         let began = Instant::now();
         let error = run(&[endless], "").unwrap_err().chain();
         assert!(error.contains("within 1 s") && began.elapsed() < Duration::from_secs(50), "{error}");
+    }
+
+    #[test]
+    fn a_timeout_beyond_all_clocks_is_none() {
+        let text = format!(r#"{{"path":"/bin/true","timeout":{}}}"#, i64::MAX);
+        run(&[hook(&text).unwrap()], "").unwrap();
+        let text = format!(r#"{{"path":"/bin/true","timeout":{}}}"#, i64::MAX / 2);
+        run(&[hook(&text).unwrap()], "").unwrap();
+    }
+
+    #[test]
+    fn of_much_output_the_last_is_kept() {
+        let text = r#"{"path":"/bin/sh","args":["sh","-c","head -c 3000000 /dev/zero; echo at last; exit 3"],"env":["PATH=/usr/bin:/bin"]}"#;
+        let hook = hook(text).unwrap();
+        let (mut words, writer) = Words::begin().unwrap();
+        let mut child = hook.begin("", writer).unwrap();
+        assert_eq!(hook.wait(&mut child, &mut words).unwrap(), Some(()));
+        assert!(words.last.len() <= WORDS_BYTES_MAX && words.last().ends_with("at last"), "{}", words.last.len());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_a_hook_leaves_behind_is_not_waited_for() {
+        let text = r#"{"path":"/bin/sh","args":["sh","-c","yes > /dev/stdout & exit 0"],"env":["PATH=/usr/bin:/bin"]}"#;
+        run(&[hook(text).unwrap()], "").unwrap();
     }
 
     #[test]

@@ -59,6 +59,11 @@ pub fn run(launch: &mut Launch<'_>) -> ! {
         Ok(starter) => starter,
         Err(_) => sys::exit_now(125),
     };
+    if let Err(failure) = guarded(|| run_hooks(launch, &launch.config.hooks.start_container, "created")) {
+        // As of any other failure.
+        let _ = starter.send(&FromInside::Refused(failure), &[]);
+        sys::exit_now(125);
+    }
     let Err(failure) = guarded(|| execute(launch, &waiting, &starter));
     fail(&starter, failure)
 }
@@ -187,7 +192,6 @@ fn wait(launch: &mut Launch<'_>) -> std::io::Result<Channel> {
 
 fn execute(launch: &Launch<'_>, waiting: &Waiting, starter: &Channel) -> Result<Infallible, StartFailure> {
     let config = launch.config;
-    run_hooks(launch, &config.hooks.start_container, "created")?;
     let none = || StartFailure::new(FailureKind::NotFound, "config.json has no process");
     let plan = config.process.as_ref().ok_or_else(none)?;
     inside::execute(plan, &waiting.env, &waiting.labels, config.seccomp.as_ref(), launch.preserved, starter)

@@ -2,8 +2,9 @@
 //! Refuses the daemon's rooms: it knows no image, no VPC and no store.
 //!
 //! Read in the order of a container: `cli`, `own` (its own file), `config` with what it reads (`process`, `options`, `namespaces`, `devices`,
-//! `sysctl`, `hooks`, `lsm`, `seccomp`), `state`, `create` with `cgroup`, `mounts`, `limits` and `userns`; inside of the container `init` (with
-//! `paths`, `copy_up`, `cgroup_mount`, `inside`, `credentials`), both by `talk`; then `start`, `exec`, `relay`, `show`, `change` and `delete`.
+//! `sysctl`, `hooks`, `lsm`, `seccomp`), `state` with `directory`, `create` with `cgroup`, `mounts`, `limits` and `userns`; inside of the container
+//! `init` (with `paths`, `copy_up`, `cgroup_mount`, `inside`, `credentials`), both by `talk`; then `start`, `exec`, `relay`, `show`, `change` and
+//! `delete`.
 
 pub mod cgroup;
 mod cgroup_mount;
@@ -16,6 +17,7 @@ mod credentials;
 mod delete;
 mod describe;
 mod devices;
+mod directory;
 pub mod error;
 mod exec;
 mod exec_plan;
@@ -138,10 +140,18 @@ fn run_container(store: &Store, wanted: Run) -> Result<u8, OciError> {
         return Err(error);
     }
     let Some(relay) = relay else { return Ok(0) };
-    let create::Created { mut entry, process, .. } = created;
+    let create::Created { entry, process } = created;
+    let (id, init) = (entry.record.id.clone(), entry.record.init);
+    // Others pause, update and delete it while this waits.
+    drop(entry);
     let code = relay.serve(&process);
     if !wanted.keep {
-        delete::destroy(&mut entry)?;
+        match store.lock(&id) {
+            Err(OciError::NoContainer(_)) => {}
+            // Somebody has deleted it, and has made another of that id.
+            Ok(entry) if entry.record.init != init => {}
+            found => delete::destroy(&mut found?)?,
+        }
     }
     code
 }

@@ -3,16 +3,25 @@
 use rustix::net::SocketType;
 
 use super::config;
+use super::delete::destroy;
 use super::describe::Description;
 use super::error::OciError;
 use super::hooks::{self, Hooks};
+use super::report;
 use super::state::{CONFIG_FILE, Entry, START_SOCKET, Status, Store};
 use super::talk::{self, FromInside};
 use crate::shim::channel::Channel;
 
 pub fn start(store: &Store, id: &str) -> Result<(), OciError> {
     let mut entry = store.lock(id)?;
-    start_entry(&mut entry)
+    let started = start_entry(&mut entry);
+    // As the specification has it: stopped, destroyed, and then the hooks of that.
+    if let Err(OciError::Refused(_)) = &started
+        && let Err(also) = destroy(&mut entry)
+    {
+        report::warn(&also.chain());
+    }
+    started
 }
 
 pub fn start_entry(entry: &mut Entry) -> Result<(), OciError> {
@@ -44,6 +53,7 @@ fn execute(entry: &Entry) -> Result<(), OciError> {
     loop {
         match channel.receive().map_err(|e| OciError::step("hear of the first process", e))? {
             Some((FromInside::Executing, _)) => executing = true,
+            Some((FromInside::Refused(failure), _)) => return Err(OciError::Refused(failure)),
             Some((FromInside::Failed(failure), _)) => return Err(failure.into()),
             Some(_) => {}
             None if executing => return Ok(()),

@@ -2,23 +2,23 @@
 //! process waits for `start`. Refuses ids that are paths, and takes no process for the container's because it has its number.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
+use super::directory::{self, Lock};
 use super::error::OciError;
+use super::report;
 
 pub const ROOT_DEFAULT: &str = "/run/cc-oci";
 pub const CONFIG_FILE: &str = "config.json";
 /// Where the container's first process waits.
 pub const START_SOCKET: &str = "start.sock";
 const STATE_FILE: &str = "state.json";
-const LOCK_FILE: &str = "lock";
 const ID_BYTES_MAX: usize = 1024;
 
 /// The directory of all containers.
@@ -30,8 +30,24 @@ pub struct Store(PathBuf);
 pub struct Entry {
     pub dir: PathBuf,
     pub record: Record,
-    /// Of the process and not of the open file: what is cloned from here does not have it.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// What `delete --force` finds.
+#[derive(Debug)]
+pub enum Found {
+    Whole(Entry),
+    /// Nobody knows what it was: its state cannot be read.
+    Broken(Broken),
+}
+
+#[derive(Debug)]
+pub struct Broken {
+    dir: PathBuf,
+    pub why: OciError,
+    /// If at least this can be read.
+    pub cgroup: Option<Cgroup>,
+    _lock: Lock,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,8 +61,11 @@ pub struct Record {
     pub cgroup: Cgroup,
     /// None while it is being created.
     pub init: Option<Init>,
-    /// The program was executed.
+    /// The program was executed, as `start` heard.
     pub started: bool,
+    /// What the first process executes until then: a `start` that was killed could not say that there is another.
+    #[serde(default)]
+    pub waits_as: Option<Executable>,
     pub own_keyring: bool,
 }
 
@@ -56,6 +75,20 @@ pub struct Init {
     pub pid: i32,
     /// In clock ticks since the machine's start.
     pub began_ticks: u64,
+}
+
+/// A program's file, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executable {
+    device: u64,
+    inode: u64,
+}
+
+impl Executable {
+    pub fn of(pid: i32) -> Option<Executable> {
+        let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some(Executable { device: found.dev(), inode: found.ino() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,9 +138,14 @@ impl Record {
             None => Status::Creating,
             Some(init) if !init.is_alive() => Status::Stopped,
             Some(_) if self.cgroup.is_frozen() => Status::Paused,
-            Some(_) if self.started => Status::Running,
+            Some(init) if self.started || self.has_executed(init) => Status::Running,
             Some(_) => Status::Created,
         }
+    }
+
+    fn has_executed(&self, init: Init) -> bool {
+        let found = Executable::of(init.pid);
+        self.waits_as.is_some() && found.is_some() && found != self.waits_as
     }
 
     /// The first process, if it is there.
@@ -124,32 +162,37 @@ impl Store {
         Ok(Store(root.to_owned()))
     }
 
-    /// A new one's directory.
+    /// A new one's directory, after what others left halfway.
     pub fn create(&self, record: Record) -> Result<Entry, OciError> {
         check_id(&record.id)?;
+        directory::sweep(&self.0);
         let dir = self.0.join(&record.id);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(OciError::Exists(record.id)),
-            Err(source) => return Err(OciError::File { operation: "make", path: dir, source }),
+        match directory::make(&self.0, &dir, |aside| save(aside, &record))? {
+            Some((lock, ())) => Ok(Entry { dir, record, _lock: lock }),
+            None => Err(OciError::Exists(record.id)),
         }
-        let entry = lock(&dir).map(|lock| Entry { dir: dir.clone(), record, _lock: lock });
-        let saved = entry.and_then(|entry| entry.save().map(|()| entry));
-        if saved.is_err() {
-            // It holds nothing of anybody's.
-            let _ = std::fs::remove_dir_all(&dir);
-        }
-        saved
     }
 
     /// For a command that changes it.
     pub fn lock(&self, id: &str) -> Result<Entry, OciError> {
         check_id(id)?;
         let dir = self.0.join(id);
-        // One that is being deleted is gone by the time that this has the lock.
-        let lock = lock(&dir).map_err(|e| missing(id, e))?;
+        let lock = directory::lock(&dir, false)?.ok_or_else(|| OciError::NoContainer(id.to_owned()))?;
         let record = read(&dir).map_err(|e| missing(id, e))?;
         Ok(Entry { dir, record, _lock: lock })
+    }
+
+    /// For a command that removes whatever is there.
+    pub fn lock_any(&self, id: &str) -> Result<Found, OciError> {
+        check_id(id)?;
+        let dir = self.0.join(id);
+        // Without even a lock, it would be in its id's way for ever.
+        let lock = directory::lock(&dir, directory::is_bare(&dir))?;
+        let lock = lock.ok_or_else(|| OciError::NoContainer(id.to_owned()))?;
+        Ok(match read(&dir) {
+            Ok(record) => Found::Whole(Entry { dir, record, _lock: lock }),
+            Err(why) => Found::Broken(Broken { cgroup: cgroup_alone(&dir), dir, why, _lock: lock }),
+        })
     }
 
     /// For a command that looks.
@@ -160,16 +203,19 @@ impl Store {
         Ok((dir, record))
     }
 
-    /// All of them, but those that go meanwhile.
+    /// All of them, but those that go meanwhile. One that cannot be read is told about, and hides no other.
     pub fn all(&self) -> Result<Vec<Record>, OciError> {
         let failed = |source| OciError::File { operation: "read", path: self.0.clone(), source };
         let mut records = Vec::new();
         for entry in std::fs::read_dir(&self.0).map_err(failed)? {
-            match read(&entry.map_err(failed)?.path()) {
+            let path = entry.map_err(failed)?.path();
+            let Some(id) = path.file_name().and_then(|name| name.to_str()).filter(|name| check_id(name).is_ok()) else {
+                continue;
+            };
+            match read(&path) {
                 Ok(record) => records.push(record),
-                Err(OciError::File { source, .. })
-                    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                Err(error) => return Err(error),
+                Err(_) if !path.is_dir() => {}
+                Err(error) => report::warn(&format!("{}; `delete --force {id}` removes it", error.chain())),
             }
         }
         records.sort_by(|a, b| a.id.cmp(&b.id));
@@ -178,27 +224,47 @@ impl Store {
 }
 
 impl Entry {
-    /// At once or not at all.
     pub fn save(&self) -> Result<(), OciError> {
-        let path = self.dir.join(STATE_FILE);
-        let next = path.with_extension("next");
-        let write = || {
-            let bytes = serde_json::to_vec(&self.record)?;
-            let mut options = std::fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600).open(&next)?.write_all(&bytes)?;
-            std::fs::rename(&next, &path)
-        };
-        write().map_err(|source| OciError::File { operation: "write", path: path.clone(), source })
+        save(&self.dir, &self.record)
     }
 
     /// The last that is done with it.
     pub fn remove(&self) -> Result<(), OciError> {
-        std::fs::remove_dir_all(&self.dir).map_err(|source| OciError::File {
-            operation: "remove",
-            path: self.dir.clone(),
-            source,
-        })
+        remove(&self.dir)
     }
+}
+
+impl Broken {
+    pub fn remove(&self) -> Result<(), OciError> {
+        remove(&self.dir)
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), OciError> {
+    directory::remove(dir.parent().unwrap_or(dir), dir)
+}
+
+/// At once or not at all.
+fn save(dir: &Path, record: &Record) -> Result<(), OciError> {
+    let path = dir.join(STATE_FILE);
+    let next = path.with_extension("next");
+    let write = || {
+        let bytes = serde_json::to_vec(record)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).open(&next)?.write_all(&bytes)?;
+        std::fs::rename(&next, &path)
+    };
+    write().map_err(|source| OciError::File { operation: "write", path: path.clone(), source })
+}
+
+/// Of a state that is not one otherwise.
+fn cgroup_alone(dir: &Path) -> Option<Cgroup> {
+    #[derive(Deserialize)]
+    struct Part {
+        cgroup: Cgroup,
+    }
+    let bytes = std::fs::read(dir.join(STATE_FILE)).ok()?;
+    serde_json::from_slice(&bytes).ok().map(|part: Part| part.cgroup)
 }
 
 pub fn check_id(id: &str) -> Result<(), OciError> {
@@ -223,15 +289,6 @@ fn read(dir: &Path) -> Result<Record, OciError> {
     serde_json::from_slice(&bytes).map_err(|source| OciError::Json { path, source })
 }
 
-fn lock(dir: &Path) -> Result<File, OciError> {
-    let path = dir.join(LOCK_FILE);
-    let failed = |source| OciError::File { operation: "lock", path: path.clone(), source };
-    let file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    fcntl_lock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +303,7 @@ mod tests {
             cgroup: Cgroup { unified: None, legacy: vec![], made: vec![] },
             init: None,
             started: false,
+            waits_as: None,
             own_keyring: true,
         }
     }
@@ -283,6 +341,11 @@ mod tests {
         assert_eq!(with.status(), Status::Created);
         with.started = true;
         assert_eq!(with.status(), Status::Running);
+        with.started = false;
+        with.waits_as = Executable::of(own.pid);
+        assert_eq!(with.status(), Status::Created);
+        with.waits_as = Some(Executable { device: 0, inode: 0 });
+        assert_eq!(with.status(), Status::Running, "a start could not say so");
         with.init = Some(Init { began_ticks: 0, ..own });
         assert_eq!(with.status(), Status::Stopped);
         assert!(matches!(with.alive(), Err(OciError::NotRunning { .. })));

@@ -39,6 +39,8 @@ pub enum FromInside {
     Ready,
     /// The next thing is the program. If nothing comes after this, it runs.
     Executing,
+    /// By a startContainer hook: the program is not to run.
+    Refused(StartFailure),
     Failed(StartFailure),
 }
 

@@ -235,6 +235,14 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     close_range(first, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Of what is open here, the command has its standard streams alone.
+#[cfg(feature = "oci")]
+pub fn with_standard_streams_only(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: one system call between fork and exec, which takes integers and closes nothing before the exec.
+    unsafe { command.pre_exec(|| close_on_exec_from(3)) };
+}
+
 /// Closes every descriptor from `first` on.
 ///
 /// # Safety
