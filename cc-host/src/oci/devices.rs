@@ -10,6 +10,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 
 use super::error::OciError;
 use super::options::Mappings;
+use super::process::check_id;
 use crate::shim::mounts::mount_failure;
 use crate::shim::protocol::StartFailure;
 use crate::shim::rootfs::{attach_at, clone_of, directory, file, filesystem, open_in, split};
@@ -54,7 +55,7 @@ pub fn parse(linux: Option<&Linux>) -> Result<Vec<Node>, OciError> {
         let number = |number: i64| u32::try_from(number).map_err(|_| OciError::invalid(&field, "a number is negative"));
         let device = if kind == FileType::Fifo { 0 } else { makedev(number(given.major())?, number(given.minor())?) };
         let mode = given.file_mode().unwrap_or(MODE_DEFAULT) & 0o7777;
-        let (uid, gid) = (given.uid().unwrap_or(0), given.gid().unwrap_or(0));
+        let (uid, gid) = (check_id(given.uid().unwrap_or(0), &field)?, check_id(given.gid().unwrap_or(0), &field)?);
         let node = Node { path, kind, device, mode, uid, gid };
         match nodes.iter().find(|other| other.path == node.path) {
             // Podman and docker list the usual ones as often as they are asked for.
@@ -187,6 +188,8 @@ mod tests {
             r#"{"path":"null","type":"c","major":1,"minor":3}"#,
             r#"{"path":"/dev/x","type":"a","major":1,"minor":3}"#,
             r#"{"path":"/dev/x","type":"c","major":-1,"minor":3}"#,
+            r#"{"path":"/dev/x","type":"c","major":1,"minor":3,"uid":4294967295}"#,
+            r#"{"path":"/dev/x","type":"c","major":1,"minor":3,"gid":4294967295}"#,
             r#"{"path":"/dev/x","type":"c","major":1,"minor":3},{"path":"/dev/x","type":"c","major":1,"minor":5}"#,
         ] {
             assert!(parse_text(text).is_err(), "{text}");

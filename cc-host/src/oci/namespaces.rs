@@ -142,14 +142,20 @@ impl Namespaces {
 
 /// The container's root is somebody: the preparations are done by it.
 fn check(mappings: &[LinuxIdMapping], field: &str) -> Result<(), OciError> {
+    check_ranges(mappings, field)?;
+    match mappings.iter().any(|one| one.container_id() == 0) {
+        true => Ok(()),
+        false => Err(OciError::invalid(field, "the container's id 0 is not mapped")),
+    }
+}
+
+/// None holds the highest number, which is nobody's.
+pub fn check_ranges(mappings: &[LinuxIdMapping], field: &str) -> Result<(), OciError> {
     let has_end = |one: &LinuxIdMapping| {
         one.container_id().checked_add(one.size()).is_some() && one.host_id().checked_add(one.size()).is_some()
     };
     if mappings.iter().any(|one| one.size() == 0 || !has_end(one)) {
-        return Err(OciError::invalid(field, "a range is empty or leaves 32 bits"));
-    }
-    if !mappings.iter().any(|one| one.container_id() == 0) {
-        return Err(OciError::invalid(field, "the container's id 0 is not mapped"));
+        return Err(OciError::invalid(field, "a range is empty, or leaves what can be ids: 4294967294 is the highest"));
     }
     Ok(())
 }
@@ -249,6 +255,8 @@ mod tests {
             r#"{"namespaces":[{"type":"mount"},{"type":"user"}]}"#,
             r#"{"namespaces":[{"type":"mount"}],"uidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
             r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":1,"containerID":1,"size":1}],"gidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
+            r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":4294967295,"containerID":0,"size":1}],"gidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
+            r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":1,"containerID":0,"size":1}],"gidMappings":[{"hostID":2,"containerID":0,"size":4294967294}]}"#,
             r#"{"namespaces":[{"type":"mount"}],"timeOffsets":{"monotonic":{"secs":1}}}"#,
             r#"{"namespaces":[{"type":"mount"},{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#,
         ] {

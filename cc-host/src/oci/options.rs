@@ -4,6 +4,7 @@
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::error::OciError;
+use super::namespaces::check_ranges;
 use crate::shim::sys::Attributes;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +179,11 @@ impl Plan {
     fn map(&mut self, mount: &Mount, field: &str) -> Result<(), OciError> {
         let own = match (mount.uid_mappings(), mount.gid_mappings()) {
             (None, None) => None,
-            (Some(uids), Some(gids)) => Some(Mappings { uids: uids.clone(), gids: gids.clone() }),
+            (Some(uids), Some(gids)) => {
+                check_ranges(uids, &format!("{field}.uidMappings"))?;
+                check_ranges(gids, &format!("{field}.gidMappings"))?;
+                Some(Mappings { uids: uids.clone(), gids: gids.clone() })
+            }
             _ => {
                 let why = "uidMappings and gidMappings come together";
                 return Err(OciError::invalid(format!("{field}.uidMappings"), why));
@@ -278,6 +283,8 @@ mod tests {
             r#"{"destination":"/d","source":"/s","options":["rbind","remount"]}"#,
             r#"{"destination":"/d","source":"/s","options":["bind"],"uidMappings":[]}"#,
             r#"{"destination":"/d","type":"tmpfs","options":["idmap"]}"#,
+            r#"{"destination":"/d","source":"/s","options":["bind"],"uidMappings":[{"hostID":4294967295,"containerID":0,"size":1}],"gidMappings":[{"hostID":0,"containerID":0,"size":1}]}"#,
+            r#"{"destination":"/d","source":"/s","options":["bind"],"gidMappings":[{"hostID":0,"containerID":4294967295,"size":1}],"uidMappings":[{"hostID":0,"containerID":0,"size":1}]}"#,
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
