@@ -111,7 +111,7 @@ impl Plan {
             return Err(OciError::invalid(format!("{field}.destination"), format!("{target} is not absolute")));
         }
         let mut plan = Plan {
-            target,
+            target: plain(&target),
             kind: kind(mount, words, field)?,
             attributes: Attributes::default(),
             recursive: Attributes::default(),
@@ -202,6 +202,19 @@ impl Plan {
     }
 }
 
+/// One name for each path: without empty parts and those that lead nowhere or back.
+fn plain(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 fn attribute(word: &str) -> Option<(u64, u64)> {
     ATTRIBUTES.iter().find(|(known, ..)| *known == word).map(|(_, set, clear)| (*set, *clear))
 }
@@ -269,6 +282,14 @@ mod tests {
         assert_eq!(set(r#""rw","ro""#), (libc::MOUNT_ATTR_RDONLY, 0));
         assert_eq!(set(r#""ro","rw""#), (0, libc::MOUNT_ATTR_RDONLY));
         assert_eq!(set(r#""noatime","strictatime""#), (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME));
+    }
+
+    #[test]
+    fn a_destination_has_one_name() {
+        for (given, target) in [("//dev", "/dev"), ("/dev/", "/dev"), ("/./a//b/..//c/.", "/a/c"), ("/../..", "/")] {
+            let plan = parse(&format!(r#"{{"destination":"{given}","type":"tmpfs"}}"#)).unwrap();
+            assert_eq!(plan.target, target, "{given}");
+        }
     }
 
     #[test]
