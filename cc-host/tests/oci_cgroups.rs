@@ -155,3 +155,32 @@ fn devices_are_what_the_list_says() {
     cgroup.remove().unwrap();
     assert_gone(&cgroup);
 }
+
+#[test]
+fn a_program_keeps_its_devices_while_they_are_updated() {
+    let cgroup = create("kept/one", r#"{"devices":[{"allow":false}]}"#).unwrap();
+    // Where v1 alone has to do it, and where a program does.
+    let alone = Cgroup { unified: None, ..cgroup.clone() };
+    let mut all = vec![&cgroup];
+    all.extend((!cgroup.legacy.is_empty()).then_some(&alone));
+    let failures = tempfile::NamedTempFile::new().unwrap();
+    let script = format!("while :; do (exec 3</dev/null) 2>/dev/null || echo >> {}; done", failures.path().display());
+    let mut child = settled(&cgroup, &script);
+    let one = r#"{"devices":[{"allow":false,"access":"rwm"}]}"#;
+    let more =
+        r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":237,"access":"r"}]}"#;
+    for n in 0..400 {
+        let update = serde_json::from_str(if n % 4 == 0 { more } else { one }).unwrap();
+        all.iter().for_each(|cgroup| cgroup.update(&update).unwrap());
+    }
+    cgroup.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(failures.as_file().metadata().unwrap().len(), 0, "it could not open its own /dev/null");
+    // A part of what is allowed taken back: v1 cannot say it, and must not stay in the way.
+    let part = r#"{"devices":[{"allow":true,"type":"c","major":1},{"allow":false,"type":"c","major":1,"minor":5}]}"#;
+    cgroup.update(&serde_json::from_str(part).unwrap()).unwrap();
+    let opens = |script: &str| inside(&cgroup, &format!("({script}) 2>/dev/null")).wait().unwrap().success();
+    assert!(opens("exec 3</dev/kmsg") && opens("exec 3</dev/null") && !opens("exec 3</dev/loop-control"));
+    cgroup.remove().unwrap();
+    assert_gone(&cgroup);
+}

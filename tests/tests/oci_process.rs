@@ -253,3 +253,26 @@ fn the_programs_own_file_cannot_be_written_by_a_container_of_the_hosts_root() {
     oci.run(&["delete", "-f", "c"]).ok();
     oci.assert_clean();
 }
+
+#[test]
+fn nothing_is_made_in_a_directory_that_comes_to_be_dev() {
+    let oci = Oci::new();
+    let given = oci.path("given");
+    std::fs::create_dir(&given).unwrap();
+    std::fs::write(given.join("null"), "mine").unwrap();
+    for (id, destination) in [("slashes", "//dev"), ("dots", "/x/../dev/."), ("link", "/volume")] {
+        let mut config = oci.config(id, "cat /dev/null");
+        let bundle = oci.bundle(id, &config);
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+        mounts.push(json!({"destination": destination, "source": given, "options": ["bind"]}));
+        if id == "link" {
+            let _ = std::fs::remove_dir_all(bundle.join("rootfs/dev"));
+            std::os::unix::fs::symlink("/dev", bundle.join("rootfs/volume")).unwrap();
+        }
+        assert_eq!(oci.once(id, &config).ok().stdout, "mine", "{id}");
+        let left: Vec<_> = std::fs::read_dir(&given).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["null"], "{id}");
+        oci.assert_clean();
+    }
+}

@@ -266,6 +266,14 @@ mod tests {
             (r#","vm":{"kernel":{"path":"/k"}}"#, "vm"),
             (r#","hostname":"x","linux":{"namespaces":[{"type":"mount"}]}"#, "hostname"),
             (r#","domainname":"x","linux":{"namespaces":[{"type":"mount"}]}"#, "domainname"),
+            (
+                r#","hostname":"x","linux":{"namespaces":[{"type":"mount"},{"type":"uts","path":"/proc/self/ns/uts"}]}"#,
+                "hostname",
+            ),
+            (
+                r#","domainname":"x","linux":{"namespaces":[{"type":"mount"},{"type":"uts","path":"/proc/self/ns/uts"}]}"#,
+                "domainname",
+            ),
             (r#","annotations":{"":"x"},"linux":{"namespaces":[{"type":"mount"}]}"#, "annotations"),
         ] {
             let error = load(extra).unwrap_err().chain();

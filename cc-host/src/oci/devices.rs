@@ -9,7 +9,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 
 use super::error::OciError;
+use super::mounts::{Own, mount_id};
 use super::options::Mappings;
+use super::process::check_id;
 use crate::shim::mounts::mount_failure;
 use crate::shim::protocol::StartFailure;
 use crate::shim::rootfs::{attach_at, clone_of, directory, file, filesystem, open_in, split};
@@ -54,7 +56,7 @@ pub fn parse(linux: Option<&Linux>) -> Result<Vec<Node>, OciError> {
         let number = |number: i64| u32::try_from(number).map_err(|_| OciError::invalid(&field, "a number is negative"));
         let device = if kind == FileType::Fifo { 0 } else { makedev(number(given.major())?, number(given.minor())?) };
         let mode = given.file_mode().unwrap_or(MODE_DEFAULT) & 0o7777;
-        let (uid, gid) = (given.uid().unwrap_or(0), given.gid().unwrap_or(0));
+        let (uid, gid) = (check_id(given.uid().unwrap_or(0), &field)?, check_id(given.gid().unwrap_or(0), &field)?);
         let node = Node { path, kind, device, mode, uid, gid };
         match nodes.iter().find(|other| other.path == node.path) {
             // Podman and docker list the usual ones as often as they are asked for.
@@ -81,11 +83,18 @@ impl Node {
 }
 
 /// Inside, where nodes may be made.
-pub fn make(root: &OwnedFd, nodes: &[Node]) -> Result<(), StartFailure> {
+pub fn make(root: &OwnedFd, nodes: &[Node], own: &Own) -> Result<(), StartFailure> {
     for node in nodes {
         let failed = |e: Errno| mount_failure(&format!("make device {}", node.path), e.into());
         let (parent, name) = split(&node.path);
         let dir = directory(root, parent)?;
+        if !own.has(&dir)? || node.gives_way(&dir, name)? {
+            continue;
+        }
+        if node.is_at(&dir, name) {
+            node.own_at(&dir, name, (node.uid, node.gid)).map_err(failed)?;
+            continue;
+        }
         match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(failed(e)),
@@ -98,6 +107,24 @@ pub fn make(root: &OwnedFd, nodes: &[Node]) -> Result<(), StartFailure> {
 impl Node {
     fn make_at(&self, dir: &OwnedFd, name: &str, (uid, gid): (u32, u32)) -> Result<(), Errno> {
         rustix::fs::mknodat(dir, name, self.kind, Mode::empty(), self.device)?;
+        self.own_at(dir, name, (uid, gid))
+    }
+
+    /// To a mount that a link of the image led there.
+    fn gives_way(&self, dir: &OwnedFd, name: &str) -> Result<bool, StartFailure> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Ok(there) => Ok(self.is_usual() && mount_id(&there)? != mount_id(dir)?),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn is_at(&self, dir: &OwnedFd, name: &str) -> bool {
+        let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == self.kind && s.st_rdev == self.device)
+    }
+
+    fn own_at(&self, dir: &OwnedFd, name: &str, (uid, gid): (u32, u32)) -> Result<(), Errno> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(self.mode), AtFlags::empty())
@@ -128,12 +155,17 @@ fn host_id(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
 }
 
 /// Inside, what was prepared.
-pub fn mount(root: &OwnedFd, prepared: &OwnedFd, nodes: &[Node]) -> Result<(), StartFailure> {
+pub fn mount(root: &OwnedFd, prepared: &OwnedFd, nodes: &[Node], own: &Own) -> Result<(), StartFailure> {
     let failed = |step: &'static str| move |e: Errno| mount_failure(step, e.into());
     let place = format!("/dev/{NODES}");
     let target = directory(root, &place)?;
     attach_at(prepared, &target, &place)?;
     for (index, node) in nodes.iter().enumerate() {
+        let (parent, name) = split(&node.path);
+        let dir = directory(root, parent)?;
+        if !own.has(&dir)? || node.gives_way(&dir, name)? {
+            continue;
+        }
         let source = open_in(prepared, &index.to_string(), OFlags::NOFOLLOW)?;
         attach_at(&clone_of(source.as_fd(), false)?, &file(root, &node.path)?, &node.path)?;
     }
@@ -187,6 +219,8 @@ mod tests {
             r#"{"path":"null","type":"c","major":1,"minor":3}"#,
             r#"{"path":"/dev/x","type":"a","major":1,"minor":3}"#,
             r#"{"path":"/dev/x","type":"c","major":-1,"minor":3}"#,
+            r#"{"path":"/dev/x","type":"c","major":1,"minor":3,"uid":4294967295}"#,
+            r#"{"path":"/dev/x","type":"c","major":1,"minor":3,"gid":4294967295}"#,
             r#"{"path":"/dev/x","type":"c","major":1,"minor":3},{"path":"/dev/x","type":"c","major":1,"minor":5}"#,
         ] {
             assert!(parse_text(text).is_err(), "{text}");

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::config;
 use super::error::OciError;
-use super::process::{Plan, capability};
+use super::process::{Plan, capability, check_id};
 use super::state::CONFIG_FILE;
 use crate::shim::filter::Filter;
 
@@ -120,7 +120,9 @@ fn with_options(spec: &Spec, options: &Options) -> Result<Plan, OciError> {
         // Those were the other user's.
         plan.groups.clear();
     }
-    plan.groups.extend(&options.groups);
+    for group in &options.groups {
+        plan.groups.push(check_id(*group, "--additional-gids")?);
+    }
     for name in &options.capabilities {
         let one = capability(name)?;
         let sets = &mut plan.capabilities;
@@ -135,7 +137,7 @@ fn ids(user: &str) -> Result<(u32, u32), OciError> {
     let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
     let number =
         |text: &str| text.parse().map_err(|_| OciError::Usage(format!("--user {user}: it is UID[:GID], in numbers")));
-    Ok((number(uid)?, number(gid)?))
+    Ok((check_id(number(uid)?, "--user")?, check_id(number(gid)?, "--user")?))
 }
 
 #[cfg(test)]
@@ -169,6 +171,11 @@ mod tests {
         assert_eq!(plan.capabilities.inheritable, CapabilitySet::empty());
         assert!(with_options(&spec(), &Options::default()).is_err());
         assert!(ids("root").is_err() && ids("1:x").is_err());
+        for high in ["4294967295", "0:4294967295"] {
+            assert!(ids(high).unwrap_err().chain().contains("--user"), "{high}");
+        }
+        let options = Options { command: vec!["b".into()], groups: vec![u32::MAX], ..Options::default() };
+        assert!(with_options(&spec(), &options).unwrap_err().chain().contains("--additional-gids"));
     }
 
     #[test]

@@ -100,12 +100,14 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
     rustix::process::umask(Mode::empty());
     let labels = config.process.as_ref().map_or(&Labels::default(), |plan| &plan.labels).open(&launch.proc)?;
     name_host(config)?;
-    mounts::attach(config, &launch.prepared)?;
+    let own = mounts::attach(config, &launch.prepared)?;
     let root = &launch.prepared.root;
-    if !config.foreign_dev {
+    // What it is now, whatever its path was called: in somebody else's directory nothing is made nor taken away.
+    let has_dev = !config.foreign_dev && own.has_dev(root)?;
+    if has_dev {
         match &launch.nodes {
-            Some(nodes) => devices::mount(root, nodes, &config.devices)?,
-            None => devices::make(root, &config.devices)?,
+            Some(nodes) => devices::mount(root, nodes, &config.devices, &own)?,
+            None => devices::make(root, &config.devices, &own)?,
         }
         devices::links(root)?;
     }
@@ -126,7 +128,7 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
         set_root(root, Attributes { propagation, ..Attributes::default() }, config.propagation.recursive)?;
     }
     match &config.process {
-        Some(plan) => ready(launch, plan, labels),
+        Some(plan) => ready(launch, plan, labels, has_dev),
         None => {
             let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
             if config.read_only {
@@ -139,13 +141,12 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
     }
 }
 
-fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened) -> Result<Waiting, StartFailure> {
+fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened, as_console: bool) -> Result<Waiting, StartFailure> {
     let (config, root) = (launch.config, &launch.prepared.root);
     let user = inside::user(plan);
     let env = inside::environment(plan, &user);
     exec::enter_directory(root, &plan.cwd, &user)?;
     if plan.terminal {
-        let as_console = !config.foreign_dev;
         inside::open_terminal(root, plan, &user, launch.console.as_ref(), &launch.channel, as_console)?;
     } else {
         inside::give_streams(&user);

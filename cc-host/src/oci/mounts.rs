@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -112,8 +112,30 @@ fn apply(mount: BorrowedFd<'_>, plan: &Plan, is_bind: bool) -> std::io::Result<(
     Ok(())
 }
 
+/// Mounts by their numbers, of which what lies there is the container's alone: its root, and each tmpfs that was made for it.
+pub struct Own(Vec<u64>);
+
+impl Own {
+    pub fn has(&self, place: &OwnedFd) -> Result<bool, StartFailure> {
+        Ok(self.0.contains(&mount_id(place)?))
+    }
+
+    /// Links in the image may lead it to anything that was mounted.
+    pub fn has_dev(&self, root: &OwnedFd) -> Result<bool, StartFailure> {
+        match existing(root, "/dev")? {
+            Some((dev, _)) => self.has(&dev),
+            None => Ok(true),
+        }
+    }
+}
+
+pub fn mount_id(place: &OwnedFd) -> Result<u64, StartFailure> {
+    let asked = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+    asked.map(|found| found.stx_mnt_id).map_err(|e| mount_failure("ask for a mount's number", e.into()))
+}
+
 /// Inside, while the host's mounts are still there: the root where the bundle has it, with everything in it. Hooks find it there.
-pub fn attach(config: &Config, prepared: &Prepared) -> Result<(), StartFailure> {
+pub fn attach(config: &Config, prepared: &Prepared) -> Result<Own, StartFailure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|e| mount_failure("make mounts private", e.into()))?;
     // The kernel shows a user namespace no more of /proc and /sys than it sees already: these are made before anything is covered.
@@ -136,7 +158,16 @@ pub fn attach(config: &Config, prepared: &Prepared) -> Result<(), StartFailure> 
             (Source::New, None) => {}
         }
     }
-    Ok(())
+    // Attached, each has the number that it keeps.
+    let mut own = vec![mount_id(&prepared.root)?];
+    for (plan, made) in config.mounts.iter().zip(&made) {
+        if let (Kind::Filesystem { name, .. }, Some(mount)) = (&plan.kind, made)
+            && name == "tmpfs"
+        {
+            own.push(mount_id(mount)?);
+        }
+    }
+    Ok(Own(own))
 }
 
 /// Where the bundle has it; where the container's root may not go there, over everything.

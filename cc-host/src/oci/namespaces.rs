@@ -24,6 +24,8 @@ pub struct Namespaces {
     /// Lines of `timens_offsets`.
     pub time_offsets: String,
     listed: CloneFlags,
+    /// Those of them that are others than this process's.
+    had: CloneFlags,
 }
 
 /// Open, since the path is the host's.
@@ -43,6 +45,7 @@ impl Namespaces {
             mappings: None,
             time_offsets: String::new(),
             listed: CloneFlags::empty(),
+            had: CloneFlags::empty(),
         };
         for given in linux.iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
             let (kind, name) = kind(given.typ());
@@ -50,8 +53,14 @@ impl Namespaces {
                 return Err(OciError::invalid("linux.namespaces", format!("{name} is there twice")));
             }
             all.listed |= kind;
+            all.had |= kind;
             match given.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
-                Some(path) => all.joined.push(open(kind, name, path)?),
+                Some(path) => {
+                    let joined = open(kind, name, path)?;
+                    // One that is joined and is the host's still stays the host's.
+                    all.had.set(kind, !is_own(&joined)?);
+                    all.joined.push(joined);
+                }
                 None if kind == CloneFlags::CLONE_NEWCGROUP => all.new_cgroup = true,
                 None => all.new |= kind,
             }
@@ -67,7 +76,7 @@ impl Namespaces {
 
     /// Whether it is another than this process's.
     pub fn has(&self, kind: CloneFlags) -> bool {
-        self.listed.contains(kind)
+        self.had.contains(kind)
     }
 
     /// Whether a process in between has to enter or make them, because they are only for what is cloned afterwards, or because what is
@@ -142,14 +151,20 @@ impl Namespaces {
 
 /// The container's root is somebody: the preparations are done by it.
 fn check(mappings: &[LinuxIdMapping], field: &str) -> Result<(), OciError> {
+    check_ranges(mappings, field)?;
+    match mappings.iter().any(|one| one.container_id() == 0) {
+        true => Ok(()),
+        false => Err(OciError::invalid(field, "the container's id 0 is not mapped")),
+    }
+}
+
+/// None holds the highest number, which is nobody's.
+pub fn check_ranges(mappings: &[LinuxIdMapping], field: &str) -> Result<(), OciError> {
     let has_end = |one: &LinuxIdMapping| {
         one.container_id().checked_add(one.size()).is_some() && one.host_id().checked_add(one.size()).is_some()
     };
     if mappings.iter().any(|one| one.size() == 0 || !has_end(one)) {
-        return Err(OciError::invalid(field, "a range is empty or leaves 32 bits"));
-    }
-    if !mappings.iter().any(|one| one.container_id() == 0) {
-        return Err(OciError::invalid(field, "the container's id 0 is not mapped"));
+        return Err(OciError::invalid(field, "a range is empty, or leaves what can be ids: 4294967294 is the highest"));
     }
     Ok(())
 }
@@ -192,6 +207,17 @@ fn open(kind: CloneFlags, name: &'static str, path: &Path) -> Result<Joined, Oci
     Ok(Joined { kind, name, file })
 }
 
+/// Whether it is this process's own, by whatever path.
+fn is_own(joined: &Joined) -> Result<bool, OciError> {
+    let file = if joined.name == "network" { "net" } else { joined.name };
+    let path = format!("/proc/self/ns/{file}");
+    let failed =
+        |e: rustix::io::Errno| OciError::File { operation: "look at", path: path.clone().into(), source: e.into() };
+    let own = rustix::fs::stat(path.as_str()).map_err(failed)?;
+    let theirs = rustix::fs::fstat(&joined.file).map_err(failed)?;
+    Ok((own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino))
+}
+
 fn kind(given: LinuxNamespaceType) -> (CloneFlags, &'static str) {
     match given {
         LinuxNamespaceType::Mount => (CloneFlags::CLONE_NEWNS, "mount"),
@@ -232,7 +258,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(all.new, CloneFlags::CLONE_NEWNS);
-        assert!(all.new_cgroup && all.has(CloneFlags::CLONE_NEWNET) && !all.has(CloneFlags::CLONE_NEWPID));
+        assert!(all.new_cgroup && all.joined.len() == 1 && !all.has(CloneFlags::CLONE_NEWPID));
+        // By its path it is joined, and it is the host's still.
+        assert!(!all.has(CloneFlags::CLONE_NEWNET) && all.has(CloneFlags::CLONE_NEWNS));
         assert!(!all.needs_two_steps());
         let all = parse(r#"{"namespaces":[{"type":"mount"},{"type":"pid","path":"/proc/self/ns/pid"}]}"#).unwrap();
         assert!(all.needs_two_steps());
@@ -249,6 +277,8 @@ mod tests {
             r#"{"namespaces":[{"type":"mount"},{"type":"user"}]}"#,
             r#"{"namespaces":[{"type":"mount"}],"uidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
             r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":1,"containerID":1,"size":1}],"gidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
+            r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":4294967295,"containerID":0,"size":1}],"gidMappings":[{"hostID":1,"containerID":0,"size":1}]}"#,
+            r#"{"namespaces":[{"type":"mount"},{"type":"user"}],"uidMappings":[{"hostID":1,"containerID":0,"size":1}],"gidMappings":[{"hostID":2,"containerID":0,"size":4294967294}]}"#,
             r#"{"namespaces":[{"type":"mount"}],"timeOffsets":{"monotonic":{"secs":1}}}"#,
             r#"{"namespaces":[{"type":"mount"},{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#,
         ] {

@@ -4,6 +4,7 @@
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::error::OciError;
+use super::namespaces::check_ranges;
 use crate::shim::sys::Attributes;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Plan {
             return Err(OciError::invalid(format!("{field}.destination"), format!("{target} is not absolute")));
         }
         let mut plan = Plan {
-            target,
+            target: plain(&target),
             kind: kind(mount, words, field)?,
             attributes: Attributes::default(),
             recursive: Attributes::default(),
@@ -178,7 +179,11 @@ impl Plan {
     fn map(&mut self, mount: &Mount, field: &str) -> Result<(), OciError> {
         let own = match (mount.uid_mappings(), mount.gid_mappings()) {
             (None, None) => None,
-            (Some(uids), Some(gids)) => Some(Mappings { uids: uids.clone(), gids: gids.clone() }),
+            (Some(uids), Some(gids)) => {
+                check_ranges(uids, &format!("{field}.uidMappings"))?;
+                check_ranges(gids, &format!("{field}.gidMappings"))?;
+                Some(Mappings { uids: uids.clone(), gids: gids.clone() })
+            }
             _ => {
                 let why = "uidMappings and gidMappings come together";
                 return Err(OciError::invalid(format!("{field}.uidMappings"), why));
@@ -195,6 +200,19 @@ impl Plan {
         self.idmap = Some(IdMap { recursive, own });
         Ok(())
     }
+}
+
+/// One name for each path: without empty parts and those that lead nowhere or back.
+fn plain(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn attribute(word: &str) -> Option<(u64, u64)> {
@@ -267,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn a_destination_has_one_name() {
+        for (given, target) in [("//dev", "/dev"), ("/dev/", "/dev"), ("/./a//b/..//c/.", "/a/c"), ("/../..", "/")] {
+            let plan = parse(&format!(r#"{{"destination":"{given}","type":"tmpfs"}}"#)).unwrap();
+            assert_eq!(plan.target, target, "{given}");
+        }
+    }
+
+    #[test]
     fn what_would_do_nothing_is_refused() {
         for text in [
             r#"{"destination":"d","type":"tmpfs"}"#,
@@ -278,6 +304,8 @@ mod tests {
             r#"{"destination":"/d","source":"/s","options":["rbind","remount"]}"#,
             r#"{"destination":"/d","source":"/s","options":["bind"],"uidMappings":[]}"#,
             r#"{"destination":"/d","type":"tmpfs","options":["idmap"]}"#,
+            r#"{"destination":"/d","source":"/s","options":["bind"],"uidMappings":[{"hostID":4294967295,"containerID":0,"size":1}],"gidMappings":[{"hostID":0,"containerID":0,"size":1}]}"#,
+            r#"{"destination":"/d","source":"/s","options":["bind"],"gidMappings":[{"hostID":0,"containerID":4294967295,"size":1}],"uidMappings":[{"hostID":0,"containerID":0,"size":1}]}"#,
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

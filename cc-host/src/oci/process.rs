@@ -78,6 +78,9 @@ impl Plan {
         if groups.len() > GROUPS_MAX {
             return Err(OciError::invalid("process.user.additionalGids", "the kernel takes at most 65536"));
         }
+        for group in &groups {
+            check_id(*group, "process.user.additionalGids")?;
+        }
         let umask = user.umask().unwrap_or(UMASK_DEFAULT);
         if umask > 0o777 {
             return Err(OciError::invalid("process.user.umask", format!("{umask:o} is more than 777")));
@@ -94,8 +97,8 @@ impl Plan {
             args,
             env,
             cwd,
-            uid: user.uid(),
-            gid: user.gid(),
+            uid: check_id(user.uid(), "process.user.uid")?,
+            gid: check_id(user.gid(), "process.user.gid")?,
             groups,
             umask,
             capabilities: capabilities(process)?,
@@ -109,6 +112,14 @@ impl Plan {
             terminal: process.terminal().unwrap_or(false),
             size,
         })
+    }
+}
+
+/// The highest number is nobody's: the kernel reads it as "leave it as it is", and a program would stay root.
+pub fn check_id(id: u32, field: &str) -> Result<u32, OciError> {
+    match id {
+        u32::MAX => Err(OciError::invalid(field, format!("{id} is nobody's id: the highest is {}", id - 1))),
+        id => Ok(id),
     }
 }
 
@@ -340,6 +351,15 @@ mod tests {
         ] {
             let error = parse(extra).unwrap_err().chain();
             assert!(error.contains(field), "{extra}: {error}");
+        }
+        for (user, field) in [
+            (r#""uid":4294967295,"gid":0"#, "process.user.uid"),
+            (r#""uid":0,"gid":4294967295"#, "process.user.gid"),
+            (r#""uid":0,"gid":0,"additionalGids":[1,4294967295]"#, "process.user.additionalGids"),
+        ] {
+            let text = format!(r#"{{"user":{{{user}}},"cwd":"/","args":["sh"]}}"#);
+            let error = Plan::parse(&serde_json::from_str(&text).unwrap()).unwrap_err().chain();
+            assert!(error.contains(field) && error.contains("4294967295"), "{error}");
         }
     }
 }

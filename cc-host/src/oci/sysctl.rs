@@ -89,6 +89,8 @@ mod tests {
             (net, "vm.swappiness"),
             (net, "net.ipv4/../../kernel/panic"),
             (net, "net/../kernel/panic"),
+            (r#",{"type":"network","path":"/proc/self/ns/net"}"#, "net.ipv4.ip_forward"),
+            (r#",{"type":"ipc","path":"/proc/self/ns/ipc"}"#, "kernel.shmmax"),
             (r#",{"type":"uts"}"#, "kernel.hostname"),
         ] {
             assert!(parse_text(namespaces, name).is_err(), "{name}");

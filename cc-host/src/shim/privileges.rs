@@ -113,12 +113,24 @@ fn clamp(wanted: &RlimitSpec, allowed: Option<u64>) -> (u64, u64) {
     (wanted.soft.min(hard), hard)
 }
 
+/// The kernel reads the highest number as "leave it as it is": who asked for it would stay root.
 pub(crate) fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StartFailure> {
+    if [uid, gid].iter().chain(groups).any(|id| *id == u32::MAX) {
+        return Err(failed(&format!("become {uid}:{gid}, since {} is nobody's id", u32::MAX), Errno::INVAL));
+    }
     let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_groups(&groups).map_err(|source| failed("set the groups", source))?;
     set_thread_res_gid(gid, gid, gid).map_err(|source| failed("set the group", source))?;
-    set_thread_res_uid(uid, uid, uid).map_err(|source| failed("set the user", source))
+    set_thread_res_uid(uid, uid, uid).map_err(|source| failed("set the user", source))?;
+    let asked = |source: nix::errno::Errno| failed("ask who this is", Errno::from_raw_os_error(source as i32));
+    let (user, group) = (nix::unistd::getresuid().map_err(asked)?, nix::unistd::getresgid().map_err(asked)?);
+    let users = [user.real, user.effective, user.saved].map(nix::unistd::Uid::as_raw);
+    let groups = [group.real, group.effective, group.saved].map(nix::unistd::Gid::as_raw);
+    match users == [uid.as_raw(); 3] && groups == [gid.as_raw(); 3] {
+        true => Ok(()),
+        false => Err(failed("become the user and the group that were asked for", Errno::PERM)),
+    }
 }
 
 fn resource(kind: RlimitKind) -> Resource {
@@ -145,6 +157,16 @@ mod tests {
     #[test]
     fn the_set_is_dockers() {
         assert_eq!(DEFAULT_CAPABILITIES.bits(), 0xa804_25fb);
+    }
+
+    #[test]
+    fn the_number_that_would_change_nothing_is_refused() {
+        let own = nix::unistd::getresuid().unwrap();
+        for (uid, gid, groups) in [(u32::MAX, 0, vec![]), (0, u32::MAX, vec![]), (0, 0, vec![1, u32::MAX])] {
+            let error = become_ids(uid, gid, &groups).unwrap_err().to_string();
+            assert!(error.contains("4294967295"), "{error}");
+        }
+        assert_eq!(nix::unistd::getresuid().unwrap(), own);
     }
 
     #[test]

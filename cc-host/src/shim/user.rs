@@ -88,7 +88,8 @@ pub fn resolve(user: &str, passwd: &str, group: &str, id_count: u32) -> Result<U
             .collect(),
     };
     for id in [entry.uid, gid] {
-        if id >= id_count {
+        // The highest number is nobody's, however wide the range: the kernel reads it as "leave it as it is".
+        if id >= id_count || id == u32::MAX {
             return Err(UserError::OutOfRange { id, count: id_count });
         }
     }
@@ -180,6 +181,18 @@ mod tests {
         assert!(matches!(get("a:b:c"), Err(UserError::Malformed(_))));
         assert!(matches!(get("a b"), Err(UserError::Malformed(_))));
         assert_eq!(get("65536"), Err(UserError::OutOfRange { id: 65_536, count: 65_536 }));
+    }
+
+    #[test]
+    fn the_highest_number_is_nobodys_even_where_all_are_the_hosts() {
+        let outside = Err(UserError::OutOfRange { id: u32::MAX, count: u32::MAX });
+        for user in ["4294967295", "0:4294967295", "high", "root:high"] {
+            let passwd = format!("{PASSWD}high:x:4294967295:0::/:/bin/sh\n");
+            assert_eq!(resolve(user, &passwd, "high:x:4294967295:\n", u32::MAX), outside, "{user}");
+        }
+        assert!(resolve("root", PASSWD, "high:x:4294967295:root\n", u32::MAX).unwrap().groups.is_empty());
+        assert_eq!(resolve_here("4294967295", u32::MAX), outside);
+        assert_eq!(resolve_here("4294967294", u32::MAX).map(|user| user.uid), Ok(4_294_967_294));
     }
 
     proptest! {

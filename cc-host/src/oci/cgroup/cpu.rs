@@ -48,8 +48,12 @@ pub fn wants_set(cpu: &LinuxCpu) -> bool {
 }
 
 pub fn wants_time(cpu: &LinuxCpu) -> bool {
-    let numbers = [cpu.shares(), cpu.period(), cpu.burst(), cpu.realtime_period()];
-    let signed = [cpu.quota(), cpu.idle(), cpu.realtime_runtime()];
+    // Zero is "not said", but for these two: it takes back what was.
+    if cpu.idle().is_some() || cpu.burst().is_some() {
+        return true;
+    }
+    let numbers = [cpu.shares(), cpu.period(), cpu.realtime_period()];
+    let signed = [cpu.quota(), cpu.realtime_runtime()];
     numbers.into_iter().flatten().any(|value| value != 0) || signed.into_iter().flatten().any(|value| value != 0)
 }
 
@@ -151,6 +155,8 @@ mod tests {
         assert_eq!(all, ["7", "-1", "9", "3", "4"]);
         let burst = LinuxCpuBuilder::default().burst(1u64).build().unwrap();
         assert!(apply(&place, &burst).unwrap_err().to_string().contains("cpu.burst"));
+        let zero = |text: &str| wants_time(&serde_json::from_str(text).unwrap());
+        assert!(zero(r#"{"idle":0}"#) && zero(r#"{"burst":0}"#) && !zero(r#"{"shares":0,"quota":0}"#));
         assert!(!wants_time(&LinuxCpuBuilder::default().cpus("0").build().unwrap()) && wants_time(&burst));
     }
 }

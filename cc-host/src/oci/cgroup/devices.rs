@@ -13,6 +13,8 @@ use super::{Cgroup, place::Place};
 use crate::devices::{self, Access, Kind, Rule};
 
 const FIELD: &str = "linux.resources.devices";
+/// Of all kinds, all devices, with all rights.
+const ALL: &str = "a";
 
 /// May be made, though not opened: runc and crun let them, and a program that makes its own /dev expects it.
 const MAKE_ANY: [Rule; 2] = [make_any(Kind::Character), make_any(Kind::Block)];
@@ -31,13 +33,15 @@ pub fn apply(
     let rules = rules(list.unwrap_or_default())?;
     let legacy = find_legacy(layout, cgroup);
     let program = cgroup.unified.as_deref().map(|dir| filter(dir, &rules, is_new));
-    let lists = legacy_lists(&rules);
-    match (program, legacy, lists) {
-        // With the program in force, v1's lists are there for who looks at them.
-        (Some(Ok(())), Some(place), Some(lists)) => write_lists(&place, &lists),
-        (Some(Ok(())), _, _) => Ok(()),
+    match (program, legacy, legacy_list(&rules)) {
+        // With the program in force, v1's list is there for who looks at it.
+        (Some(Ok(())), Some(place), wanted) => show(&place, wanted.as_ref(), is_new),
+        (Some(Ok(())), None, _) => Ok(()),
         // A kernel without such programs.
-        (None | Some(Err(_)), Some(place), Some(lists)) => write_lists(&place, &lists),
+        (None | Some(Err(_)), Some(place), Some(wanted)) => {
+            let now = if is_new { None } else { current(&place)? };
+            write(&place, &changes(now.as_ref(), &wanted))
+        }
         (None | Some(Err(_)), Some(_), None) => Err(OciError::Unsupported {
             field: FIELD.to_owned(),
             why: "a rule denies a part of what a rule before it allows, which cgroup v1 cannot say",
@@ -62,8 +66,67 @@ fn filter(dir: &Path, rules: &[Rule], is_new: bool) -> Result<(), OciError> {
     hang(&cgroup, rules).map_err(failed)
 }
 
-fn write_lists(place: &Place, lists: &[(bool, String)]) -> Result<(), OciError> {
-    lists
+/// Where the program decides, v1 must not deny more: neither for a moment, on the way to another list, nor because it cannot say what is wanted.
+fn show(place: &Place, wanted: Option<&List>, is_new: bool) -> Result<(), OciError> {
+    let now = if is_new { None } else { current(place)? };
+    match (now, wanted) {
+        (None, Some(wanted)) => write(place, &changes(None, wanted)),
+        (None, None) => {
+            // What is above may allow less: then it has what is above, and more it cannot have.
+            let _ = place.try_set("devices.allow", ALL);
+            Ok(())
+        }
+        (Some(now), Some(wanted)) if !now.allow_all && !wanted.allow_all => write(place, &changes(Some(&now), wanted)),
+        // Its exceptions are not shown, and were only those of a list before.
+        (Some(_), _) => place.set(FIELD, "devices.allow", ALL),
+    }
+}
+
+/// As the kernel shows it: exceptions of who has everything it does not show.
+fn current(place: &Place) -> Result<Option<List>, OciError> {
+    let failed = |source| OciError::File { operation: "read", path: place.dir.join("devices.list"), source };
+    let text = place.read("devices.list").map_err(failed)?;
+    if text.starts_with(ALL) {
+        return Ok(Some(List { allow_all: true, exceptions: Vec::new() }));
+    }
+    // One that cannot be read is written whole.
+    let exceptions = text.lines().map(shown).collect::<Option<Vec<Rule>>>();
+    Ok(exceptions.map(|exceptions| List { allow_all: false, exceptions }))
+}
+
+/// `c 1:3 rwm`.
+fn shown(line: &str) -> Option<Rule> {
+    let mut words = line.split(' ');
+    let kind = match words.next()? {
+        "b" => Kind::Block,
+        "c" => Kind::Character,
+        _ => return None,
+    };
+    let (major, minor) = words.next()?.split_once(':')?;
+    let number = |text: &str| if text == "*" { Some(None) } else { text.parse().ok().map(Some) };
+    let access = words.next()?.chars().try_fold(Access::NONE, |all, letter| Some(all | right(letter)?))?;
+    Some(Rule { allow: true, kind: Some(kind), major: number(major)?, minor: number(minor)?, access })
+}
+
+/// What is written, in its order, for a list to become another. A program that runs keeps at every moment what both have, where v1 can do that:
+/// not where everything was allowed, or is to be.
+fn changes(now: Option<&List>, wanted: &List) -> Vec<(bool, String)> {
+    let Some(now) = now.filter(|now| !now.allow_all && !wanted.allow_all) else {
+        let all = (wanted.allow_all, ALL.to_owned());
+        let entry = |exception: &Rule| (!wanted.allow_all, written(exception));
+        return std::iter::once(all).chain(wanted.exceptions.iter().map(entry)).collect();
+    };
+    let beyond = |allow: bool, one: &Rule, other: &List| {
+        let same = other.exceptions.iter().find(|old| is_same(old, one));
+        let access = one.access.without(same.map_or(Access::NONE, |same| same.access));
+        (!access.is_none()).then(|| (allow, written(&Rule { access, ..*one })))
+    };
+    let more = wanted.exceptions.iter().filter_map(|one| beyond(true, one, now));
+    more.chain(now.exceptions.iter().filter_map(|one| beyond(false, one, wanted))).collect()
+}
+
+fn write(place: &Place, changes: &[(bool, String)]) -> Result<(), OciError> {
+    changes
         .iter()
         .try_for_each(|(allow, entry)| place.set(FIELD, if *allow { "devices.allow" } else { "devices.deny" }, entry))
 }
@@ -90,19 +153,30 @@ fn rule(one: &LinuxDeviceCgroup) -> Result<Rule, OciError> {
     };
     let mut access = Access::NONE;
     for letter in one.access().as_deref().filter(|letters| !letters.is_empty()).unwrap_or("rwm").chars() {
-        access = access
-            | match letter {
-                'r' => Access::READ,
-                'w' => Access::WRITE,
-                'm' => Access::MAKE,
-                other => return Err(invalid(format!("access has {other:?} in it; it is made of r, w and m"))),
-            };
+        let unknown = || invalid(format!("access has {letter:?} in it; it is made of r, w and m"));
+        access = access | right(letter).ok_or_else(unknown)?;
     }
     Ok(Rule { allow: one.allow(), kind, major: number(one.major())?, minor: number(one.minor())?, access })
 }
 
-/// What v1 keeps: everything or nothing, and exceptions. In the order of writing; nothing if it cannot say it.
-fn legacy_lists(rules: &[Rule]) -> Option<Vec<(bool, String)>> {
+fn right(letter: char) -> Option<Access> {
+    match letter {
+        'r' => Some(Access::READ),
+        'w' => Some(Access::WRITE),
+        'm' => Some(Access::MAKE),
+        _ => None,
+    }
+}
+
+/// What v1 keeps: everything or nothing, and exceptions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct List {
+    allow_all: bool,
+    exceptions: Vec<Rule>,
+}
+
+/// Nothing if v1 cannot say it.
+fn legacy_list(rules: &[Rule]) -> Option<List> {
     let mut allow_all = false;
     let mut exceptions: Vec<Rule> = Vec::new();
     for rule in rules {
@@ -126,9 +200,7 @@ fn legacy_lists(rules: &[Rule]) -> Option<Vec<(bool, String)>> {
             }
         }
     }
-    let mut lists = vec![(allow_all, "a".to_owned())];
-    lists.extend(exceptions.iter().map(|exception| (!allow_all, written(exception))));
-    Some(lists)
+    Some(List { allow_all, exceptions })
 }
 
 fn is_same(a: &Rule, b: &Rule) -> bool {
@@ -170,8 +242,45 @@ mod tests {
 
     fn lists(text: &str) -> Option<Vec<String>> {
         let own: Vec<Rule> = list(text).iter().map(|one| rule(one).unwrap()).collect();
-        let shown = |(allow, entry): (bool, String)| format!("{}{entry}", if allow { '+' } else { '-' });
-        Some(legacy_lists(&own)?.into_iter().map(shown).collect())
+        Some(signed(&changes(None, &legacy_list(&own)?)))
+    }
+
+    fn signed(changes: &[(bool, String)]) -> Vec<String> {
+        changes.iter().map(|(allow, entry)| format!("{}{entry}", if *allow { '+' } else { '-' })).collect()
+    }
+
+    #[test]
+    fn one_that_runs_keeps_what_both_lists_have() {
+        let (_dir, place) = super::super::tests::place(false, &["devices.list"]);
+        let shows = |text: &str| std::fs::write(place.dir.join("devices.list"), text).unwrap();
+        let from = |now: &str, wanted: &str| {
+            shows(now);
+            let own: Vec<Rule> = list(wanted).iter().map(|one| rule(one).unwrap()).collect();
+            signed(&changes(current(&place).unwrap().as_ref(), &legacy_list(&own).unwrap()))
+        };
+        let one = r#"{"allow":true,"type":"c","major":1,"minor":3},{"allow":true,"type":"b","major":8,"access":"rw"}"#;
+        let same = "c 1:3 rwm\nb 8:* rw\n";
+        assert_eq!(from(same, &format!("[{one}]")), [""; 0]);
+        assert_eq!(from("c 1:3 r\nb 8:* rwm\nc *:* m\n", &format!("[{one}]")), ["+c 1:3 wm", "-b 8:* m", "-c *:* m"]);
+        assert_eq!(from("", &format!("[{one}]")), ["+c 1:3 rwm", "+b 8:* rw"]);
+        assert_eq!(from("a *:* rwm\n", &format!("[{one}]")), ["-a", "+c 1:3 rwm", "+b 8:* rw"]);
+        assert_eq!(from(same, r#"[{"allow":true}]"#), ["+a"]);
+    }
+
+    #[test]
+    fn where_the_program_decides_v1_denies_nothing_on_the_way() {
+        let (_dir, place) = super::super::tests::place(false, &["devices.list", "devices.allow", "devices.deny"]);
+        let wrote = |now: &str, wanted: Option<&List>| {
+            ["devices.allow", "devices.deny"].iter().for_each(|file| std::fs::write(place.dir.join(file), "").unwrap());
+            std::fs::write(place.dir.join("devices.list"), now).unwrap();
+            show(&place, wanted, false).unwrap();
+            ["devices.allow", "devices.deny"].map(|file| place.read(file).unwrap())
+        };
+        let none = List { allow_all: false, exceptions: Vec::new() };
+        // What v1 cannot say, and what it could only say by denying everything first.
+        assert_eq!(wrote("c 1:3 rwm\n", None), ["a", ""]);
+        assert_eq!(wrote("a *:* rwm\n", Some(&none)), ["a", ""]);
+        assert_eq!(wrote("c 1:3 rwm\n", Some(&none)), ["", "c 1:3 rwm"]);
     }
 
     #[test]

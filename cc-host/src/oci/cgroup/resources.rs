@@ -156,6 +156,10 @@ fn unified(cgroup: &Cgroup, values: &HashMap<String, String>) -> Result<(), OciE
             );
             return Err(OciError::Invalid { field, why });
         }
+        if value.lines().all(str::is_empty) {
+            let why = "it is empty, and nothing would be written".to_owned();
+            return Err(OciError::Invalid { field, why });
+        }
         for line in value.lines() {
             place.set(&field, name, line)?;
         }
@@ -263,6 +267,11 @@ mod tests {
         ] {
             let text = format!(r#"{{"unified":{{"{bad}":"1"}}}}"#);
             assert!(apply(&layout, &cgroup, &resources(&text)).is_err(), "{bad}");
+        }
+        for empty in ["", "\\n"] {
+            let text = format!(r#"{{"unified":{{"memory.high":"{empty}"}}}}"#);
+            let error = apply(&layout, &cgroup, &resources(&text)).unwrap_err().to_string();
+            assert!(error.contains("unified.memory.high") && error.contains("empty"), "{error}");
         }
         let wanted =
             needed_by_unified(&resources(r#"{"unified":{"memory.high":"1","io.max":"","cgroup.max.depth":"1"}}"#));
