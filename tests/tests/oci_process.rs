@@ -276,3 +276,25 @@ fn nothing_is_made_in_a_directory_that_comes_to_be_dev() {
         oci.assert_clean();
     }
 }
+
+#[test]
+fn a_read_only_tmpfs_has_what_belongs_in_it() {
+    let oci = Oci::new();
+    let mut config = oci.config(
+        "c",
+        "echo x > /dev/null && echo written; ls /dev/pts /up; touch /dev/x 2>&1; touch /up/x 2>&1; touch /plain/x 2>&1",
+    );
+    let bundle = oci.bundle("c", &config);
+    std::fs::create_dir(bundle.join("rootfs/up")).unwrap();
+    std::fs::write(bundle.join("rootfs/up/copied"), "").unwrap();
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts[1]["options"].as_array_mut().unwrap().push(json!("ro"));
+    mounts.extend([
+        json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup"]}),
+        json!({"destination": "/plain", "type": "tmpfs", "source": "tmpfs", "options": ["rro"]}),
+    ]);
+    let shown = oci.once("c", &config).stdout;
+    assert!(shown.starts_with("written\n") && shown.contains("copied\n") && shown.contains("ptmx\n"), "{shown}");
+    assert_eq!(shown.matches("Read-only file system").count(), 3, "{shown}");
+    oci.assert_clean();
+}
