@@ -200,3 +200,26 @@ fn signals_go_through_whoever_waits() {
     assert!(matches!(status.code(), Some(4 | 124)), "{status}");
     oci.assert_clean();
 }
+
+/// CVE-2025-52565: the terminal would lie over what the link leads to.
+#[test]
+fn a_link_at_the_console_leads_nowhere() {
+    let oci = Oci::new();
+    let script = "test -L /dev/console || echo no link; test -c /dev/console && echo console; cat /etc/target; grep -c target /proc/self/mountinfo; exec sleep 1000";
+    let mut config = oci.config("c", script);
+    config["process"]["terminal"] = json!(true);
+    // The image's own /dev.
+    config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev");
+    let root = oci.bundle("c", &config).join("rootfs");
+    std::fs::create_dir_all(root.join("dev")).unwrap();
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::write(root.join("etc/target"), "untouched\n").unwrap();
+    std::os::unix::fs::symlink("/etc/target", root.join("dev/console")).unwrap();
+    let console = Console::listen(oci.path("console.sock"));
+    oci.create("c", &config, &["--console-socket", console.path.to_str().unwrap()]).ok();
+    let (mut terminal, _) = console.receive();
+    oci.run(&["start", "c"]).ok();
+    sees(&mut terminal, "no link\r\nconsole\r\nuntouched\r\n0\r\n");
+    oci.run(&["delete", "-f", "c"]).ok();
+    oci.assert_clean();
+}

@@ -82,7 +82,7 @@ fn names_and_settings_are_the_namespaces() {
 #[test]
 fn paths_are_masked_and_read_only() {
     let oci = Oci::new();
-    let script = "cat /secret; ls /hidden | wc -l; echo x > /fixed/f; echo x > /proc/sys/kernel/hostname; echo $?; touch /new; echo $?; cat /proc/timer_list | wc -c";
+    let script = "cat /secret; ls /hidden | wc -l; echo x > /fixed/f; echo x > /proc/sys/kernel/hostname; echo $?; touch /new; echo $?; stat -c %t:%T /proc/timer_list";
     let mut config = oci.config("c", script);
     config["root"]["readonly"] = json!(true);
     config["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/link", "/not/there", "/proc/timer_list"]);
@@ -96,7 +96,7 @@ fn paths_are_masked_and_read_only() {
     std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
     let before = std::fs::read_to_string("/etc/passwd").unwrap();
     let ran = oci.once("c", &config);
-    assert_eq!(ran.stdout, "0\n1\n1\n0\n", "{}", ran.stderr);
+    assert_eq!(ran.stdout, "0\n1\n1\n1:3\n", "{}", ran.stderr);
     assert_eq!(std::fs::read_to_string("/etc/passwd").unwrap(), before);
     assert_eq!(std::fs::read_to_string(root.join("secret")).unwrap(), "told");
     oci.assert_clean();
@@ -275,4 +275,26 @@ fn nothing_is_made_in_a_directory_that_comes_to_be_dev() {
         assert_eq!(left, ["null"], "{id}");
         oci.assert_clean();
     }
+}
+
+#[test]
+fn a_read_only_tmpfs_has_what_belongs_in_it() {
+    let oci = Oci::new();
+    let mut config = oci.config(
+        "c",
+        "echo x > /dev/null && echo written; ls /dev/pts /up; touch /dev/x 2>&1; touch /up/x 2>&1; touch /plain/x 2>&1",
+    );
+    let bundle = oci.bundle("c", &config);
+    std::fs::create_dir(bundle.join("rootfs/up")).unwrap();
+    std::fs::write(bundle.join("rootfs/up/copied"), "").unwrap();
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts[1]["options"].as_array_mut().unwrap().push(json!("ro"));
+    mounts.extend([
+        json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup"]}),
+        json!({"destination": "/plain", "type": "tmpfs", "source": "tmpfs", "options": ["rro"]}),
+    ]);
+    let shown = oci.once("c", &config).stdout;
+    assert!(shown.starts_with("written\n") && shown.contains("copied\n") && shown.contains("ptmx\n"), "{shown}");
+    assert_eq!(shown.matches("Read-only file system").count(), 3, "{shown}");
+    oci.assert_clean();
 }

@@ -12,7 +12,7 @@ use rustix::net::{SocketFlags, accept_with};
 use super::config::Config;
 use super::describe::Description;
 use super::lsm::{Labels, Opened};
-use super::mounts::{self, Prepared};
+use super::mounts::{self, Own, Prepared};
 use super::namespaces::IntoRustix;
 use super::process::Plan;
 use super::talk::{FromInside, ToInside, ask};
@@ -128,8 +128,9 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
         set_root(root, Attributes { propagation, ..Attributes::default() }, config.propagation.recursive)?;
     }
     match &config.process {
-        Some(plan) => ready(launch, plan, labels, has_dev),
+        Some(plan) => ready(launch, plan, labels, own, has_dev),
         None => {
+            own.seal()?;
             let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
             if config.read_only {
                 set_root(root, read_only, false)?;
@@ -141,7 +142,13 @@ fn prepare(launch: &mut Launch<'_>) -> Result<Waiting, StartFailure> {
     }
 }
 
-fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened, as_console: bool) -> Result<Waiting, StartFailure> {
+fn ready(
+    launch: &Launch<'_>,
+    plan: &Plan,
+    labels: Opened,
+    own: Own,
+    as_console: bool,
+) -> Result<Waiting, StartFailure> {
     let (config, root) = (launch.config, &launch.prepared.root);
     let user = inside::user(plan);
     let env = inside::environment(plan, &user);
@@ -151,6 +158,7 @@ fn ready(launch: &Launch<'_>, plan: &Plan, labels: Opened, as_console: bool) -> 
     } else {
         inside::give_streams(&user);
     }
+    own.seal()?;
     if config.read_only {
         set_root(root, Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() }, false)?;
     }

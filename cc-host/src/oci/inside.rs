@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::credentials;
@@ -16,7 +16,7 @@ use crate::shim::channel::Channel;
 use crate::shim::filter::Filter;
 use crate::shim::init::{lost, other, restore_signals};
 use crate::shim::protocol::{FailureKind, StartFailure};
-use crate::shim::rootfs::{attach_at, clone_of, file};
+use crate::shim::rootfs::{attach_at, clone_of, directory, file};
 use crate::shim::terminal;
 use crate::shim::user::{self, User};
 use crate::shim::{exec, sys};
@@ -48,6 +48,14 @@ pub fn open_terminal(
     let (master, slave) = terminal::open(root)?;
     terminal::resize(&master, plan.size.unwrap_or_default()).map_err(|e| other("set the size of a terminal", e))?;
     if as_console {
+        // A link of the image's would have the terminal mounted over what it leads to, before that is masked.
+        let dev = directory(root, "/dev")?;
+        let is_link = rustix::fs::statat(&dev, "console", AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+        if is_link {
+            let removed = rustix::fs::unlinkat(&dev, "console", AtFlags::empty());
+            removed.map_err(|e| other("remove the link at /dev/console", e))?;
+        }
         attach_at(&clone_of(slave.as_fd(), false)?, &file(root, "/dev/console")?, "/dev/console")?;
     }
     let name = rustix::pty::ptsname(&master, Vec::new()).map_err(|e| other("name a terminal", e))?;

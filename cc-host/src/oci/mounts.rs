@@ -113,11 +113,23 @@ fn apply(mount: BorrowedFd<'_>, plan: &Plan, is_bind: bool) -> std::io::Result<(
 }
 
 /// Mounts by their numbers, of which what lies there is the container's alone: its root, and each tmpfs that was made for it.
-pub struct Own(Vec<u64>);
+pub struct Own {
+    mounts: Vec<u64>,
+    /// Each tmpfs that is to be read-only when all is in it.
+    unsealed: Vec<OwnedFd>,
+}
 
 impl Own {
     pub fn has(&self, place: &OwnedFd) -> Result<bool, StartFailure> {
-        Ok(self.0.contains(&mount_id(place)?))
+        Ok(self.mounts.contains(&mount_id(place)?))
+    }
+
+    /// From here on nobody writes to what is to be read-only.
+    pub fn seal(self) -> Result<(), StartFailure> {
+        let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+        self.unsealed.iter().try_for_each(|mount| {
+            change_mount(mount.as_fd(), read_only, None, false).map_err(|e| mount_failure("make a tmpfs read-only", e))
+        })
     }
 
     /// Links in the image may lead it to anything that was mounted.
@@ -159,15 +171,16 @@ pub fn attach(config: &Config, prepared: &Prepared) -> Result<Own, StartFailure>
         }
     }
     // Attached, each has the number that it keeps.
-    let mut own = vec![mount_id(&prepared.root)?];
-    for (plan, made) in config.mounts.iter().zip(&made) {
+    let mut own = Own { mounts: vec![mount_id(&prepared.root)?], unsealed: Vec::new() };
+    for (plan, made) in config.mounts.iter().zip(made) {
         if let (Kind::Filesystem { name, .. }, Some(mount)) = (&plan.kind, made)
             && name == "tmpfs"
         {
-            own.push(mount_id(mount)?);
+            own.mounts.push(mount_id(&mount)?);
+            own.unsealed.extend(is_sealed_later(plan).then_some(mount));
         }
     }
-    Ok(Own(own))
+    Ok(own)
 }
 
 /// Where the bundle has it; where the container's root may not go there, over everything.
@@ -217,6 +230,12 @@ fn check_target(plan: &Plan, target: &OwnedFd) -> Result<(), StartFailure> {
     Ok(())
 }
 
+/// A tmpfs is empty: devices, what is copied into it and places for other mounts have to be made first.
+fn is_sealed_later(plan: &Plan) -> bool {
+    let is_tmpfs = matches!(&plan.kind, Kind::Filesystem { name, .. } if name == "tmpfs");
+    is_tmpfs && (plan.attributes.set | plan.recursive.set) & libc::MOUNT_ATTR_RDONLY != 0
+}
+
 fn filesystem(plan: &Plan, name: &str, source: &str) -> Result<OwnedFd, StartFailure> {
     let failed = |e: rustix::io::Errno| mount_failure(&format!("mount a new {name} for {}", plan.target), e.into());
     let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
@@ -232,6 +251,12 @@ fn filesystem(plan: &Plan, name: &str, source: &str) -> Result<OwnedFd, StartFai
         .map_err(|e| explained(&context, &format!("mount {name} for {} with option {key}", plan.target), e))?;
     }
     fsconfig_create(&context).map_err(step)?;
+    let mut early = plan.clone();
+    if is_sealed_later(plan) {
+        early.attributes.set &= !libc::MOUNT_ATTR_RDONLY;
+        early.recursive.set &= !libc::MOUNT_ATTR_RDONLY;
+    }
+    let plan = &early;
     // From the beginning: in a user namespace they may be what is asked for.
     let attributes = MountAttrFlags::from_bits_retain((plan.attributes.set | plan.recursive.set) as u32);
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(step)?;
