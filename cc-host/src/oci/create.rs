@@ -17,7 +17,7 @@ use super::init::{self, Launch};
 use super::namespaces::{self, Namespaces};
 use super::state::{CONFIG_FILE, Entry, Executable, Init, Record, START_SOCKET, Store};
 use super::talk::{self, FromInside};
-use super::{devices, hooks, limits, mounts, report, userns};
+use super::{devices, hooks, limits, mounts, relay, report, userns};
 use crate::shim::channel::Channel;
 use crate::shim::protocol::{FailureKind, StartFailure};
 use crate::shim::sys;
@@ -52,9 +52,14 @@ pub struct Process {
 
 pub fn create(store: &Store, wanted: &Wanted) -> Result<Created, OciError> {
     super::state::check_id(&wanted.id)?;
-    let config = Config::load(&wanted.bundle)?;
+    let mut config = Config::load(&wanted.bundle)?;
     let has_terminal = config.process.as_ref().is_some_and(|plan| plan.terminal);
     check_console(has_terminal, wanted.console_socket.is_some(), wanted.foreground)?;
+    if wanted.foreground
+        && let Some(plan) = &mut config.process
+    {
+        plan.size = plan.size.or_else(relay::size_here);
+    }
     let record = Record {
         id: wanted.id.clone(),
         bundle: config.bundle.clone(),

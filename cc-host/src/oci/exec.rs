@@ -20,7 +20,7 @@ use super::namespaces::IntoRustix;
 use super::process::Plan;
 use super::state::{Init, Record, Status, Store};
 use super::talk::{self, FromInside};
-use super::{init, inside, limits, lsm};
+use super::{init, inside, limits, lsm, relay};
 use crate::shim::channel::Channel;
 use crate::shim::filter::Filter;
 use crate::shim::init::{enter_cgroups, lost, other};
@@ -68,8 +68,11 @@ pub fn exec(store: &Store, options: &Options, wanted: &Wanted) -> Result<Process
     if !matches!(status, Status::Created | Status::Running) {
         return Err(OciError::Status { operation: "exec in", id: options.id.clone(), status: status.name() });
     }
-    let (plan, filter, personality) = exec_plan::plan(&dir, wanted)?;
+    let (mut plan, filter, personality) = exec_plan::plan(&dir, wanted)?;
     check_console(plan.terminal, options.console_socket.is_some(), !options.detach)?;
+    if !options.detach {
+        plan.size = plan.size.or_else(relay::size_here);
+    }
     let init = record.alive()?;
     let mut place = record.cgroup.clone();
     if place.unified.as_ref().is_some_and(|dir| !place.made.contains(dir)) {

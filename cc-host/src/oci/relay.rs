@@ -9,11 +9,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::create::Process;
 use super::error::OciError;
-use crate::shim::sys;
+use crate::shim::terminal::Size;
+use crate::shim::{sys, terminal};
 
 /// How often a terminal is looked at whose other end nobody has.
 const HUNG_UP: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -179,12 +180,16 @@ fn show(master: &OwnedFd) -> io::Result<Shown> {
     Ok(Shown::Some)
 }
 
-fn resize(master: &OwnedFd) {
+/// Of the terminal that this program is run in: a program that looks once has to see it when it begins.
+pub fn size_here() -> Option<Size> {
     let stdin = rustix::stdio::stdin();
-    if isatty(stdin)
-        && let Ok(size) = tcgetwinsize(stdin)
-    {
-        let _ = tcsetwinsize(master, size);
+    let size = if isatty(stdin) { tcgetwinsize(stdin).ok()? } else { return None };
+    Some(Size { rows: size.ws_row, columns: size.ws_col })
+}
+
+fn resize(master: &OwnedFd) {
+    if let Some(size) = size_here() {
+        let _ = terminal::resize(master, size);
     }
 }
 
