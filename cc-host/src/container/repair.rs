@@ -98,7 +98,9 @@ impl Containers {
     fn on_interface(&self, ifindex: u32) -> Option<ContainerRecord> {
         let name = nix::net::if_::if_indextoname(ifindex).ok()?;
         let name = name.to_str().ok()?;
-        self.all().into_iter().find(|record| record.interface() == name && self.live(&record.id).is_some())
+        // Once a minute for every interface: not with a copy of every record for each.
+        let found = self.with_records(|records| records.values().find(|record| record.interface() == name).cloned());
+        found.filter(|record| self.live(&record.id).is_some())
     }
 
     /// What cannot be guarded must not be open: nobody reaches it, and its frames go nowhere.
