@@ -20,7 +20,8 @@ pub struct Port {
     pub generation: u64,
     pub endpoint: u32,
     pub vni: u32,
-    /// Number of its rule set in `CC_RULESETS`, and of its set of groups.
+    /// Number of its rule set in `CC_RULESETS`, and of its set of groups. 0 in the table: programs copy it from the endpoint's row,
+    /// which is written in place. To write a row of a hash table anew is to give another row its memory, while a program may read it.
     pub rule_set: u32,
     pub ipv4: Be32,
     /// Unspecified in a network without IPv6.

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 const REPLACEMENTS: usize = 1000;
+const RULE_SETS: usize = 300_000;
 /// On their way at a time: fewer than any queue holds, so that only a program can lose one.
 const WINDOW: u64 = 64;
 /// A packet takes microseconds; one that takes this long is lost.
@@ -91,6 +92,35 @@ fn programs_are_replaced_a_thousand_times_in_a_flood() {
     assert_eq!(refused, intruded, "each frame of the host's met a program");
     assert_eq!(after[1].received.packets - before[1].received.packets, sent, "counters go on where they were");
     assert!(after[0].sent.packets - before[0].sent.packets >= sent);
+}
+
+/// To write one's rule set must not give another's row to a program that is about to read the first.
+#[test]
+fn rule_sets_change_in_a_flood() {
+    let mut world = World::new();
+    world.network(1);
+    let (a, b) = (world.container(0, 1, 2), world.container(1, 1, 3));
+    let flood = Flood { over: AtomicBool::new(false), sent: 0.into(), received: 0.into(), intruded: 0.into() };
+    let datapath = world.datapath();
+    std::thread::scope(|scope| {
+        scope.spawn(|| intrude(&a, &flood));
+        let _over = Over(&flood.over);
+        while flood.intruded.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        for _ in 0..RULE_SETS {
+            for container in [&a, &b] {
+                datapath.set_rule_set(container.endpoint.id, container.endpoint.rule_set).unwrap();
+            }
+        }
+    });
+    let refused = |one: &Container| -> u64 {
+        let drops = datapath.counters(one.endpoint.id).unwrap().drops;
+        drops.iter().filter(|drop| drop.reason == "not_from_datapath").map(|drop| drop.packets).sum()
+    };
+    let intruded = flood.intruded.load(Ordering::SeqCst);
+    println!("{intruded} frames during {RULE_SETS} changes on two interfaces");
+    assert_eq!((refused(&a), refused(&b)), (intruded, 0), "a frame was taken for another interface's");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use cc_common::port::{self, PORT_RATED, Payload, PortKey};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
 
-use crate::maps::CC_PORTS;
+use crate::maps::{CC_ENDPOINTS, CC_PORTS};
 use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::send::{deliver, send, translated};
@@ -43,6 +43,7 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
         Some(port) => work.port = *port,
         None => return Err(unknown),
     }
+    work.port.rule_set = CC_ENDPOINTS.get(work.port.endpoint).ok_or(unknown)?.rule_set;
     trace::port(work);
     // One copy for what nearly every packet is; a shorter one is looked at by parts.
     let both = parse::header::<EthernetIpv4>(ctx, 0);

@@ -63,6 +63,7 @@ impl Inner {
             return Err(not_whole("its row has another way to its interface"));
         }
         // The groups are the store's to know: a daemon may have died while it changed them.
+        // A row of an older daemon's names the groups too.
         let port = self.tables.port(ifindex)?.map(|port| Port { rule_set: 0, ..port });
         let expected = Port {
             generation: entry.generation,

@@ -349,13 +349,7 @@ impl Inner {
         if entry.generation == 0 {
             return Ok(());
         }
-        // What others' rules say of it first: it is reached by the new ones before it reaches out by them.
-        tables.set_endpoint(endpoint_id, EndpointEntry { rule_set, ..entry })?;
-        let key = cc_common::port::PortKey { ifindex: entry.ifindex };
-        match tables.ports.get(&key, 0) {
-            Ok(port) if port.endpoint == endpoint_id => tables.set_port(entry.ifindex, Port { rule_set, ..port }),
-            _ => Ok(()),
-        }
+        tables.set_endpoint(endpoint_id, EndpointEntry { rule_set, ..entry })
     }
 
     /// The endpoint's row, its counters from zero, and the programs on its cgroup.

@@ -71,8 +71,8 @@ impl Inner {
     }
 
     pub(super) fn set_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
-        let &EndpointEntry { generation, ifindex, vni, rule_set, ipv4, ipv6, mac, .. } = entry;
-        self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set, ipv4, ipv6, mac, flags })
+        let &EndpointEntry { generation, ifindex, vni, ipv4, ipv6, mac, .. } = entry;
+        self.tables.set_port(ifindex, Port { generation, endpoint: id, vni, rule_set: 0, ipv4, ipv6, mac, flags })
     }
 
     pub(super) fn set_sockets(&mut self, id: u32, entry: EndpointEntry) -> Result<(), DatapathError> {
