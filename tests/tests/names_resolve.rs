@@ -290,7 +290,13 @@ fn two_hundred_containers_and_their_vpcs_leave_nothing() {
     const AT_ONCE: usize = 4;
     let world = World::new();
     let image = world.image("busybox");
-    let before = namespaces_held(world.daemon().pid());
+    // What is parked holds one each, and there are as many as were started lately.
+    let held = || namespaces_held(world.daemon().pid()).checked_sub(world.parked().len());
+    let before = eventually("the first is parked, to its last link", BOUND, || {
+        let parked = world.parked();
+        let waits = |id: &String| world.pins().join("links").join(format!("{id}-cgout")).exists();
+        (parked.len() == 1 && parked.iter().all(waits)).then(held).flatten()
+    });
     for batch in 0..VPCS {
         let vpc = format!("vpc{batch}");
         world.vpc(&vpc, "10.0.0.0/24");
@@ -316,9 +322,7 @@ fn two_hundred_containers_and_their_vpcs_leave_nothing() {
         });
     }
     world.assert_clean();
-    eventually("the daemon holds no namespace of theirs", BOUND, || {
-        (namespaces_held(world.daemon().pid()) == before).then_some(())
-    });
+    eventually("the daemon holds no namespace of theirs", BOUND, || (held() == Some(before)).then_some(()));
     for map in ["CC_PORTS", "CC_ROUTES"] {
         eventually(&format!("{map} is empty"), BOUND, || (rows(&world.pins().join(map)) == 0).then_some(()));
     }
