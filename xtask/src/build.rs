@@ -36,6 +36,41 @@ impl Profile {
     }
 }
 
+/// Our own packages, for settings of a profile that are not the dependencies'.
+const OWN: &[&str] = &["cc-common", "cc-host", "cli", "fuzz", "programs", "tests", "xtask"];
+
+/// Of the release, with every assertion of our own code and the lines of its panics, and that code built at once. The dependencies stay
+/// the release's: they are compiled once for the programs, their tests and their fuzz targets.
+pub fn checked(command: &mut Command, fast: &[&str]) {
+    command.arg("--release");
+    for name in OWN {
+        let level = if fast.contains(name) { 3 } else { 0 };
+        let settings =
+            [&format!("opt-level={level}"), "debug=\"line-tables-only\"", "debug-assertions=true", "overflow-checks=true"];
+        for setting in settings {
+            command.arg("--config").arg(format!("profile.release.package.{name}.{setting}"));
+        }
+    }
+}
+
+/// The programs that end-to-end tests run, each from where it was built: cargo puts what it builds for tests, with assertions and without
+/// much else, in the place of the release's.
+const TESTED: &[&str] = &["cc-host", "cc", "cc-shim", "cc-oci", "make-image", "cc-host-next"];
+
+/// Builds what the tests run, and gives its directory. With `next`, the daemon of the next layout too.
+pub fn tested(root: &Path, next: bool) -> Result<PathBuf> {
+    let dir = root.join("target/tested");
+    if next {
+        next_daemon(root, Profile::Release)?;
+    }
+    run_with_images(root, Profile::Release)?;
+    for name in TESTED.iter().filter(|name| next || **name != "cc-host-next") {
+        place(&Profile::Release.bin_dir(root).join(name), &dir.join(name))?;
+    }
+    run_command(Command::new(dir.join("make-image")).arg("all"))?;
+    Ok(dir)
+}
+
 pub fn run(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
     programs(root, profile, Layout::Own, &["cc-host", "cli"], &["cc-host", "cc"])?;
@@ -53,8 +88,10 @@ pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
 /// `run_with_images`, whose cc-host takes the name that cargo gives both.
 pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Next)?;
-    // The same packages as there, so that what they share is the same.
-    programs(root, profile, Layout::Next, &["cc-host", "cli", "tests"], &["cc-host"])?;
+    // The same packages as there, so that what they share is the same. How fast it is, nobody asks.
+    let mut command = command_for(root, profile, Layout::Next, &["cc-host", "cli", "tests"], &["cc-host"]);
+    command.args(["--config", "profile.release.package.cc-host.opt-level=0"]);
+    run_command(&mut command)?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
 }
 
@@ -78,11 +115,15 @@ pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
 
 /// The binaries by name: cc-host's package also has cc-shim and cc-oci, which must not be made dynamic in the same place.
 fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Result<()> {
+    run_command(&mut command_for(root, profile, layout, packages, binaries))
+}
+
+fn command_for(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Command {
     let mut command = cargo(root);
     command.arg("build").args(profile.flag()).args(layout.features("cc-host"));
     command.args(packages.iter().flat_map(|name| ["-p", name]));
     command.args(binaries.iter().flat_map(|name| ["--bin", name]));
-    run_command(&mut command)
+    command
 }
 
 /// Each with its own features, and so by a call of its own.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build::{self, Profile};
 use crate::process::{ask, cargo, run as run_command, shown};
 use crate::{build_ebpf, setup};
 
@@ -16,6 +17,20 @@ use crate::{build_ebpf, setup};
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
+/// What is instrumented.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Our own code: its dependencies are those of the tests and the programs, and are not compiled again.
+    Ours,
+    /// All of it, so that an input that takes another branch in a parser of somebody else's is kept too.
+    All,
+}
+
+/// Adds the flags to what they are for: see there.
+const WRAPPER: &str = "tests/fuzz/rustc-with-coverage";
+/// What each packet and each byte goes through.
+const FAST: &[&str] = &["cc-common", "fuzz", "programs"];
+
 /// What takes longer for one input is a finding.
 const INPUT_SECONDS_MAX: u32 = 10;
 const INPUT_BYTES_MAX: u32 = 4096;
@@ -66,7 +81,7 @@ pub fn setup_and_run(root: &Path, options: &Options) -> Result<()> {
 }
 
 fn run(root: &Path, options: &Options) -> Result<()> {
-    let ran = all(root, options)?;
+    let ran = all(root, options, Coverage::All)?;
     let crashes = ran.iter().filter(|ran| ran.found.is_some()).count();
     for ran in &ran {
         println!("{ran}");
@@ -76,7 +91,7 @@ fn run(root: &Path, options: &Options) -> Result<()> {
 }
 
 /// Builds them and runs each, in the order of their names.
-pub fn all(root: &Path, options: &Options) -> Result<Vec<Ran>> {
+pub fn all(root: &Path, options: &Options, coverage: Coverage) -> Result<Vec<Ran>> {
     let known = targets(root)?;
     let unknown: Vec<&str> = options.targets.iter().map(String::as_str).filter(|name| !known.contains(*name)).collect();
     if !unknown.is_empty() {
@@ -84,7 +99,10 @@ pub fn all(root: &Path, options: &Options) -> Result<Vec<Ran>> {
     }
     let wanted: Vec<String> =
         known.into_iter().filter(|name| options.targets.is_empty() || options.targets.contains(name)).collect();
-    let programs = build(root)?;
+    let programs = match coverage {
+        Coverage::Ours => build_ours(root)?,
+        Coverage::All => build_all(root)?,
+    };
     let left = Mutex::new(wanted.into_iter());
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -115,9 +133,19 @@ pub fn targets(root: &Path) -> Result<std::collections::BTreeSet<String>> {
     Ok(names.collect())
 }
 
-/// Gives the directory of the programs. For a target that is named, cargo keeps the flags from build scripts and macros, which run here
-/// and would miss what the coverage calls.
-fn build(root: &Path) -> Result<PathBuf> {
+/// Gives the directory of the programs.
+fn build_ours(root: &Path) -> Result<PathBuf> {
+    let mut command = cargo(root);
+    command.args(["build", "-p", "fuzz", "--bins"]);
+    build::checked(&mut command, FAST);
+    command.env("RUSTC_WORKSPACE_WRAPPER", root.join(WRAPPER)).env("CC_COVERAGE_FLAGS", COVERAGE);
+    run_command(&mut command)?;
+    Ok(Profile::Release.bin_dir(root))
+}
+
+/// Likewise. For a target that is named, cargo keeps the flags from build scripts and macros, which run here and would miss what the
+/// coverage calls.
+fn build_all(root: &Path) -> Result<PathBuf> {
     let version = ask("rustc", &["-vV"]).context("there is no rustc on PATH")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say its host")?;
     let mut command = cargo(root);

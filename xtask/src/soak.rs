@@ -47,7 +47,7 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
         rows.push(one(root, &file, seed)?);
     }
     if wants_fuzz(which) {
-        let ran = fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS))?;
+        let ran = fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS), fuzz::Coverage::All)?;
         rows.extend(ran.into_iter().map(|ran| Row::of_fuzzing(ran, seed)));
     }
     let path = root.join("docs/soak.md");

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
-use crate::build::{self, Profile};
+use crate::build;
 use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
@@ -65,7 +65,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         (None, true) => {
             setup::run(root, setup::For::Demo)?;
             build_ebpf::run(root, Layout::Own)?;
-            unit(root, seed, &mut report);
+            unit(root, seed, Built::Quickly, &mut report);
         }
         (Some(name), _) => {
             setup::run(root, setup::For::Tests)?;
@@ -75,7 +75,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             setup::run(root, setup::For::Tests)?;
             build_ebpf::run(root, Layout::Own)?;
             lints(root, &mut report);
-            unit(root, seed, &mut report);
+            unit(root, seed, Built::AsReleased, &mut report);
             end_to_end(root, seed, "", &mut report)?;
             fuzz(root, &mut report);
         }
@@ -107,10 +107,9 @@ fn lints(root: &Path, report: &mut Report) {
     report.step("clippy", run_command(cargo(root).args(clippy)));
     // The layout that only the tests of upgrades have.
     report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
-    let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/next-abi", "--", "-D", "warnings"];
-    report.step("clippy of the next layout", run_command(cargo(root).args(clippy)));
-    let clippy = ["clippy", "--quiet", "--package=cc-host", "--features=cc-host/mutations", "--", "-D", "warnings"];
-    report.step("clippy of switched-off controls", run_command(cargo(root).args(clippy)));
+    let both = "--features=cc-host/next-abi,cc-host/mutations";
+    let clippy = ["clippy", "--quiet", "--package=cc-host", both, "--", "-D", "warnings"];
+    report.step("clippy of the next layout, and of switched-off controls", run_command(cargo(root).args(clippy)));
     match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),
@@ -140,18 +139,30 @@ fn licences(root: &Path, deny: &Path, report: &mut Report) {
         .step("advisories", run_command(check.current_dir(root).args(["--log-level", "error", "check", "advisories"])));
 }
 
+/// Of what dependencies tests are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Built {
+    /// Whoever edits builds for debugging anyway.
+    Quickly,
+    /// Those of the programs that are tested, which are compiled anyway.
+    AsReleased,
+}
+
 /// Everything that needs no root: what is beside the code, and the test files of the crates other than the daemon.
-fn unit(root: &Path, seed: u64, report: &mut Report) {
-    let mut command = selected(root, &["cc-common", "cli", "xtask"], "");
+fn unit(root: &Path, seed: u64, built: Built, report: &mut Report) {
+    let mut command = selected(root, built, &["cc-common", "cli", "xtask"], "");
     command.args(["--lib", "--bins", "--quiet"]);
     report.tests("unit", tally::run(seeded(&mut command, seed), ""));
 }
 
 /// Always the whole workspace with test files by name: a choice of packages would choose other features of what they share,
 /// and compile that again.
-fn selected(root: &Path, crates: &[&str], name: &str) -> Command {
+fn selected(root: &Path, built: Built, crates: &[&str], name: &str) -> Command {
     let mut command = cargo(root);
     command.args(["test", "--workspace", "--no-fail-fast"]);
+    if built == Built::AsReleased {
+        build::checked(&mut command, &[]);
+    }
     for file in crates.iter().flat_map(|dir| files(root, dir)).filter(|file| name.is_empty() || file == name) {
         command.arg("--test").arg(file);
     }
@@ -188,16 +199,12 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
     }
-    if name.is_empty() || name == UPGRADES {
-        build::next_daemon(root, Profile::Release)?;
-    }
-    build::run_with_images(root, Profile::Release)?;
-    run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+    let programs = build::tested(root, name.is_empty() || name == UPGRADES)?;
 
     let before = residue::now();
     let mut skipped = 0;
     for (label, mut command) in suites {
-        command.env("CC_BIN_DIR", Profile::Release.bin_dir(root)).env("CC_NO_SKIP", "1");
+        command.env("CC_BIN_DIR", &programs).env("CC_NO_SKIP", "1");
         let outcome = tally::run(seeded(&mut command, seed), "");
         skipped += outcome.as_ref().map_or(0, |outcome| outcome.tally.skipped);
         report.tests(label, outcome);
@@ -215,7 +222,7 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
 
 /// Each target counts as a test.
 fn fuzz(root: &Path, report: &mut Report) {
-    match fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS)) {
+    match fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS), fuzz::Coverage::Ours) {
         Ok(ran) => {
             for ran in ran {
                 match ran.found {
@@ -235,5 +242,5 @@ fn fuzz(root: &Path, report: &mut Report) {
 fn suites(root: &Path, name: &str) -> Vec<(&'static str, Command)> {
     let wanted = |dir: &&str| files(root, dir).iter().any(|file| name.is_empty() || file == name);
     let labels = ["cc-host", "tests"].into_iter().filter(wanted);
-    labels.map(|dir| (dir, selected(root, &[dir], name))).collect()
+    labels.map(|dir| (dir, selected(root, Built::AsReleased, &[dir], name))).collect()
 }
