@@ -36,21 +36,9 @@ impl Profile {
     }
 }
 
-/// Our own packages, for settings of a profile that are not the dependencies'.
-const OWN: &[&str] = &["cc-common", "cc-host", "cli", "fuzz", "programs", "tests", "xtask"];
-
-/// Of the release, with every assertion of our own code and the lines of its panics, and that code built at once. The dependencies stay
-/// the release's: they are compiled once for the programs, their tests and their fuzz targets.
-pub fn checked(command: &mut Command, fast: &[&str]) {
-    command.arg("--release");
-    for name in OWN {
-        let level = if fast.contains(name) { 3 } else { 0 };
-        let settings =
-            [&format!("opt-level={level}"), "debug=\"line-tables-only\"", "debug-assertions=true", "overflow-checks=true"];
-        for setting in settings {
-            command.arg("--config").arg(format!("profile.release.package.{name}.{setting}"));
-        }
-    }
+/// Of the release, but that our own code is built at once, with every assertion and with the lines of its panics.
+pub fn checked(command: &mut Command) {
+    command.args(["--release", "--config", "tests/checked.toml"]);
 }
 
 /// The programs that end-to-end tests run, each from where it was built: cargo puts what it builds for tests, with assertions and without

@@ -161,7 +161,7 @@ fn selected(root: &Path, built: Built, crates: &[&str], name: &str) -> Command {
     let mut command = cargo(root);
     command.args(["test", "--workspace", "--no-fail-fast"]);
     if built == Built::AsReleased {
-        build::checked(&mut command, &[]);
+        build::checked(&mut command);
     }
     for file in crates.iter().flat_map(|dir| files(root, dir)).filter(|file| name.is_empty() || file == name) {
         command.arg("--test").arg(file);
