@@ -68,16 +68,26 @@ impl Config {
         let failed = |path: &Path, source| OciError::File { operation: "find", path: path.into(), source };
         let bundle = std::fs::canonicalize(bundle).map_err(|e| failed(bundle, e))?;
         let path = bundle.join("config.json");
-        let text = read(&path)?;
-        let spec = parse(&text, &path)?;
+        Config::check(bundle, read(&path)?, |rootfs| {
+            let rootfs = std::fs::canonicalize(rootfs).map_err(|e| failed(rootfs, e))?;
+            if !rootfs.is_dir() {
+                return Err(OciError::invalid("root.path", format!("{} is no directory", rootfs.display())));
+            }
+            Ok(rootfs)
+        })
+    }
+
+    /// Of the bundle's config.json, whose `text` this is. `find` is asked for the root where it is said to be.
+    pub(super) fn check(
+        bundle: PathBuf,
+        text: Vec<u8>,
+        find: impl FnOnce(&Path) -> Result<PathBuf, OciError>,
+    ) -> Result<Config, OciError> {
+        let spec = parse(&text, &bundle.join("config.json"))?;
         check_version(spec.version())?;
         refuse_foreign(&spec)?;
         let root = spec.root().as_ref().ok_or_else(|| OciError::invalid("root", "it is missing"))?;
-        let rootfs = bundle.join(root.path());
-        let rootfs = std::fs::canonicalize(&rootfs).map_err(|e| failed(&rootfs, e))?;
-        if !rootfs.is_dir() {
-            return Err(OciError::invalid("root.path", format!("{} is no directory", rootfs.display())));
-        }
+        let rootfs = find(&bundle.join(root.path()))?;
         let linux = spec.linux().as_ref();
         refuse_linux(linux)?;
         let namespaces = Namespaces::parse(linux)?;

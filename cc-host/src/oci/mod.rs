@@ -22,6 +22,8 @@ pub mod error;
 mod exec;
 mod exec_plan;
 pub mod features;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hooks;
 mod init;
 mod inside;

@@ -10,6 +10,7 @@ pub mod image_layers;
 pub mod image_manifests;
 pub mod input;
 pub mod nat;
+pub mod oci_configs;
 pub mod prefix_lists;
 pub mod rules;
 pub mod seccomp_profiles;
@@ -23,13 +24,14 @@ pub mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; each has a file of its name in `fuzz_targets`, and a corpus.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("api_messages", api_messages::run),
     ("datapath", datapath::run),
     ("dns", dns::run),
     ("image_layers", image_layers::run),
     ("image_manifests", image_manifests::run),
     ("nat", nat::run),
+    ("oci_configs", oci_configs::run),
     ("prefix_lists", prefix_lists::run),
     ("rules", rules::run),
     ("seccomp_profiles", seccomp_profiles::run),

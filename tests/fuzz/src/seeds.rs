@@ -19,6 +19,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(nat());
     seeds.extend(texts());
     seeds.extend(policies());
+    seeds.extend(bundles());
     seeds.extend(images());
     seeds.extend(messages());
     seeds.extend(dns());
@@ -208,6 +209,28 @@ fn policies() -> Vec<Seed> {
     let any = |seed| [&[6, 1, 0, 0, 0, 0, 1][..], &scattered(seed, 900)].concat();
     seeds.extend([("seccomp_profiles", "any", any(7)), ("seccomp_profiles", "other", any(8))]);
     seeds
+}
+
+fn bundles() -> Vec<Seed> {
+    let short = r#"{"ociVersion":"1.2.0","root":{"path":"rootfs"},"process":{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0}},
+        "linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}"#;
+    let long = r#"{"ociVersion":"1.0.2","root":{"path":"/r","readonly":true},"hostname":"h","annotations":{"a":"b"},
+        "process":{"terminal":true,"consoleSize":{"height":24,"width":80},"args":["/bin/a","-x"],"env":["PATH=/bin"],"cwd":"/tmp",
+        "user":{"uid":1000,"gid":1000,"additionalGids":[5],"umask":18},"noNewPrivileges":true,"oomScoreAdj":10,
+        "capabilities":{"bounding":["CAP_KILL"],"effective":["CAP_KILL"],"permitted":["CAP_KILL"],"ambient":[],"inheritable":[]},
+        "rlimits":[{"type":"RLIMIT_NOFILE","soft":64,"hard":64}],"scheduler":{"policy":"SCHED_BATCH","nice":1},
+        "ioPriority":{"class":"IOPRIO_CLASS_IDLE","priority":0}},
+        "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
+        {"destination":"/tmp","type":"tmpfs","source":"tmpfs","options":["nosuid","nodev","mode=1777","size=64k","tmpcopyup"]},
+        {"destination":"/b","type":"bind","source":"b","options":["rbind","ro","rslave"]}],
+        "hooks":{"poststop":[{"path":"/bin/true","args":["true"],"timeout":3}]},
+        "linux":{"namespaces":[{"type":"mount"},{"type":"uts"},{"type":"ipc"},{"type":"user"},{"type":"cgroup"}],
+        "uidMappings":[{"containerID":0,"hostID":100000,"size":65536}],"gidMappings":[{"containerID":0,"hostID":100000,"size":65536}],
+        "sysctl":{"kernel.msgmax":"8192"},"maskedPaths":["/proc/kcore"],"readonlyPaths":["/proc/sys"],"rootfsPropagation":"private",
+        "devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229,"fileMode":438,"uid":0,"gid":0}],"cgroupsPath":"/c",
+        "personality":{"domain":"LINUX32"},"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["reboot"],"action":"SCMP_ACT_ERRNO"}]},
+        "resources":{"memory":{"limit":1048576},"pids":{"limit":9},"cpu":{"shares":512}}}}"#;
+    [("short", short), ("long", long)].map(|(name, text)| ("oci_configs", name, text.as_bytes().to_vec())).into()
 }
 
 fn images() -> Vec<Seed> {
