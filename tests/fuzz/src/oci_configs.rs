@@ -12,7 +12,8 @@ pub fn run(bytes: &[u8]) {
         Ok(taken) => taken,
         Err(error) => return drop(error.to_string()),
     };
-    let text: Value = serde_json::from_slice(bytes).expect("what is taken is JSON");
+    // A string of a field that nobody knows is passed over, whatever it holds.
+    let Ok(text) = serde_json::from_slice::<Value>(bytes) else { return };
     for foreign in ["windows", "solaris", "zos", "vm"] {
         assert!(text[foreign].is_null(), "{foreign} is for another system, and was taken");
     }
