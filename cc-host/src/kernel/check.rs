@@ -110,19 +110,19 @@ pub fn all(config: &Config) -> Vec<Check> {
             "memory controller",
             controller(&controllers, "memory"),
             "without it: no memory limit",
-            "boot without cgroup_disable=memory",
+            "boot without cgroup_disable=memory; on v2 also: echo +memory > /sys/fs/cgroup/cgroup.subtree_control",
         ),
         required(
             "cpu controller",
             controller(&controllers, "cpu"),
             "without it: no CPU shares",
-            "boot without cgroup_disable=cpu",
+            "boot without cgroup_disable=cpu; on v2 also: echo +cpu > /sys/fs/cgroup/cgroup.subtree_control",
         ),
         required(
             "pids controller",
             controller(&controllers, "pids"),
             "without it: a fork bomb hurts the host",
-            "boot without cgroup_disable=pids",
+            "boot without cgroup_disable=pids; on v2 also: echo +pids > /sys/fs/cgroup/cgroup.subtree_control",
         ),
         optional(
             "landlock",
@@ -245,14 +245,15 @@ fn cgroup2_mount() -> Option<String> {
     mounted.find(|fields| fields.get(2) == Some(&"cgroup2")).map(|fields| fields[1].to_owned())
 }
 
-/// Names and hierarchies of the enabled controllers; hierarchy 0 is v2's. Newer kernels' /proc/cgroups tells of v1's alone.
+/// Names and hierarchies of the controllers that a cgroup of ours would have; hierarchy 0 is v2's. Of v2's controllers, /proc/cgroups of newer
+/// kernels says nothing, and that of older ones not whether the root passes them on.
 fn controllers() -> Vec<(String, String)> {
     let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();
     let rows =
         table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let enabled = rows.filter(|row| row.get(3) == Some(&"1"));
-    let mut all: Vec<_> = enabled.map(|row| (row[0].to_owned(), row[1].to_owned())).collect();
-    let of_v2 = cgroup2_mount().and_then(|at| fs::read_to_string(format!("{at}/cgroup.controllers")).ok());
+    let of_v1 = rows.filter(|row| row.get(3) == Some(&"1") && row[1] != "0");
+    let mut all: Vec<_> = of_v1.map(|row| (row[0].to_owned(), row[1].to_owned())).collect();
+    let of_v2 = cgroup2_mount().and_then(|at| fs::read_to_string(format!("{at}/cgroup.subtree_control")).ok());
     all.extend(of_v2.unwrap_or_default().split_whitespace().map(|name| (name.to_owned(), "0".to_owned())));
     all
 }

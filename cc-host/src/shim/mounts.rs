@@ -90,8 +90,8 @@ fn nodes(all: &[DeviceSpec], id_base: u32) -> Result<OwnedFd, StartFailure> {
 /// range already, because an idmapped upper silently becomes read-only.
 pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartFailure> {
     match put_together(rootfs, id_base, userns, &Nowhere) {
-        // Before 6.15 overlayfs says so to layers that are mounted nowhere; to anything else it says it again.
-        Err((Errno::INVAL, _)) => {
+        // Before 6.13 it knows no layer by a descriptor, before 6.15 none that is mounted nowhere. To anything else it says the same again.
+        Err((Errno::BADF | Errno::INVAL, _)) => {
             let away = Away::from_host()?;
             let made = put_together(rootfs, id_base, userns, &away);
             away.back()?;

@@ -74,6 +74,9 @@ fn furnish(plan: &Plan) -> Result<()> {
     filesystem("mqueue", "/dev/mqueue", "mqueue", "")?;
     filesystem("tmpfs", "/run", "run", "mode=755")?;
     filesystem("cgroup2", "/sys/fs/cgroup", "cgroup", "")?;
+    // As a service manager does.
+    std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpuset +cpu +io +memory +pids")
+        .context("cannot pass the controllers on")?;
     filesystem("bpf", "/sys/fs/bpf", "bpf", "mode=700")?;
     filesystem("tracefs", "/sys/kernel/tracing", "tracing", "")?;
     let modules = format!("/usr/lib/modules/{release}");
