@@ -35,15 +35,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// What is not the daemon's own: the kernel's test of device filters, say.
 const OURS: &str = "cc_";
 
+/// What was found, or what is wrong.
+type Ask = fn(&Plan) -> Result<String>;
+
 pub fn all(plan: &Plan) -> Vec<Check> {
-    let checks: [(&str, fn(&Plan) -> Result<String>); 5] = [
+    let checks: [(&str, Ask); 5] = [
         ("cgroup v2 only", cgroups),
         ("modules", modules),
         ("fq on an interface", fq),
         ("thin volumes of LVM", thin),
         ("cc-host check", daemon),
     ];
-    let run = |(name, check): (&str, fn(&Plan) -> Result<String>)| match check(plan) {
+    let run = |(name, check): (&str, Ask)| match check(plan) {
         Ok(found) => Check { name: name.to_owned(), ok: true, found },
         Err(error) => Check { name: name.to_owned(), ok: false, found: format!("{error:#}") },
     };

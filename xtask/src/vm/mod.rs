@@ -49,26 +49,24 @@ pub fn run(root: &Path, kernels: &[String], choice: &Choice, seed: u64) -> Resul
     let (mut tally, mut failures) = (Tally::default(), Vec::new());
     for series in &kernels {
         let kernel = kernel::fetch(root, series)?;
-        let outcome = match one(root, &kernel, &suites, seed) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                interrupt::check()?;
-                println!("{}: {error:#}", series.name());
-                failures.push(format!("{}: {error:#}", series.name()));
-                continue;
-            }
-        };
+        let mut outcome = Outcome { release: kernel.release.clone(), ..Outcome::default() };
+        let ended = one(root, &kernel, &suites, seed, &mut outcome);
         tally += outcome.tally();
         failures.extend(outcome.failures().into_iter().map(|failure| format!("{}: {failure}", series.name())));
-        // One file alone says nothing of a kernel.
-        if !matches!(choice, Choice::One(_)) {
+        // What was told is so, however it ended.
+        if !outcome.checks.is_empty() {
             write(root, series.name(), &outcome)?;
+        }
+        interrupt::check()?;
+        if let Err(error) = ended {
+            println!("{}: {error:#}", series.name());
+            failures.push(format!("{}: {error:#}", series.name()));
         }
     }
     Ok((tally, failures))
 }
 
-fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Outcome> {
+fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut Outcome) -> Result<()> {
     println!("--- Linux {}", kernel.release);
     let dir = root.join("target/vm/run");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -88,13 +86,12 @@ fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Outc
     let guest = std::env::current_exe().context("cannot find this program")?;
     let began = Instant::now();
     let mut machine = Machine::start(&dir, kernel, &initramfs::make(kernel, &guest, &path)?)?;
-    let mut outcome = Outcome { release: kernel.release.clone(), ..Outcome::default() };
     machine.listen(SILENCE_MAX, |told| {
         show(&told);
         outcome.hear(told);
     })?;
     println!("--- {} s with Linux {}", began.elapsed().as_secs(), kernel.release);
-    Ok(outcome)
+    Ok(())
 }
 
 fn show(told: &Told) {
