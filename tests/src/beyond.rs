@@ -7,6 +7,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::eventually::allowed;
 use crate::netns::Netns;
 use crate::world::World;
 
@@ -98,7 +99,7 @@ impl Beyond {
         std::thread::spawn(move || {
             let serve = |_| {
                 let (mut stream, peer) = listener.accept().expect("somebody comes");
-                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                stream.set_read_timeout(Some(allowed(PATIENCE))).expect("a timeout");
                 let mut line = [0; 64];
                 let read = stream.read(&mut line).expect("it says something");
                 let said = String::from_utf8_lossy(&line[..read]).trim().to_owned();
@@ -113,7 +114,7 @@ impl Beyond {
     pub fn udp_server(&self, at: &str, port: u16, count: usize) -> JoinHandle<Vec<SocketAddr>> {
         let at = SocketAddr::new(at.parse::<IpAddr>().expect("an address"), port);
         let socket = self.netns.run(move || UdpSocket::bind(at).expect("the port is free")).expect("it is bound");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_read_timeout(Some(allowed(PATIENCE))).expect("a timeout");
         std::thread::spawn(move || {
             let serve = |_| {
                 let mut line = [0; 2048];
@@ -140,8 +141,8 @@ impl Beyond {
 
 /// In the calling thread's namespace.
 pub fn ask_tcp(to: SocketAddr, said: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut stream = TcpStream::connect_timeout(&to, allowed(Duration::from_secs(3)))?;
+    stream.set_read_timeout(Some(allowed(Duration::from_secs(5))))?;
     // In one piece: what the other end has not read when it closes resets the connection.
     stream.write_all(format!("{said}\n").as_bytes())?;
     let mut answer = String::new();
@@ -154,7 +155,7 @@ pub fn ask_udp(to: SocketAddr, said: &str) -> std::io::Result<String> {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(allowed(Duration::from_secs(3))))?;
     socket.send(said.as_bytes())?;
     let mut answer = [0; 2048];
     let read = socket.recv(&mut answer)?;

@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RData, Record};
 
 pub use hickory_proto::rr::RecordType;
 
+use crate::eventually::allowed;
 use crate::netns::Netns;
 
 /// Far longer than an answer takes.
@@ -48,7 +49,7 @@ pub fn ask_within(netns: &Netns, server: &str, name: &str, wanted: RecordType, p
         let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(server)?;
-        socket.set_read_timeout(Some(patience))?;
+        socket.set_read_timeout(Some(allowed(patience)))?;
         socket.send(&bytes)?;
         let mut buffer = vec![0; 65_535];
         let length = socket.recv(&mut buffer)?;

@@ -27,5 +27,5 @@ pub mod websocket;
 pub mod world;
 
 pub use daemon::{Build, Leave};
-pub use eventually::eventually;
+pub use eventually::{allowed, eventually};
 pub use world::{Ran, World};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::daemon::Daemon;
+use crate::eventually::allowed;
 use crate::world::World;
 
 /// The shims' directory among those of the containers' cgroups.
@@ -78,7 +79,7 @@ impl World {
     /// Waits until nothing is left; panics with what is.
     pub fn assert_clean(&self) {
         let mut last = Vec::new();
-        let bound = Duration::from_secs(15);
+        let bound = allowed(Duration::from_secs(15));
         let start = std::time::Instant::now();
         while start.elapsed() < bound {
             last = self.residue();

@@ -45,9 +45,13 @@ pub fn checked(command: &mut Command) {
 /// much else, in the place of the release's.
 const TESTED: &[&str] = &["cc-host", "cc", "cc-shim", "cc-oci", "make-image", "cc-host-next"];
 
+pub fn tested_dir(root: &Path) -> PathBuf {
+    root.join("target/tested")
+}
+
 /// Builds what the tests run, and gives its directory. With `next`, the daemon of the next layout too.
 pub fn tested(root: &Path, next: bool) -> Result<PathBuf> {
-    let dir = root.join("target/tested");
+    let dir = tested_dir(root);
     if next {
         next_daemon(root, Profile::Release)?;
     }

@@ -20,6 +20,7 @@ mod tally;
 mod test;
 mod tidy;
 mod tools;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,6 +80,9 @@ enum Task {
     /// The traffic tool of `bench net`; the same for every peer
     #[command(hide = true)]
     Traffic(bench::traffic::Options),
+    /// The first program of an emulated machine of `test --vm`
+    #[command(hide = true)]
+    Guest(vm::guest::Options),
 }
 
 fn main() -> ExitCode {
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),
         Task::Traffic(options) => bench::traffic::run(&options),
+        Task::Guest(options) => vm::guest::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

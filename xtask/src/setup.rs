@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build_ebpf;
 use crate::process::{ask, is_root, run as run_command, which};
-use crate::tools;
+use crate::{tools, vm};
 
 const RUST_MINOR_MIN: u32 = 88;
 
@@ -16,6 +16,8 @@ const RUST_MINOR_MIN: u32 = 88;
 pub enum For {
     Demo,
     Tests,
+    /// The tests on other kernels.
+    Kernels,
 }
 
 /// A Debian package, and how to see that what we want of it is here, whoever installed it.
@@ -71,14 +73,26 @@ const TESTS: &[Package] = &[
     file("python3-scapy", "/usr/lib/python3/dist-packages/scapy/__init__.py"),
 ];
 
+/// Of emulated machines: what makes one, and what is looked for inside.
+const KERNELS: &[Package] = &[
+    program("qemu-system-x86", "qemu-system-x86_64"),
+    program("kmod", "modprobe"),
+    program("e2fsprogs", "mke2fs"),
+    program("lvm2", "lvm"),
+    file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+];
+
 /// One of the two ways to an eBPF compiler; the other is a nightly with the standard library's sources.
 const EBPF_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
 pub fn run(root: &Path, what_for: For) -> Result<()> {
     toolchain(what_for)?;
     let mut wanted: Vec<&Package> = BUILD.iter().collect();
-    if what_for == For::Tests {
+    if what_for != For::Demo {
         wanted.extend(TESTS);
+    }
+    if what_for == For::Kernels {
+        wanted.extend(KERNELS);
     }
     let mut missing: Vec<String> =
         wanted.into_iter().filter(|package| !package.is_here()).map(|package| package.name.to_owned()).collect();
@@ -86,6 +100,10 @@ pub fn run(root: &Path, what_for: For) -> Result<()> {
         missing.extend(EBPF_COMPILER.map(str::to_owned));
     }
     install(missing)?;
+    // In Debian 12 it comes with qemu.
+    if what_for == For::Kernels && vm::virtiofsd().is_none() {
+        install(vec!["virtiofsd".to_owned()])?;
+    }
 
     let compiler = build_ebpf::find_toolchain().context(
         "there is no compiler for eBPF: neither Debian's rustc-web with libstd-rust-web-dev-bpf, nor a nightly with rust-src \
@@ -118,7 +136,7 @@ fn toolchain(what_for: For) -> Result<()> {
     if minor.is_none_or(|minor| minor < RUST_MINOR_MIN) {
         bail!("{} is too old: Rust 1.{RUST_MINOR_MIN} or newer is needed (rustup update stable)", version.trim());
     }
-    if what_for == For::Tests {
+    if what_for != For::Demo {
         for (component, program) in [("rustfmt", "rustfmt"), ("clippy", "clippy-driver")] {
             if ask(program, &["--version"]).is_none() {
                 bail!("the toolchain has no {component}, which the tests run: rustup component add {component}");

@@ -54,7 +54,7 @@ pub fn run(command: &mut Command, note: &str) -> Result<Outcome> {
 }
 
 /// `test result: ok. 5 passed; 0 failed; 1 ignored; …`
-fn closing_line(line: &str) -> Option<Tally> {
+pub fn closing_line(line: &str) -> Option<Tally> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
     let count = |word: &str| {
         counts.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok()).unwrap_or(0)

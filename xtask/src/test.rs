@@ -11,7 +11,7 @@ use crate::build;
 use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
-use crate::{build_ebpf, fuzz, residue, setup, tidy, tools};
+use crate::{build_ebpf, fuzz, residue, setup, tidy, tools, vm};
 
 /// Of each target: what a branch costs in CI. The soak has ten minutes.
 const FUZZ_SECONDS: u64 = 20;
@@ -27,6 +27,16 @@ pub struct Options {
     /// Only the end-to-end tests; with a name, only the file of that name
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     e2e: Option<String>,
+    /// On Debian's kernels, each in an emulated machine: a series such as 6.12, or newest; without a name 6.12, newest and 6.1, which is
+    /// refused. What CI requires, or one file with --e2e NAME; writes docs/kernels.md
+    #[arg(long, value_name = "KERNEL", num_args = 0.., conflicts_with = "unit")]
+    vm: Option<Vec<String>>,
+    /// Every file that an emulated machine can run
+    #[arg(long, requires = "vm", conflicts_with = "e2e")]
+    all: bool,
+    /// With the programs and images as they were built last
+    #[arg(long, requires = "vm")]
+    as_built: bool,
 }
 
 /// What was run, what it came to, and what went wrong, in the order in which it happened.
@@ -62,6 +72,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     println!("seed: CC_TEST_SEED={seed} (set it to repeat this run)");
     let mut report = Report::default();
     match (&options.e2e, options.unit) {
+        _ if options.vm.is_some() => emulated(root, seed, options, &mut report)?,
         (None, true) => {
             setup::run(root, setup::For::Demo)?;
             build_ebpf::run(root, Layout::Own)?;
@@ -217,6 +228,26 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
     if !left.is_empty() {
         report.step("residue", Err(anyhow::anyhow!("left behind: {}", left.join(", "))));
     }
+    Ok(())
+}
+
+/// On other kernels; each failure in a guest counts as one test's.
+fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> Result<()> {
+    let choice = match (options.e2e.as_deref(), options.all) {
+        (Some(name), _) if !name.is_empty() => vm::Choice::One(name.to_owned()),
+        (_, true) => vm::Choice::All,
+        (_, false) => vm::Choice::Required,
+    };
+    if !is_root() {
+        bail!("an emulated machine has this one's files, root's too: run it as root (sudo -E cargo xtask test --vm)");
+    }
+    setup::run(root, setup::For::Kernels)?;
+    if !options.as_built {
+        build::tested(root, choice.names(root)?.iter().any(|name| name == UPGRADES))?;
+    }
+    let (tally, failures) = vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, seed)?;
+    report.tally += tally;
+    report.failures.extend(failures);
     Ok(())
 }
 

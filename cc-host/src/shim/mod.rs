@@ -13,6 +13,7 @@ pub mod exec_spec;
 pub mod filter;
 pub(crate) mod init;
 pub(crate) mod launch;
+mod layers;
 pub mod log;
 mod masks;
 pub(crate) mod mounts;

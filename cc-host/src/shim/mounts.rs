@@ -7,11 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
 };
 
+use super::layers::{Away, Layers, Nowhere};
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs;
 use super::spec::{Bind, DeviceSpec, Rootfs, Spec};
@@ -87,27 +89,49 @@ fn nodes(all: &[DeviceSpec], id_base: u32) -> Result<OwnedFd, StartFailure> {
 /// The layers belong to host ids from 0 and are shown under the container's; the upper directory belongs to the container's
 /// range already, because an idmapped upper silently becomes read-only.
 pub fn overlay(rootfs: &Rootfs, id_base: u32, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartFailure> {
-    let at = |step: &'static str| move |source: rustix::io::Errno| mount_failure(step, source.into());
+    match put_together(rootfs, id_base, userns, &Nowhere) {
+        // Before 6.13 it knows no layer by a descriptor, before 6.15 none that is mounted nowhere. To anything else it says the same again.
+        Err((Errno::BADF | Errno::INVAL, _)) => {
+            let away = Away::from_host()?;
+            let made = put_together(rootfs, id_base, userns, &away);
+            away.back()?;
+            made
+        }
+        made => made,
+    }
+    .map_err(|(_, failure)| failure)
+}
+
+/// With the kernel's number of why not.
+fn put_together(
+    rootfs: &Rootfs,
+    id_base: u32,
+    userns: Option<BorrowedFd<'_>>,
+    layers: &dyn Layers,
+) -> Result<OwnedFd, (Errno, StartFailure)> {
+    let at = |step: &'static str| move |source: Errno| (source, mount_failure(step, source.into()));
+    let other = |failure| (Errno::IO, failure);
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("open overlayfs"))?;
     fsconfig_set_string(&context, "source", "overlay").map_err(at("name the overlay"))?;
     // Closing a detached mount dissolves it: they have to last until the overlay has made its own copies.
-    let mut layers = Vec::with_capacity(rootfs.layers.len());
+    let mut mounts = Vec::with_capacity(rootfs.layers.len());
     // The first one given is the topmost.
     for layer in rootfs.layers.iter().rev() {
-        let mount = clone_tree(layer)?;
+        let mount = clone_tree(layer).map_err(other)?;
         mount_setattr(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, userns, false)
-            .map_err(|source| mount_failure(&format!("map the ids of layer {}", layer.display()), source))?;
-        fsconfig_set_fd(&context, "lowerdir+", &mount).map_err(at("add a layer"))?;
-        layers.push(mount);
+            .map_err(|source| other(mount_failure(&format!("map the ids of layer {}", layer.display()), source)))?;
+        layers.show(&mount).map_err(at("show a layer to overlayfs"))?;
+        layers.give(&context, "lowerdir+", &mount).map_err(at("add a layer"))?;
+        mounts.push(mount);
     }
-    let upper = writable_layer(&rootfs.upper, id_base)?;
-    fsconfig_set_fd(&context, "upperdir", &upper).map_err(at("add the writable layer"))?;
-    let work = open_dir(&rootfs.work)?;
-    fsconfig_set_fd(&context, "workdir", &work).map_err(at("add the overlay's work directory"))?;
+    let upper = writable_layer(&rootfs.upper, id_base).map_err(other)?;
+    layers.give(&context, "upperdir", &upper).map_err(at("add the writable layer"))?;
+    let work = open_dir(&rootfs.work).map_err(other)?;
+    layers.give(&context, "workdir", &work).map_err(at("add the overlay's work directory"))?;
     if rootfs.volatile {
         fsconfig_set_flag(&context, "volatile").map_err(at("make the overlay volatile"))?;
     }
-    fsconfig_create(&context).map_err(|source| explained(&context, "create the overlay", source))?;
+    fsconfig_create(&context).map_err(|source| (source, explained(&context, "create the overlay", source)))?;
     // A device node in an image is somebody else's idea of the host's devices.
     let attributes = match mutation::off(Control::RootNodev) {
         true => MountAttrFlags::empty(),

@@ -1,4 +1,4 @@
-//! Three calls of bpf(2): open what is pinned, load a program of a few instructions, run a program on a packet. Refuses to be a
+//! Four calls of bpf(2): open what is pinned, open a program by its number, load a program of a few instructions, run a program on a packet. Refuses to be a
 //! library: the daemon has one.
 
 use std::ffi::CString;
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const LICENSE: &std::ffi::CStr = c"GPL";
 
 /// `BPF_PROG_TYPE_…`
@@ -34,6 +35,14 @@ pub struct Instruction {
 struct Get {
     path: u64,
     fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next: u32,
     flags: u32,
 }
 
@@ -89,10 +98,20 @@ pub fn pinned(path: &Path) -> Result<OwnedFd> {
 
 /// As the kernel charges it.
 pub fn memory_bytes(map: &Path) -> Result<u64> {
-    let fd = pinned(map)?;
+    info(&pinned(map)?, "memlock:")
+}
+
+/// How many instructions of a loaded program the verifier looked at, each as often as it came by.
+pub fn verified_instructions(program: u32) -> Result<u64> {
+    let mut by_id = ById { id: program, ..ById::default() };
+    let fd = fd(PROG_GET_FD_BY_ID, &mut by_id).with_context(|| format!("cannot open program {program}"))?;
+    info(&fd, "verified_insns:")
+}
+
+fn info(fd: &OwnedFd, key: &str) -> Result<u64> {
     let text =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).context("cannot read fdinfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("memlock:")).context("the kernel does not say it")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).context("the kernel does not say it")?;
     line.trim().parse().with_context(|| format!("{line:?} is no number"))
 }
 

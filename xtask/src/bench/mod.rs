@@ -1,7 +1,7 @@
 //! Comparisons with others on this machine, alternated in one run because its timings are noisy. Refuses to judge: aims
 //! are in PROMISES.md.
 
-mod bpf;
+pub mod bpf;
 mod cost;
 mod density;
 mod frames;

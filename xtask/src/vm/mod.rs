@@ -1,0 +1,123 @@
+//! `cargo xtask test --vm`: the end-to-end tests on Debian's kernels, each in an emulated machine with a pure cgroup v2. Refuses KVM: not
+//! every machine has one that boots them, and what an emulated one finds does not depend on the host's kernel.
+//!
+//! In the order of a run: `kernel` (found and unpacked), `suites` (built), `initramfs` and `machine` (booted), inside it `guest` and `checks`,
+//! which tell by `told`; then `report`.
+
+mod checks;
+pub mod guest;
+mod initramfs;
+mod kernel;
+mod machine;
+mod report;
+mod suites;
+mod told;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use self::kernel::{Kernel, Series};
+use self::machine::Machine;
+pub use self::machine::virtiofsd;
+use self::report::Outcome;
+pub use self::suites::Choice;
+use self::suites::build;
+use self::told::{Plan, Suite, Told};
+use crate::build::tested_dir;
+use crate::interrupt;
+use crate::tally::Tally;
+
+/// The oldest that is supported, the newest that there is, and one that is refused.
+const KERNELS: [&str; 3] = ["6.12", "newest", "6.1"];
+/// Older ones are only asked for the words of the refusal; as `kernel/check.rs` of the daemon has it.
+const SUPPORTED_FROM: (u64, u64) = (6, 12);
+/// How much slower an emulated machine is, at worst.
+const PATIENCE: u32 = 10;
+const SUITE_LIMIT_SECONDS: u64 = 900;
+/// More than the limit of a file: the guest ends that itself, and says so.
+const SILENCE_MAX: Duration = Duration::from_secs(SUITE_LIMIT_SECONDS + 120);
+
+/// The release builds and the images are there already. An error is one of ours; what failed in a guest is in the answer.
+pub fn run(root: &Path, kernels: &[String], choice: &Choice, seed: u64) -> Result<(Tally, Vec<String>)> {
+    let kernels: Vec<&str> =
+        if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
+    let kernels = kernels.into_iter().map(Series::parse).collect::<Result<Vec<_>>>()?;
+    let suites = build(root, &choice.names(root)?)?;
+    interrupt::catch()?;
+    let (mut tally, mut failures) = (Tally::default(), Vec::new());
+    for series in &kernels {
+        let kernel = kernel::fetch(root, series)?;
+        let mut outcome = Outcome { release: kernel.release.clone(), ..Outcome::default() };
+        let ended = one(root, &kernel, &suites, seed, &mut outcome);
+        tally += outcome.tally();
+        failures.extend(outcome.failures().into_iter().map(|failure| format!("{}: {failure}", series.name())));
+        // What was told is so, however it ended.
+        if !outcome.checks.is_empty() {
+            write(root, series.name(), &outcome)?;
+        }
+        interrupt::check()?;
+        if let Err(error) = ended {
+            println!("{}: {error:#}", series.name());
+            failures.push(format!("{}: {error:#}", series.name()));
+        }
+    }
+    Ok((tally, failures))
+}
+
+fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut Outcome) -> Result<()> {
+    println!("--- Linux {}", kernel.release);
+    let dir = root.join("target/vm/run");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let plan = Plan {
+        tree: kernel.tree.clone(),
+        bin_dir: tested_dir(root),
+        root: root.to_owned(),
+        seed,
+        patience: PATIENCE,
+        suite_limit_seconds: SUITE_LIMIT_SECONDS,
+        refused: kernel.series() < SUPPORTED_FROM,
+        suites: suites.to_vec(),
+    };
+    let path = dir.join("plan.json");
+    std::fs::write(&path, serde_json::to_vec(&plan).context("cannot write a plan")?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let guest = std::env::current_exe().context("cannot find this program")?;
+    let began = Instant::now();
+    let mut machine = Machine::start(&dir, kernel, &initramfs::make(kernel, &guest, &path)?)?;
+    machine.listen(SILENCE_MAX, |told| {
+        show(&told);
+        outcome.hear(told);
+    })?;
+    println!("--- {} s with Linux {}", began.elapsed().as_secs(), kernel.release);
+    Ok(())
+}
+
+fn show(told: &Told) {
+    match told {
+        Told::Output(line) => println!("    {line}"),
+        Told::Check(check) => println!("{}: {}: {}", check.name, if check.ok { "yes" } else { "no" }, check.found),
+        Told::Program(program) => {
+            println!("{}: {} instructions, {} looked at", program.name, program.instructions, program.verified);
+        }
+        Told::Ran(ran) => {
+            println!(
+                "{}: {}; {} passed, {} failed, {} s",
+                ran.suite,
+                report::result(ran),
+                ran.passed,
+                ran.failed,
+                ran.seconds
+            );
+        }
+        Told::Done | Told::Failed(_) => {}
+    }
+}
+
+fn write(root: &Path, name: &str, outcome: &Outcome) -> Result<()> {
+    let path = root.join("docs/kernels.md");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = report::placed(&text, name, outcome);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,104 @@
+//! Which files of tests run on another kernel, and which cannot. Refuses to leave one out without saying why.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::told::Suite;
+use crate::process::{cargo, output};
+use crate::test::files;
+
+/// What CI asks of each supported kernel: programs, isolation, rules, NAT, restart, limits.
+const REQUIRED: [&str; 7] = [
+    "limits_hold",
+    "same_cidr_vpcs_never_hear_each_other",
+    "containers_reach_out",
+    "firewall_rules_are_in_force",
+    "ports_are_published",
+    "datapath_packets",
+    "restart_keeps_containers",
+];
+
+/// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
+const NOT_HERE: &[(&str, &str)] = &[];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    Required,
+    All,
+    One(String),
+}
+
+impl Choice {
+    /// In the order in which they run.
+    pub fn names(&self, root: &Path) -> Result<Vec<String>> {
+        let there: Vec<String> = ["cc-host", "tests"].into_iter().flat_map(|dir| files(root, dir)).collect();
+        match self {
+            Choice::One(name) if there.contains(name) => Ok(vec![name.clone()]),
+            Choice::One(name) => bail!("no test file is named {name}; there are {}", there.join(", ")),
+            Choice::Required => Ok(REQUIRED.map(str::to_owned).to_vec()),
+            Choice::All => Ok(there.into_iter().filter(|name| why_not(name).is_none()).collect()),
+        }
+    }
+}
+
+pub fn why_not(name: &str) -> Option<&'static str> {
+    NOT_HERE.iter().find(|(file, _)| *file == name).map(|(_, why)| *why)
+}
+
+/// Compiles them; the whole workspace, as the other tests do, so that nothing shared is compiled twice.
+pub fn build(root: &Path, names: &[String]) -> Result<Vec<Suite>> {
+    let mut command = cargo(root);
+    command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    crate::build::checked(&mut command);
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    command.stderr(std::process::Stdio::inherit());
+    eprintln!("+ {}", crate::process::shown(&command));
+    let said = output(&mut command)?;
+    let built: Vec<Suite> = said.lines().filter_map(|line| suite(&serde_json::from_str(line).ok()?)).collect();
+    let of = |name: &String| {
+        let found = built.iter().find(|suite| suite.name == *name).cloned();
+        found.with_context(|| format!("cargo does not say where {name} is"))
+    };
+    names.iter().map(of).collect()
+}
+
+/// Of a message of cargo's, if it is about a test.
+fn suite(message: &Value) -> Option<Suite> {
+    let target = &message["target"];
+    if message["reason"] != "compiler-artifact" || target["kind"] != serde_json::json!(["test"]) {
+        return None;
+    }
+    Some(Suite {
+        name: target["name"].as_str()?.to_owned(),
+        program: PathBuf::from(message["executable"].as_str()?),
+        package_dir: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_a_file() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let there: Vec<String> = ["cc-host", "tests"].into_iter().flat_map(|dir| files(root, dir)).collect();
+        let named = REQUIRED.iter().chain(NOT_HERE.iter().map(|(name, _)| name));
+        let missing: Vec<_> = named.filter(|name| !there.iter().any(|file| file == *name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(REQUIRED.iter().all(|name| why_not(name).is_none()));
+    }
+
+    #[test]
+    fn cargo_says_where_a_test_is() {
+        let message = serde_json::json!({
+            "reason": "compiler-artifact", "manifest_path": "/src/tests/Cargo.toml", "executable": "/target/x-1",
+            "target": { "kind": ["test"], "name": "x" },
+        });
+        let expected = Suite { name: "x".into(), program: "/target/x-1".into(), package_dir: "/src/tests".into() };
+        assert_eq!(suite(&message), Some(expected));
+        assert_eq!(suite(&serde_json::json!({ "reason": "build-finished" })), None);
+    }
+}
