@@ -36,7 +36,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cc_common::limits::{ENDPOINTS_MAX, RULE_SETS_MAX};
 use cc_common::names::PIN_LINKS_DIR;
-use cc_common::port::Port;
 use cc_common::route::{EndpointEntry, NO_ENDPOINT, Route};
 use cc_common::settings::Settings;
 
