@@ -38,14 +38,14 @@ impl Profile {
 
 pub fn run(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
-    programs(root, profile, Layout::Own, &["cc-host", "cli"], &["cc-host", "cc"])?;
+    programs(root, profile, None, &["cc-host", "cli"], &["cc-host", "cc"])?;
     static_programs(root, profile)
 }
 
 /// As `run`, and the maker of test images with it: one call to cargo, so that nothing shared is compiled twice.
 pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
-    programs(root, profile, Layout::Own, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
+    programs(root, profile, None, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
     static_programs(root, profile)
 }
 
@@ -54,13 +54,21 @@ pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
 pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Next)?;
     // The same packages as there, so that what they share is the same.
-    programs(root, profile, Layout::Next, &["cc-host", "cli", "tests"], &["cc-host"])?;
+    let features = Layout::Next.features("cc-host");
+    programs(root, profile, features.as_deref(), &["cc-host", "cli", "tests"], &["cc-host"])?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
+}
+
+/// A daemon that can be told where to die, beside ours: cc-host-faults. Before `run_with_images`, as the next one.
+pub fn faults_daemon(root: &Path, profile: Profile) -> Result<()> {
+    build_ebpf::run(root, Layout::Own)?;
+    programs(root, profile, Some("--features=cc-host/faults"), &["cc-host", "cli", "tests"], &["cc-host"])?;
+    place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-faults"))
 }
 
 /// The images alone, for benchmarks of others.
 pub fn images_only(root: &Path) -> Result<()> {
-    programs(root, Profile::Release, Layout::Own, &["tests"], &["make-image"])
+    programs(root, Profile::Release, None, &["tests"], &["make-image"])
 }
 
 /// The compiler of protobuf is a dependency of one test alone, so that no build waits for it.
@@ -77,9 +85,9 @@ pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
 }
 
 /// The binaries by name: cc-host's package also has cc-shim and cc-oci, which must not be made dynamic in the same place.
-fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Result<()> {
+fn programs(root: &Path, profile: Profile, features: Option<&str>, packages: &[&str], binaries: &[&str]) -> Result<()> {
     let mut command = cargo(root);
-    command.arg("build").args(profile.flag()).args(layout.features("cc-host"));
+    command.arg("build").args(profile.flag()).args(features);
     command.args(packages.iter().flat_map(|name| ["-p", name]));
     command.args(binaries.iter().flat_map(|name| ["--bin", name]));
     run_command(&mut command)

@@ -18,6 +18,8 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// The file of tests that need another daemon.
 const UPGRADES: &str = "upgrades_lose_no_flow";
+/// The one that needs a daemon that dies where it is told.
+const CRASHES: &str = "volumes_survive_crashes";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -190,6 +192,9 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
     }
     if name.is_empty() || name == UPGRADES {
         build::next_daemon(root, Profile::Release)?;
+    }
+    if name.is_empty() || name == CRASHES {
+        build::faults_daemon(root, Profile::Release)?;
     }
     build::run_with_images(root, Profile::Release)?;
     run_command(Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;

@@ -48,6 +48,8 @@ impl Containers {
         if let Some(parked) = parked {
             match self.furnish_parked(record, image, command.clone(), parked, pace).await {
                 Ok(furnished) => return Ok(furnished),
+                // Another init has the same volumes.
+                Err(error @ ContainerError::Volume(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(container = %record.id, error = error_chain(&error), "what was parked is of no use");
                     self.tear_down(record).await;

@@ -215,7 +215,8 @@ impl House {
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {
         let (vpcs, containers) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers));
-        Arc::new(Counter { vpcs, containers, images: self.images.clone(), state_dir: self.config.state_dir.clone() })
+        let (volumes, images) = (Arc::clone(&self.volumes), self.images.clone());
+        Arc::new(Counter { vpcs, volumes, containers, images, state_dir: self.config.state_dir.clone() })
     }
 
     /// Starts nothing more, and stops the containers if the configuration says so.
@@ -323,6 +324,7 @@ fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {
 
 struct Counter {
     vpcs: Arc<Vpcs>,
+    volumes: Arc<Volumes>,
     containers: Arc<Containers>,
     images: Images,
     state_dir: std::path::PathBuf,
@@ -341,7 +343,10 @@ impl CountObjects for Counter {
     async fn disk(&self) -> Result<disk::Usage, Fault> {
         let (images, needed) = self.images.needed(&self.containers.images_in_use()).await?;
         let containers = self.containers.all_that_run_or_not();
-        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers };
+        let volumes = self.volumes.all().await?;
+        let used = volumes.iter().filter(|volume| !self.containers.users_of_volume(&volume.id).is_empty()).count();
+        let volumes = [volumes.len(), used].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers, volumes };
         let measured = tokio::task::spawn_blocking(move || disk::usage(&known)).await.expect("reading does not panic");
         measured.map_err(|e| cannot("host", "measure the state directory", &e))
     }

@@ -13,7 +13,7 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::masks;
 use super::mounts::{DEVICES, mount_failure};
-use super::protocol::StartFailure;
+use super::protocol::{FailureKind, StartFailure};
 use super::spec::{Bind, DeviceSpec, TmpfsSpec};
 use super::sys::mount_setattr;
 use crate::mutation::{self, Control};
@@ -206,10 +206,11 @@ pub fn clone_of(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, StartF
 pub fn refuse_kernels(target: &OwnedFd, name: &str) -> Result<(), StartFailure> {
     let failed = |source: rustix::io::Errno| mount_failure(&format!("look at {name} in the container"), source.into());
     let kind = rustix::fs::fstatfs(target).map_err(failed)?.f_type;
-    match KERNELS.contains(&kind) {
-        true => Err(failed(rustix::io::Errno::LOOP)),
-        false => Ok(()),
+    if KERNELS.contains(&kind) {
+        let why = format!("cannot mount on {name} in the container: it leads to the kernel's own files");
+        return Err(StartFailure::new(FailureKind::Mount, why));
     }
+    Ok(())
 }
 
 /// Attaches a mount to an open file: there is no path left that could be something else by now.

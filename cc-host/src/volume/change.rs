@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::backend::{Backend, BackendError};
 use super::error::VolumeError;
 use super::filesystem::{self, BLOCK_BYTES, Effort, Superblock};
+use super::hold::exclusive;
 use super::ioctl::{self, Frozen};
 use super::mount::Mounts;
 use super::record::{VolumeRecord, VolumeState};
@@ -62,25 +63,39 @@ impl Volumes {
         self.mount(record).await?;
         let (backend, mounts, growing) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.clone());
         let grown = blocking(move || grow_file_system(&*backend, &mounts, &growing, to_bytes)).await;
-        if !self.is_held(&record.id) {
+        let is_held = self.is_held(&record.id);
+        if !is_held {
             self.unmount(&record.id).await;
         }
-        grown?;
+        match grown {
+            Err(VolumeError::Mount { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                if is_held {
+                    self.stay_as_it_was(record).await?;
+                    return Err(VolumeError::NotWhileUsed { name: record.name.clone() });
+                }
+                let (backend, growing) = (Arc::clone(&self.backend), record.clone());
+                blocking(move || grow_unmounted(&*backend, &growing)).await?;
+            }
+            grown => grown?,
+        }
         fault::point("volume.resize.grown");
         let ready = VolumeRecord { size_bytes: to_bytes, state: VolumeState::Ready, ..record.clone() };
         self.put(&ready).await?;
         Ok(ready)
     }
 
-    /// There was no room after all, and nothing has used any of it.
+    /// It could not be done after all, and nothing has used any of it.
     async fn stay_as_it_was(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
-        let (backend, mounts, kept) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.clone());
+        let (backend, kept) = (Arc::clone(&self.backend), record.clone());
         // A file system that has grown already keeps what it has: that is only so if an earlier try went further.
         let is_unused = blocking(move || {
             let file = std::fs::File::open(backend.image(&kept.id)).ok()?;
             let found = Superblock::read(&file).ok().flatten()?;
-            let unused = found.bytes <= kept.size_bytes && matches!(mounts.mounted(kept.id.as_str()), Ok(None));
-            unused.then(|| backend.shrink_back(&kept.id, kept.size_bytes)).transpose().ok().map(drop)
+            if found.bytes <= kept.size_bytes {
+                backend.shrink_back(&kept.id, kept.size_bytes).ok()?;
+                backend.attach(&kept.id).ok()?.refresh().ok()?;
+            }
+            Some(())
         });
         is_unused.await;
         self.put(&VolumeRecord { state: VolumeState::Ready, ..record.clone() }).await
@@ -125,6 +140,22 @@ fn grow_file_system(
     let root = mounts.open(record.id.as_str()).map_err(failed)?;
     ioctl::grow_ext4(root.as_fd(), to_bytes / u64::from(BLOCK_BYTES)).map_err(failed)?;
     rustix::fs::syncfs(&root).map_err(|error| failed(error.into()))
+}
+
+/// Nobody has it.
+fn grow_unmounted(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+    let name = &record.name;
+    let tool = |source| VolumeError::Tool { operation: "resize", name: name.clone(), source };
+    let attach = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
+    let device = backend.attach(&record.id).map_err(attach)?;
+    if !exclusive(device.path()) {
+        return Err(VolumeError::StillHeld { operation: "resize", name: name.clone() });
+    }
+    let verdict = filesystem::check(device.path(), Effort::PreenAll).map_err(tool)?;
+    if !verdict.clean {
+        return Err(VolumeError::NeedsRepair { name: name.clone(), why: verdict.report });
+    }
+    filesystem::grow(device.path()).map_err(tool)
 }
 
 fn copy_volume(

@@ -33,6 +33,8 @@ pub enum VolumeError {
     InUse { operation: &'static str, name: Name, users: usize, example: String },
     #[error("cannot {operation} volume {name}: it is still in use on this host")]
     StillHeld { operation: &'static str, name: Name },
+    #[error("cannot make volume {name} larger while containers use it")]
+    NotWhileUsed { name: Name },
     #[error("cannot make volume {name} smaller: it has {size_bytes} bytes")]
     Smaller { name: Name, size_bytes: u64 },
     #[error("cannot {operation} volume {name}: it is {state}")]
@@ -126,6 +128,12 @@ impl From<VolumeError> for Fault {
                 "volume.still_held",
                 "a container that has ended is not gone yet, or a program of the host's has it mounted or open".into(),
                 "try again in a moment; see who has it: findmnt, losetup -l",
+            ),
+            E::NotWhileUsed { .. } => fault(
+                Code::FailedPrecondition,
+                "volume.not_while_used",
+                "the kernel lets nobody do that without CAP_SYS_RESOURCE, which the daemon was not given; its size is as it was".into(),
+                "stop the containers that have it first, or give the daemon CAP_SYS_RESOURCE",
             ),
             E::Smaller { .. } => fault(
                 Code::InvalidArgument,

@@ -116,6 +116,12 @@ pub fn rename(on: &Path, uuid: Uuid) -> Result<(), ToolError> {
     tool::must("tune2fs", &["-U", &uuid.to_string()], on, MAKE_WITHIN)
 }
 
+/// To the size of what it is on, which nobody has mounted, after a whole look at it. For where the kernel does not let us do it better:
+/// mounted, a growth is in the journal.
+pub fn grow(on: &Path) -> Result<(), ToolError> {
+    tool::must("resize2fs", &[], on, CHECK_WITHIN)
+}
+
 /// What e2fsck makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -131,6 +137,8 @@ pub enum Effort {
     Look,
     /// Replays the journal, and repairs what needs no choice.
     Preen,
+    /// The same, though it says that it is clean.
+    PreenAll,
     /// Whatever it takes.
     Force,
 }
@@ -139,16 +147,17 @@ pub fn check(on: &Path, effort: Effort) -> Result<Verdict, ToolError> {
     let args: &[&str] = match effort {
         Effort::Look => &["-f", "-n"],
         Effort::Preen => &["-p"],
+        Effort::PreenAll => &["-f", "-p"],
         Effort::Force => &["-f", "-y"],
     };
     verdict(tool::run("e2fsck", args, on, CHECK_WITHIN)?)
 }
 
-/// Codes are a sum: 1 and 2 repaired, 4 not repaired, 8 and more could not look.
+/// Codes are a sum: 1 and 2 repaired, 4 not repaired, 8 could not go on, and more could not begin.
 fn verdict(Ended { code, text }: Ended) -> Result<Verdict, ToolError> {
     match code {
         0..=3 => Ok(Verdict { clean: true, repaired: code != 0, report: text }),
-        4..=7 => Ok(Verdict { clean: false, repaired: code & 3 != 0, report: text }),
+        4..=7 | 12..=15 => Ok(Verdict { clean: false, repaired: code & 3 != 0, report: text }),
         // Of a superblock that is none any more it says this, too.
         8 if text.contains("superblock") => Ok(Verdict { clean: false, repaired: false, report: text }),
         _ => Err(ToolError::Failed { tool: "e2fsck", code, text }),
@@ -165,6 +174,15 @@ mod tests {
         assert_eq!(Uuid::try_from(uuid.to_string()), Ok(uuid));
         assert_eq!(uuid.to_string().len(), 36);
         assert!(Uuid::try_from("0123".to_owned()).is_err());
+    }
+
+    #[test]
+    fn codes_are_sums() {
+        let clean = |code, text: &str| verdict(Ended { code, text: text.to_owned() }).map(|verdict| verdict.clean).ok();
+        assert_eq!([0, 1, 3].map(|code| clean(code, "")), [Some(true); 3]);
+        assert_eq!([4, 5, 12].map(|code| clean(code, "")), [Some(false); 3]);
+        assert_eq!([8, 16, 32, 128, -1].map(|code| clean(code, "no such device")), [None; 5]);
+        assert_eq!(clean(8, "Bad magic number in superblock"), Some(false));
     }
 
     #[test]

@@ -99,14 +99,16 @@ impl Volumes {
     ) -> Result<(), VolumeError> {
         let began = std::time::Instant::now();
         loop {
-            let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.id.clone());
-            let attached = blocking(move || {
-                // One that stayed mounted, with nobody who has it.
-                let _ = mounts.unmount(id.as_str());
-                backend.is_attached(&id)
-            });
+            let attached = {
+                // Not under who is about to have it.
+                let _lock = self.lock(&record.id).await;
+                if self.is_held(&record.id) {
+                    return Err(VolumeError::StillHeld { operation, name: record.name.clone() });
+                }
+                self.is_attached(&record.id).await
+            };
             let name = record.name.clone();
-            match attached.await.map_err(|source| VolumeError::Backend { operation, name, source })? {
+            match attached.map_err(|source| VolumeError::Backend { operation, name, source })? {
                 false => return Ok(()),
                 true if began.elapsed() > within => {
                     return Err(VolumeError::StillHeld { operation, name: record.name.clone() });
@@ -114,6 +116,17 @@ impl Volumes {
                 true => tokio::time::sleep(FREE_LOOK).await,
             }
         }
+    }
+
+    /// One that stayed mounted, with nobody who has it, is unmounted. Under its lock.
+    async fn is_attached(&self, id: &VolumeId) -> Result<bool, super::backend::BackendError> {
+        let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), id.clone());
+        blocking(move || {
+            // What keeps it keeps its device, too.
+            let _ = mounts.unmount(id.as_str());
+            backend.is_attached(&id)
+        })
+        .await
     }
 
     /// The device that it is mounted from, mounted now if it was not. Under its lock.

@@ -23,3 +23,8 @@ pub use error::VolumeError;
 pub use hold::Held;
 pub use record::{VolumeRecord, VolumeState};
 pub use room::{NewVolume, POOL, Volumes, VolumesParts};
+
+/// For a look at what the host lacks.
+pub fn has_tool(tool: &'static str) -> bool {
+    tool::find(tool).is_ok()
+}
