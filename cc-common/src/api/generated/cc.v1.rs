@@ -185,12 +185,12 @@ pub struct DiskUsageReport {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiskUsage {
-    /// images, containers, logs, store
+    /// images, containers, logs, volumes, store
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub count: u32,
-    /// images that a container was made from; containers that run
+    /// images that a container was made from; containers that run; volumes that a container has
     #[prost(uint32, tag = "3")]
     pub active: u32,
     #[prost(uint64, tag = "4")]
