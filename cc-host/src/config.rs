@@ -85,6 +85,15 @@ impl TryFrom<String> for PortRange {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumesConfig {
+    /// Default: `<state_dir>/volumes`.
+    pub dir: Option<PathBuf>,
+    /// Of all volumes together, at most; 0: what its file system has but for a twentieth.
+    pub pool_bytes: u64,
+}
+
 /// Many daemons run side by side on one machine when each has its own directories, bpffs directory, cgroup directory,
 /// range of ids and network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -145,6 +154,8 @@ pub struct Config {
     pub refusals_per_minute: u32,
     /// How long conversations are remembered, and how many of a container.
     pub flows: Flows,
+    /// Where volumes are kept, and how much of it they may have.
+    pub volumes: VolumesConfig,
 }
 
 impl Default for Config {
@@ -177,6 +188,7 @@ impl Default for Config {
             shim: None,
             refusals_per_minute: 60,
             flows: Flows::default(),
+            volumes: VolumesConfig::default(),
         }
     }
 }
@@ -213,6 +225,16 @@ impl Config {
     /// One directory per container below it: writable layer, logs.
     pub fn containers_state_dir(&self) -> PathBuf {
         self.state_dir.join("containers")
+    }
+
+    /// One file per volume.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.volumes.dir.clone().unwrap_or_else(|| self.state_dir.join("volumes"))
+    }
+
+    /// Each volume that is in use is mounted below it.
+    pub fn volumes_run_dir(&self) -> PathBuf {
+        self.run_dir.join("volumes")
     }
 
     pub fn images_dir(&self) -> PathBuf {

@@ -80,6 +80,10 @@ pub struct ContainerId(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VpcId(String);
 
+/// A volume's id: `vol-` and 12 lower-case hexadecimal digits, drawn at random.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VolumeId(String);
+
 impl ContainerId {
     pub fn random() -> Self {
         ContainerId(format!("{:016x}", rand::random::<u64>()))
@@ -105,6 +109,29 @@ impl VpcId {
     }
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl VolumeId {
+    pub const PREFIX: &str = "vol-";
+
+    pub fn random() -> Self {
+        VolumeId(format!("{}{:012x}", VolumeId::PREFIX, rand::random::<u64>() & 0xffff_ffff_ffff))
+    }
+    /// An id read back from the name of a file: `None` if it is not one of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(VolumeId::PREFIX)?;
+        let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        (digits.len() == 12 && digits.bytes().all(is_digit)).then(|| VolumeId(text.to_owned()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -144,5 +171,8 @@ mod tests {
         let id = ContainerId::random();
         assert_eq!(ContainerId::parse(id.as_str()), Some(id));
         assert_eq!(ContainerId::parse("../../etc/passwd"), None);
+        let id = VolumeId::random();
+        assert_eq!(VolumeId::parse(id.as_str()), Some(id));
+        assert_eq!([VolumeId::parse("vol-../../etc/p"), VolumeId::parse("0123456789ab")], [None, None]);
     }
 }

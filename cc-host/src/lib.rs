@@ -26,6 +26,8 @@ pub mod devices;
 #[cfg(feature = "daemon")]
 pub mod explain;
 #[cfg(feature = "daemon")]
+mod fault;
+#[cfg(feature = "daemon")]
 pub mod firewall;
 #[cfg(feature = "daemon")]
 pub mod guard;
@@ -51,6 +53,8 @@ pub mod seccomp;
 mod slots;
 #[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod volume;
 #[cfg(feature = "daemon")]
 pub mod vpc;
 #[cfg(feature = "daemon")]

@@ -108,6 +108,9 @@ fn main() -> ExitCode {
         Some(copy @ (cc_host::copy::SUBCOMMAND | cc_host::copy::HOLD_SUBCOMMAND)) => {
             return cc_host::copy::child_main(copy);
         }
+        Some(cc_host::volume::enter::SUBCOMMAND) => {
+            return cc_host::volume::enter::child_main(std::env::args_os().skip(2));
+        }
         _ => {}
     }
     match run(Cli::parse().command) {

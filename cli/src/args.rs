@@ -62,6 +62,8 @@ pub struct Globals {
 pub enum Command {
     /// Private subnets
     Vpc(cmd::vpc::VpcArgs),
+    /// File systems that outlive containers
+    Volume(cmd::volume::VolumeArgs),
     /// Security groups and their rules
     Group(cmd::group::GroupArgs),
     /// Named sets of CIDRs for rules

@@ -32,6 +32,8 @@ pub enum Build {
     Logging,
     /// That of the next layout of pinned maps, which `cargo xtask test` builds from this source.
     Next,
+    /// This source's, which dies at that place; `cargo xtask test` builds it.
+    Faults(&'static str),
 }
 
 /// Of this source's pins; the next build's are one more.
@@ -42,12 +44,13 @@ impl Build {
         match self {
             Build::Own | Build::Logging => "cc-host",
             Build::Next => "cc-host-next",
+            Build::Faults(_) => "cc-host-faults",
         }
     }
 
     fn log(self) -> &'static str {
         match self {
-            Build::Own | Build::Next => "info",
+            Build::Own | Build::Next | Build::Faults(_) => "info",
             Build::Logging => "info,cc_ebpf=debug",
         }
     }
@@ -90,6 +93,9 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         if std::env::var_os("RUST_LOG").is_none() || build == Build::Logging {
             command.env("RUST_LOG", build.log());
+        }
+        if let Build::Faults(place) = build {
+            command.env("CC_FAULT", place);
         }
         netns.enter(&mut command);
         let child = command.spawn().context("cannot start cc-host; run `cargo xtask build`")?;

@@ -63,6 +63,7 @@ impl World {
         let bpf = self.path("bpf").display().to_string();
         let of_ours = |line: &&str| line.contains(&dir) && !line.contains(&bpf);
         left.extend(mounts.lines().filter(of_ours).map(|line| format!("mount {line}")));
+        left.extend(loops_of(&dir));
         left.extend(processes_of(&dir, self.daemon.as_ref().map(Daemon::pid)));
         left
     }
@@ -93,6 +94,16 @@ impl World {
             std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
         );
     }
+}
+
+/// Loop devices of files below this world's directory, those that were removed included.
+fn loops_of(dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().filter_map(Result::ok);
+    let file = |entry: std::fs::DirEntry| {
+        let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+        file.contains(dir).then(|| format!("loop device {} of {}", entry.file_name().display(), file.trim()))
+    };
+    entries.filter_map(file).collect()
 }
 
 /// Processes of this world other than the daemon: they name its directory in their arguments.

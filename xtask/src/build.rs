@@ -43,20 +43,33 @@ pub fn checked(command: &mut Command) {
 
 /// The programs that end-to-end tests run, each from where it was built: cargo puts what it builds for tests, with assertions and without
 /// much else, in the place of the release's.
-const TESTED: &[&str] = &["cc-host", "cc", "cc-shim", "cc-oci", "make-image", "cc-host-next"];
+const TESTED: &[&str] = &["cc-host", "cc", "cc-shim", "cc-oci", "make-image"];
+
+/// Daemons of other features, for the tests that need them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// Of the next layout of pinned maps.
+    Next,
+    /// It can be told where to die.
+    Faults,
+}
 
 pub fn tested_dir(root: &Path) -> PathBuf {
     root.join("target/tested")
 }
 
-/// Builds what the tests run, and gives its directory. With `next`, the daemon of the next layout too.
-pub fn tested(root: &Path, next: bool) -> Result<PathBuf> {
+/// Builds what the tests run, and gives its directory.
+pub fn tested(root: &Path, others: &[Other]) -> Result<PathBuf> {
     let dir = tested_dir(root);
-    if next {
-        next_daemon(root, Profile::Release)?;
+    let mut programs = TESTED.to_vec();
+    for other in others {
+        programs.push(match other {
+            Other::Next => next_daemon(root, Profile::Release).map(|()| "cc-host-next")?,
+            Other::Faults => faults_daemon(root, Profile::Release).map(|()| "cc-host-faults")?,
+        });
     }
     run_with_images(root, Profile::Release)?;
-    for name in TESTED.iter().filter(|name| next || **name != "cc-host-next") {
+    for name in programs {
         place(&Profile::Release.bin_dir(root).join(name), &dir.join(name))?;
     }
     run_command(Command::new(dir.join("make-image")).arg("all"))?;
@@ -65,14 +78,14 @@ pub fn tested(root: &Path, next: bool) -> Result<PathBuf> {
 
 pub fn run(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
-    programs(root, profile, Layout::Own, &["cc-host", "cli"], &["cc-host", "cc"])?;
+    programs(root, profile, None, &["cc-host", "cli"], &["cc-host", "cc"])?;
     static_programs(root, profile)
 }
 
 /// As `run`, and the maker of test images with it: one call to cargo, so that nothing shared is compiled twice.
 pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
-    programs(root, profile, Layout::Own, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
+    programs(root, profile, None, &["cc-host", "cli", "tests"], &["cc-host", "cc", "make-image"])?;
     static_programs(root, profile)
 }
 
@@ -80,16 +93,27 @@ pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
 /// `run_with_images`, whose cc-host takes the name that cargo gives both.
 pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Next)?;
-    // The same packages as there, so that what they share is the same. How fast it is, nobody asks.
-    let mut command = command_for(root, profile, Layout::Next, &["cc-host", "cli", "tests"], &["cc-host"]);
-    command.args(["--config", "profile.release.package.cc-host.opt-level=0"]);
-    run_command(&mut command)?;
+    let features = Layout::Next.features("cc-host");
+    quick_daemon(root, profile, features.as_deref())?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
+}
+
+/// A daemon that can be told where to die, beside ours: cc-host-faults. Before `run_with_images`, as the next one.
+pub fn faults_daemon(root: &Path, profile: Profile) -> Result<()> {
+    build_ebpf::run(root, Layout::Own)?;
+    quick_daemon(root, profile, Some("--features=cc-host/faults"))?;
+    place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-faults"))
+}
+
+/// How fast it is, nobody asks. The same packages as elsewhere, so that what they share is the same.
+fn quick_daemon(root: &Path, profile: Profile, features: Option<&str>) -> Result<()> {
+    let mut command = command_for(root, profile, features, &["cc-host", "cli", "tests"], &["cc-host"]);
+    run_command(command.args(["--config", "profile.release.package.cc-host.opt-level=0"]))
 }
 
 /// The images alone, for benchmarks of others.
 pub fn images_only(root: &Path) -> Result<()> {
-    programs(root, Profile::Release, Layout::Own, &["tests"], &["make-image"])
+    programs(root, Profile::Release, None, &["tests"], &["make-image"])
 }
 
 /// The compiler of protobuf is a dependency of one test alone, so that no build waits for it.
@@ -106,13 +130,13 @@ pub fn image(root: &Path, built: Profile, name: &str) -> Result<PathBuf> {
 }
 
 /// The binaries by name: cc-host's package also has cc-shim and cc-oci, which must not be made dynamic in the same place.
-fn programs(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Result<()> {
-    run_command(&mut command_for(root, profile, layout, packages, binaries))
+fn programs(root: &Path, profile: Profile, features: Option<&str>, packages: &[&str], binaries: &[&str]) -> Result<()> {
+    run_command(&mut command_for(root, profile, features, packages, binaries))
 }
 
-fn command_for(root: &Path, profile: Profile, layout: Layout, packages: &[&str], binaries: &[&str]) -> Command {
+fn command_for(root: &Path, profile: Profile, features: Option<&str>, packages: &[&str], binaries: &[&str]) -> Command {
     let mut command = cargo(root);
-    command.arg("build").args(profile.flag()).args(layout.features("cc-host"));
+    command.arg("build").args(profile.flag()).args(features);
     command.args(packages.iter().flat_map(|name| ["-p", name]));
     command.args(binaries.iter().flat_map(|name| ["--bin", name]));
     command

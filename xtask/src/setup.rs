@@ -45,6 +45,7 @@ const BUILD: &[Package] = &[
     file("libc6-dev", "/usr/lib/x86_64-linux-gnu/libc.a"),
     program("pkg-config", "pkg-config"),
     program("iproute2", "ip"),
+    program("e2fsprogs", "mke2fs"),
     program("iperf3", "iperf3"),
     program("bpftool", "bpftool"),
 ];

@@ -18,6 +18,8 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// The file of tests that need another daemon.
 const UPGRADES: &str = "upgrades_lose_no_flow";
+/// The one that needs a daemon that dies where it is told.
+const CRASHES: &str = "volumes_survive_crashes";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -210,7 +212,7 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
     }
-    let programs = build::tested(root, name.is_empty() || name == UPGRADES)?;
+    let programs = build::tested(root, &others(|file| name.is_empty() || name == file))?;
 
     let before = residue::now();
     let mut skipped = 0;
@@ -231,6 +233,12 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
     Ok(())
 }
 
+/// What those of these files that run need.
+fn others(runs: impl Fn(&str) -> bool) -> Vec<build::Other> {
+    let all = [(UPGRADES, build::Other::Next), (CRASHES, build::Other::Faults)];
+    all.into_iter().filter(|(file, _)| runs(file)).map(|(_, other)| other).collect()
+}
+
 /// On other kernels; each failure in a guest counts as one test's.
 fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> Result<()> {
     let choice = match (options.e2e.as_deref(), options.all) {
@@ -243,7 +251,8 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
     }
     setup::run(root, setup::For::Kernels)?;
     if !options.as_built {
-        build::tested(root, choice.names(root)?.iter().any(|name| name == UPGRADES))?;
+        let names = choice.names(root)?;
+        build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
     }
     let (tally, failures) = vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, seed)?;
     report.tally += tally;

@@ -31,7 +31,7 @@ pub struct ContainerApi {
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ContainerApi {
-    fn view(&self, record: &ContainerRecord) -> v1::Container {
+    pub(super) fn view(&self, record: &ContainerRecord) -> v1::Container {
         let health = record.health.as_ref().zip(self.containers.health(record));
         let health = health.map(|(check, health)| health_view(check, health));
         v1::Container { groups: self.containers.group_names(record), health, ..container_view(record) }

@@ -10,7 +10,8 @@ use crate::container::devices::{DEVICES_MAX, device};
 use crate::container::options::{self, Capabilities};
 use crate::container::ports::PORTS_MAX;
 use crate::container::{
-    BadLimit, BadLogOption, Bandwidth, Change, ContainerError, LogOptions, RateLimit, Restart, RunSpec, parse_signal,
+    BadLimit, BadLogOption, Bandwidth, Change, ContainerError, LogOptions, RateLimit, Restart, RunSpec, VOLUMES_MAX,
+    VolumeMount, fit, parse_signal,
 };
 use crate::daemon::privileges;
 use crate::datapath::PortProtocol;
@@ -18,6 +19,7 @@ use crate::kernel::cgroup::CpuSet;
 use crate::outside::PortMapping;
 use crate::resolver::NameServer;
 use crate::seccomp::{PROFILE_BYTES_MAX, Seccomp};
+use crate::shim::spec::TmpfsSpec;
 
 /// Of all strings together. A container's record holds them as JSON, whose escapes take up to six bytes for one, and has to
 /// fit into the store with what else it says. Linux would take more.
@@ -125,7 +127,7 @@ pub(super) fn run_spec(
     }
     let ulimits = spec.ulimits.iter().map(|text| options::ulimit(text)).collect::<Result<_, _>>();
     let ulimits = ulimits.map_err(said("--ulimit"))?;
-    let tmpfs = spec.tmpfs.iter().map(|text| options::tmpfs(text)).collect::<Result<_, _>>();
+    let tmpfs = spec.tmpfs.iter().map(|text| options::tmpfs(text)).collect::<Result<Vec<_>, _>>();
     let tmpfs = tmpfs.map_err(said("--tmpfs"))?;
     if spec.devices.len() > DEVICES_MAX {
         return Err(bad("--device", spec.devices.len(), "there are at most 32"));
@@ -148,6 +150,10 @@ pub(super) fn run_spec(
         return Err(bad("--cap-add", "SYS_PTRACE", why));
     }
     let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
+    let volumes = volumes(&spec.volumes, &tmpfs)?;
+    if spec.disk_bytes != 0 {
+        return Err(bad("--disk", spec.disk_bytes, "this host does not limit writable layers"));
+    }
     let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
     if let Some(signal) = &stop_signal
@@ -202,9 +208,25 @@ pub(super) fn run_spec(
         devices: devices.map_err(said("--device"))?,
         cpuset,
         host_users,
+        volumes,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),
     })
+}
+
+fn volumes(wanted: &[v1::VolumeMount], tmpfs: &[TmpfsSpec]) -> Result<Vec<VolumeMount>, ContainerError> {
+    let said = |why: String| ContainerError::BadOption { field: "--volume", why };
+    if wanted.len() > VOLUMES_MAX {
+        return Err(bad("--volume", wanted.len(), "a container has at most 64"));
+    }
+    let volumes: Vec<VolumeMount> = wanted.iter().map(volume_mount).collect::<Result<_, _>>()?;
+    fit(&volumes, tmpfs.iter().map(|one| one.target.clone())).map_err(said)?;
+    Ok(volumes)
+}
+
+pub(super) fn volume_mount(wanted: &v1::VolumeMount) -> Result<VolumeMount, ContainerError> {
+    let mount = VolumeMount::new(&wanted.volume, &wanted.path, wanted.read_only);
+    mount.map_err(|why| ContainerError::BadOption { field: "--volume", why })
 }
 
 /// Compiled already here, so that whoever wrote it hears of it.

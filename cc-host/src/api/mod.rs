@@ -24,6 +24,7 @@ pub mod session;
 pub mod tls;
 mod tunnel;
 mod view;
+mod volume;
 mod vpc;
 mod why;
 
@@ -32,5 +33,6 @@ pub use firewall::FirewallApi;
 pub use guard::GuardApi;
 pub use image::ImageApi;
 pub use net::NetApi;
+pub use volume::VolumeApi;
 pub use vpc::VpcApi;
 pub use why::WhyApi;

@@ -5,7 +5,9 @@ use cc_common::api::v1;
 use super::convert::UNCONFINED;
 use super::health::health_options_view;
 use crate::container::health::HealthOptions;
-use crate::container::{ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State};
+use crate::container::{
+    ContainerMetrics, ContainerRecord, Exit, Queue, RateLimit, RunSpec, State, VolumeClaim, VolumeMount,
+};
 use crate::datapath::PortProtocol;
 use crate::image::{ImageRecord, LayerProgress, LayerState};
 use crate::outside::PortMapping;
@@ -52,6 +54,8 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         devices: spec.devices.iter().map(ToString::to_string).collect(),
         cpuset: spec.cpuset.as_ref().map(ToString::to_string).unwrap_or_default(),
         userns: if spec.host_users { "host" } else { "" }.to_owned(),
+        volumes: spec.volumes.iter().map(volume_mount_view).collect(),
+        disk_bytes: 0,
     }
 }
 
@@ -86,11 +90,26 @@ pub(super) fn container_view(record: &ContainerRecord) -> v1::Container {
         interface: vpc.map(|_| record.interface()).unwrap_or_default(),
         project: record.project.to_string(),
         restarts: record.restarts,
+        volumes: record.volumes.iter().map(volume_claim_view).collect(),
         seccomp: record.spec.seccomp.kind().to_owned(),
         // The room knows.
         health: None,
         // Their names are the firewall's to know.
         groups: Vec::new(),
+    }
+}
+
+fn volume_mount_view(mount: &VolumeMount) -> v1::VolumeMount {
+    let VolumeMount { volume, target, read_only } = mount.clone();
+    v1::VolumeMount { volume, path: target, read_only, name: String::new() }
+}
+
+fn volume_claim_view(claim: &VolumeClaim) -> v1::VolumeMount {
+    v1::VolumeMount {
+        volume: claim.volume.to_string(),
+        path: claim.target.clone(),
+        read_only: claim.read_only,
+        name: claim.name.to_string(),
     }
 }
 

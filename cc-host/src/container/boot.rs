@@ -37,6 +37,7 @@ impl Containers {
         }
         self.tear_down(record).await;
         // A container of which nobody was told, or that was to go at its end.
+        self.drop_leaving_claims(record).await;
         let unwanted = matches!(record.state, State::Created) || record.spec.auto_remove;
         if unwanted && let Err(error) = self.erase(record).await {
             tracing::error!(container = %record.id, error = error_chain(&error), "cannot remove it");

@@ -228,7 +228,7 @@ impl Containers {
 }
 
 /// Its pid may be another's by now: whoever has it must be in the container's network namespace, which is held open.
-fn process_of(pid: i32, netns: &OwnedFd) -> std::io::Result<OwnedFd> {
+pub(super) fn process_of(pid: i32, netns: &OwnedFd) -> std::io::Result<OwnedFd> {
     let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
     let process = pidfd_open(Pid::from_raw(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
     let its = rustix::fs::stat(format!("/proc/{pid}/ns/net"))?;

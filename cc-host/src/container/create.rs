@@ -89,6 +89,7 @@ impl Containers {
             stop_signal: stop_signal(spec.stop_signal.as_deref().unwrap_or(&image.config.stop_signal)),
             spec,
             vpc: None,
+            volumes: Vec::new(),
             created_ms: now_ms(),
             restarts: 0,
             stopped_by_hand: false,
@@ -139,7 +140,9 @@ impl Containers {
                     Some(self.attach_record(&mut record, vpc, revision)?)
                 }
             };
-            if self.insert(&record, change).await? {
+            let (volumes, known) = self.claim_volumes(&record.project, &record.spec.volumes).await?;
+            record.volumes = volumes;
+            if self.insert(&record, change, known).await? {
                 return Ok(record);
             }
         }

@@ -76,6 +76,10 @@ pub enum ContainerError {
     #[error(transparent)]
     Outside(#[from] crate::outside::OutsideError),
     #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
+    #[error("cannot {operation} a volume {preposition} container {name}")]
+    MoveVolume { operation: &'static str, preposition: &'static str, name: String, source: super::volumes::MoveFailure },
+    #[error(transparent)]
     Vpc(#[from] VpcError),
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -89,6 +93,8 @@ impl From<ContainerError> for Fault {
         match error {
             E::Vpc(inner) => inner.into(),
             E::Outside(inner) => inner.into(),
+            E::Volume(inner) => inner.into(),
+            E::MoveVolume { source, .. } => Fault { what, ..Fault::from(source) },
             E::Firewall(inner) => inner.into(),
             E::Image(inner) => inner.into(),
             E::BadName { source, .. } => fault(

@@ -48,6 +48,8 @@ impl Containers {
         if let Some(parked) = parked {
             match self.furnish_parked(record, image, command.clone(), parked, pace).await {
                 Ok(furnished) => return Ok(furnished),
+                // Another init has the same volumes.
+                Err(error @ ContainerError::Volume(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(container = %record.id, error = error_chain(&error), "what was parked is of no use");
                     self.tear_down(record).await;
@@ -57,7 +59,7 @@ impl Containers {
         let cgroup = Arc::new(self.make_cgroup(record).await?);
         self.filter_devices(record, &cgroup).await?;
         pace.step("cgroup");
-        let spec = self.shim_spec(record, image, command, &cgroup)?;
+        let spec = self.shim_spec(record, image, command, &cgroup).await?;
         pace.step("files");
         let (shim_binary, run_dir) = (self.shim_binary(), self.run_dir(record));
         // Also when the shim fails: from then on the VPC may be deleted, and nobody must be opening anything in it.
@@ -83,7 +85,7 @@ impl Containers {
         pace: &mut Pace,
     ) -> Result<Furnished, ContainerError> {
         let Parked { shim, cgroup, netns, link, .. } = parked;
-        let (spec, cgroup) = (self.shim_spec(record, image, command, &cgroup)?, Arc::new(cgroup));
+        let (spec, cgroup) = (self.shim_spec(record, image, command, &cgroup).await?, Arc::new(cgroup));
         pace.step("files");
         let take = async {
             let taken = shim.take(&spec).await;
@@ -119,7 +121,7 @@ impl Containers {
             .map_err(|source| ContainerError::Cgroup { operation: "create", name: record.name.to_string(), source })
     }
 
-    fn shim_spec(
+    async fn shim_spec(
         &self,
         record: &ContainerRecord,
         image: &ImageRecord,
@@ -137,7 +139,10 @@ impl Containers {
         }
         private_dir(&run).map_err(file("make the run-time directory"))?;
         let etc = state.join("etc");
-        let binds = super::files::write_etc(&etc, id_base, record).map_err(file("write /etc/hosts and its like"))?;
+        let mut binds = self.hold_volumes(record).await?;
+        binds.extend(super::files::write_etc(&etc, id_base, record).map_err(file("write /etc/hosts and its like"))?);
+        // What is mounted on something that is mounted comes later.
+        binds.sort_by_key(|bind| bind.target.matches('/').count());
         let own = &record.spec;
         Ok(Spec {
             version: SPEC_VERSION,

@@ -43,6 +43,7 @@ mod stop;
 mod streams;
 mod teardown;
 mod tunnel;
+mod volumes;
 
 pub use bandwidth::{BadLimit, Bandwidth, Queue, RateLimit};
 pub use change::Change;
@@ -55,3 +56,4 @@ pub use record::{Attachment, ContainerRecord, Exit, Ipv6Attachment, RunSpec, Sta
 pub use restart::Restart;
 pub use room::{Containers, Rooms};
 pub use start::{Started, Stdio};
+pub use volumes::{VOLUMES_MAX, VolumeClaim, VolumeMount, fit};

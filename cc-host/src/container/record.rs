@@ -10,6 +10,7 @@ use super::health::{HealthCheck, HealthOptions};
 use super::log_options::LogOptions;
 use super::options::Capabilities;
 use super::restart::Restart;
+use super::volumes::{VolumeClaim, VolumeMount};
 use crate::datapath::Endpoint;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
@@ -91,6 +92,9 @@ pub struct RunSpec {
     /// Its users are the host's, in no user namespace.
     #[serde(default)]
     pub host_users: bool,
+    /// As they were asked for; those that it has are in its record.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
     pub stdin: bool,
     /// In a terminal, of this size at first, instead of pipes.
     #[serde(default)]
@@ -194,6 +198,9 @@ pub struct ContainerRecord {
     /// What `stop` sends first; the image may ask for another one than SIGTERM.
     pub stop_signal: i32,
     pub vpc: Option<Attachment>,
+    /// The volumes that nobody else may delete.
+    #[serde(default)]
+    pub volumes: Vec<VolumeClaim>,
     pub created_ms: u64,
     /// Since somebody started it, or it ran well.
     #[serde(default)]

@@ -24,6 +24,7 @@ use crate::kernel::link::Links;
 use crate::outside::Outside;
 use crate::slots::Slots;
 use crate::store::{Compare, Op, Store, Txn};
+use crate::volume::Volumes;
 use crate::vpc::{Gateways, Vpcs};
 
 /// The rooms that this one stands on.
@@ -37,6 +38,7 @@ pub struct Rooms {
     pub gateways: Arc<Gateways>,
     pub firewall: Arc<Firewall>,
     pub outside: Arc<Outside>,
+    pub volumes: Arc<Volumes>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
     pub events: Events,
@@ -245,9 +247,11 @@ impl Containers {
         &self,
         record: &ContainerRecord,
         vpc: Option<(Op, Compare)>,
+        known: Vec<Compare>,
     ) -> Result<bool, ContainerError> {
         let failed = |source| ContainerError::Store { name: record.name.to_string(), source };
         let mut compares = vec![Compare::Absent(record.key()), Compare::Absent(record.name_key())];
+        compares.extend(known);
         let mut ops = vec![
             Op::Put { key: record.key(), value: record.encode(), lease: None },
             Op::Put { key: record.name_key(), value: record.id.as_str().into(), lease: None },

@@ -155,6 +155,7 @@ impl Containers {
         if blocking.await.is_err() {
             tracing::error!(container = %record.id, "taking down panicked");
         }
+        self.rooms.volumes.let_go_of_all(&record.id).await;
     }
 
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.

@@ -25,6 +25,8 @@ pub struct Known {
     pub images: [u32; 2],
     /// Of each container, and whether it runs.
     pub containers: Vec<(String, bool)>,
+    /// How many volumes there are, and how many of them containers have.
+    pub volumes: [u32; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,13 +42,20 @@ pub struct Usage {
     pub images: Part,
     pub containers: Part,
     pub logs: Part,
+    pub volumes: Part,
     /// The daemon's own: records, keys, prefix lists.
     pub store: Part,
 }
 
 impl Usage {
-    pub fn parts(&self) -> [(&'static str, Part); 4] {
-        [("images", self.images), ("containers", self.containers), ("logs", self.logs), ("store", self.store)]
+    pub fn parts(&self) -> [(&'static str, Part); 5] {
+        [
+            ("images", self.images),
+            ("containers", self.containers),
+            ("logs", self.logs),
+            ("volumes", self.volumes),
+            ("store", self.store),
+        ]
     }
 
     pub fn total_bytes(&self) -> u64 {
@@ -71,6 +80,8 @@ enum Place {
     Log {
         runs: bool,
     },
+    /// Nobody's but who deletes one: a prune takes none.
+    Volumes,
     Store,
 }
 
@@ -90,6 +101,7 @@ pub fn usage(known: &Known) -> io::Result<Usage> {
     let mut walk = Walk { known, running, usage: Usage::default(), seen: HashSet::new(), device: stat.st_dev };
     let [count, active] = known.images;
     (walk.usage.images.count, walk.usage.images.active) = (count, active);
+    [walk.usage.volumes.count, walk.usage.volumes.active] = known.volumes;
     let containers = u32::try_from(known.containers.len()).unwrap_or(u32::MAX);
     walk.usage.containers.count = containers;
     walk.usage.containers.active = u32::try_from(walk.running.len()).unwrap_or(u32::MAX);
@@ -144,6 +156,7 @@ impl Walk<'_> {
         match (place, name) {
             (Place::Top, "images") => Place::Images,
             (Place::Top, "containers") => Place::Containers,
+            (Place::Top, "volumes") => Place::Volumes,
             (Place::Top, _) => Place::Store,
             (Place::Images, "layers" | "sha256") => Place::ImageParts,
             (Place::Images, _) => Place::Images,
@@ -161,6 +174,7 @@ impl Walk<'_> {
             Place::Containers => (&mut self.usage.containers, false),
             Place::Container { runs } => (&mut self.usage.containers, !runs),
             Place::Log { runs } => (&mut self.usage.logs, !runs),
+            Place::Volumes => (&mut self.usage.volumes, false),
             Place::Top | Place::Store => (&mut self.usage.store, false),
         };
         part.bytes += bytes;
@@ -185,6 +199,7 @@ mod tests {
             "images/blobs/sha256",
             "containers/c1/upper",
             "containers/c2/log",
+            "volumes",
         ] {
             fs::create_dir_all(at(path)).unwrap();
         }
@@ -195,6 +210,7 @@ mod tests {
         fs::hard_link(at("containers/c1/upper/f"), at("containers/c1/upper/g")).unwrap();
         fill("containers/c2/log/f", 4 << 20);
         fill("store.sqlite", 5 << 20);
+        fill("volumes/vol-1.img", 6 << 20);
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("large"), vec![1; 64 << 20]).unwrap();
         std::os::unix::fs::symlink(outside.path(), at("containers/c1/upper/link")).unwrap();
@@ -203,6 +219,7 @@ mod tests {
             needed: ["aa".to_owned()].into(),
             images: [2, 1],
             containers: vec![("c1".to_owned(), true), ("c2".to_owned(), false)],
+            volumes: [1, 1],
         };
         let usage = usage(&known).unwrap();
         let mib = |bytes: u64| bytes >> 20;
@@ -210,6 +227,7 @@ mod tests {
         assert_eq!((mib(usage.containers.bytes), mib(usage.containers.reclaimable_bytes)), (3, 0));
         assert_eq!((mib(usage.logs.bytes), mib(usage.logs.reclaimable_bytes)), (4, 4));
         assert_eq!(mib(usage.store.bytes), 5);
+        assert_eq!((mib(usage.volumes.bytes), usage.volumes.reclaimable_bytes, usage.volumes.count), (6, 0, 1));
         assert_eq!((usage.images.count, usage.containers.count, usage.containers.active), (2, 2, 1));
         let du = std::process::Command::new("du").args(["-s", "-B1"]).arg(dir.path()).output().unwrap();
         let du = String::from_utf8(du.stdout).unwrap();

@@ -11,6 +11,7 @@ use cc_common::api::v1::firewall_service_server::FirewallServiceServer;
 use cc_common::api::v1::guard_service_server::GuardServiceServer;
 use cc_common::api::v1::image_service_server::ImageServiceServer;
 use cc_common::api::v1::net_service_server::NetServiceServer;
+use cc_common::api::v1::volume_service_server::VolumeServiceServer;
 use cc_common::api::v1::vpc_service_server::VpcServiceServer;
 use cc_common::api::v1::why_service_server::WhyServiceServer;
 use cc_common::names::ABI;
@@ -22,7 +23,7 @@ use tonic::service::Routes;
 use super::events::Events;
 use super::{RunLock, disk};
 use crate::api::host::{CountObjects, Counts};
-use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VpcApi, WhyApi};
+use crate::api::{ContainerApi, FirewallApi, GuardApi, ImageApi, NetApi, VolumeApi, VpcApi, WhyApi};
 use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
@@ -39,6 +40,7 @@ use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
 use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
+use crate::volume::{LoopFiles, Volumes, VolumesParts};
 use crate::vpc::{Gateways, Vpcs};
 use crate::why::Why;
 
@@ -50,6 +52,7 @@ const SWEEP_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// The rooms that the services call.
 pub(super) struct House {
     vpcs: Arc<Vpcs>,
+    volumes: Arc<Volumes>,
     firewall: Arc<Firewall>,
     containers: Arc<Containers>,
     images: Images,
@@ -103,6 +106,16 @@ impl House {
         ));
         let vpcs = Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall), Arc::clone(&gateways));
         let vpcs = Arc::new(vpcs);
+        let backend =
+            LoopFiles::open(config.volumes_dir()).map_err(|e| cannot("volume", "open the pool of volumes", &e))?;
+        let volumes = Volumes::new(VolumesParts {
+            store: Arc::clone(&store),
+            backend: Arc::new(backend),
+            events: events.clone(),
+            mounts_dir: config.volumes_run_dir(),
+            pool_bytes: config.volumes.pool_bytes,
+        });
+        volumes.begin().await?;
         let containers = Containers::new(Rooms {
             config: Arc::new(config.clone()),
             store,
@@ -112,6 +125,7 @@ impl House {
             gateways: Arc::clone(&gateways),
             firewall: Arc::clone(&firewall),
             outside: Arc::clone(&outside),
+            volumes: Arc::clone(&volumes),
             cgroups: Arc::new(cgroups),
             links: links.clone(),
             events,
@@ -119,6 +133,7 @@ impl House {
         });
         let ((), reconciled) = tokio::join!(gateways.remove_strays(), containers.reconcile());
         reconciled?;
+        volumes.finish().await?;
         firewall.boot().await?;
         outside.publish_again().await?;
         let known: HashSet<u32> = vpcs.announce_all().await?.into_iter().map(|vpc| vpc.vni).collect();
@@ -138,7 +153,19 @@ impl House {
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
         let explain = Arc::new(explain);
         let config = Arc::new(config.clone());
-        Ok(House { vpcs, firewall, containers, images, outside, datapath, explain, config, guard, _locks: locks })
+        Ok(House {
+            vpcs,
+            volumes,
+            firewall,
+            containers,
+            images,
+            outside,
+            datapath,
+            explain,
+            config,
+            guard,
+            _locks: locks,
+        })
     }
 
     /// Every room's figures. Containers come last: they have most of the series.
@@ -155,6 +182,7 @@ impl House {
     pub(super) fn add_services(&self, routes: Routes) -> Routes {
         let (vpcs, containers, images) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers), self.images.clone());
         let vpc = VpcServiceServer::new(VpcApi { vpcs, containers: Arc::clone(&containers) });
+        let volume = VolumeApi { volumes: Arc::clone(&self.volumes), containers: self.container_api() };
         let firewall = FirewallApi {
             firewall: Arc::clone(&self.firewall),
             containers: Arc::clone(&self.containers),
@@ -172,6 +200,7 @@ impl House {
         let why = Why { containers, firewall: firewall_room, outside, datapath: Arc::clone(&self.datapath) };
         routes
             .add_service(vpc.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(VolumeServiceServer::new(volume).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(FirewallServiceServer::new(firewall).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(WhyServiceServer::new(WhyApi { why }).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(ContainerServiceServer::from_arc(container).max_decoding_message_size(MESSAGE_BYTES_MAX))
@@ -186,7 +215,8 @@ impl House {
 
     pub(super) fn counter(&self) -> Arc<dyn CountObjects> {
         let (vpcs, containers) = (Arc::clone(&self.vpcs), Arc::clone(&self.containers));
-        Arc::new(Counter { vpcs, containers, images: self.images.clone(), state_dir: self.config.state_dir.clone() })
+        let (volumes, images) = (Arc::clone(&self.volumes), self.images.clone());
+        Arc::new(Counter { vpcs, volumes, containers, images, state_dir: self.config.state_dir.clone() })
     }
 
     /// Starts nothing more, and stops the containers if the configuration says so.
@@ -294,6 +324,7 @@ fn cannot(room: &str, what: &str, error: &dyn std::error::Error) -> Fault {
 
 struct Counter {
     vpcs: Arc<Vpcs>,
+    volumes: Arc<Volumes>,
     containers: Arc<Containers>,
     images: Images,
     state_dir: std::path::PathBuf,
@@ -312,7 +343,10 @@ impl CountObjects for Counter {
     async fn disk(&self) -> Result<disk::Usage, Fault> {
         let (images, needed) = self.images.needed(&self.containers.images_in_use()).await?;
         let containers = self.containers.all_that_run_or_not();
-        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers };
+        let volumes = self.volumes.all().await?;
+        let used = volumes.iter().filter(|volume| !self.containers.users_of_volume(&volume.id).is_empty()).count();
+        let volumes = [volumes.len(), used].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers, volumes };
         let measured = tokio::task::spawn_blocking(move || disk::usage(&known)).await.expect("reading does not panic");
         measured.map_err(|e| cannot("host", "measure the state directory", &e))
     }

@@ -144,6 +144,12 @@ pub fn all(config: &Config) -> Vec<Check> {
             "boot without ipv6.disable=1",
         ),
         optional(
+            "volumes",
+            volumes(&filesystems),
+            "without them: no volume can be created or used",
+            "install e2fsprogs, and use a kernel with CONFIG_EXT4_FS and CONFIG_BLK_DEV_LOOP",
+        ),
+        optional(
             "open files",
             open_files(),
             "without it: fewer containers at a time",
@@ -210,6 +216,18 @@ fn capabilities() -> (bool, String) {
 fn has_filesystem(filesystems: &str, name: &str) -> (bool, String) {
     let known = filesystems.lines().any(|line| line.split_whitespace().next_back() == Some(name));
     (known, if known { "known" } else { "not in /proc/filesystems" }.to_owned())
+}
+
+fn volumes(filesystems: &str) -> (bool, String) {
+    let tools = ["mke2fs", "e2fsck", "resize2fs", "tune2fs"].into_iter().filter(|tool| !crate::volume::has_tool(tool));
+    let kernel =
+        [("ext4", has_filesystem(filesystems, "ext4").0), ("/dev/loop-control", exists("/dev/loop-control").0)];
+    let lacking = kernel.into_iter().filter(|(_, there)| !there).map(|(name, _)| name);
+    let missing: Vec<&str> = tools.chain(lacking).collect();
+    match missing.is_empty() {
+        true => (true, "ext4, loop devices and e2fsprogs".to_owned()),
+        false => (false, format!("no {}", missing.join(", no "))),
+    }
 }
 
 fn exists(path: &str) -> (bool, String) {

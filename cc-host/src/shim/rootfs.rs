@@ -13,7 +13,7 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::masks;
 use super::mounts::{DEVICES, mount_failure};
-use super::protocol::StartFailure;
+use super::protocol::{FailureKind, StartFailure};
 use super::spec::{Bind, DeviceSpec, TmpfsSpec};
 use super::sys::mount_setattr;
 use crate::mutation::{self, Control};
@@ -21,6 +21,9 @@ use crate::mutation::{self, Control};
 const STRICT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const READ_ONLY: MountAttrFlags = STRICT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+
+/// procfs, sysfs and cgroup2, by the numbers of `statfs`.
+const KERNELS: [rustix::fs::FsWord; 3] = [0x9FA0, 0x6265_6572, 0x6367_7270];
 
 /// In a /dev of our own, while nobody else is there.
 const NODES: &str = "/dev/.nodes";
@@ -113,6 +116,7 @@ pub fn furnish(
             true => directory(root, &bind.target)?,
             false => file(root, &bind.target)?,
         };
+        refuse_kernels(&target, &bind.target)?;
         attach_at(mount, &target, &bind.target)?;
     }
     masks::apply(kernel)
@@ -196,6 +200,17 @@ pub fn clone_of(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, StartF
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(file, "", flags).map_err(|source| mount_failure("clone a mount of the container", source.into()))
+}
+
+/// An image's link may lead from any path to the kernel's own file systems, which nobody may cover.
+pub fn refuse_kernels(target: &OwnedFd, name: &str) -> Result<(), StartFailure> {
+    let failed = |source: rustix::io::Errno| mount_failure(&format!("look at {name} in the container"), source.into());
+    let kind = rustix::fs::fstatfs(target).map_err(failed)?.f_type;
+    if KERNELS.contains(&kind) {
+        let why = format!("cannot mount on {name} in the container: it leads to the kernel's own files");
+        return Err(StartFailure::new(FailureKind::Mount, why));
+    }
+    Ok(())
 }
 
 /// Attaches a mount to an open file: there is no path left that could be something else by now.

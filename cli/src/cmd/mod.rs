@@ -32,6 +32,7 @@ pub mod system;
 pub mod top;
 pub mod update;
 pub mod version;
+pub mod volume;
 pub mod vpc;
 pub mod wait;
 
@@ -81,6 +82,7 @@ impl Context {
 /// its names would take as long again as to read it.
 pub const NAMES: &[&str] = &[
     "vpc",
+    "volume",
     "group",
     "prefixes",
     "guard",
@@ -187,6 +189,7 @@ fn ended(result: Result<i32, Failure>, endpoint: Option<&str>, is_run: bool, jso
 async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
     match command {
         Command::Vpc(args) => vpc::run(&context, args).await,
+        Command::Volume(args) => volume::run(&context, args).await,
         Command::Group(args) => group::run(&context, args).await,
         Command::Prefixes(args) => prefixes::run(&context, args).await,
         Command::Guard(args) => guard::run(&context, args).await,

@@ -51,7 +51,7 @@ impl View for PrunedAll {
 }
 
 pub async fn run(context: &Context, args: PruneArgs) -> Result<i32, Failure> {
-    if !args.force && !agreed(context, args.all)? {
+    if !args.force && !agreed(context, &question(args.all))? {
         return Ok(1);
     }
     let mut client = context.containers().await?;
@@ -72,22 +72,24 @@ pub async fn run(context: &Context, args: PruneArgs) -> Result<i32, Failure> {
     Ok(0)
 }
 
-fn agreed(context: &Context, all: bool) -> Result<bool, Failure> {
+fn question(all: bool) -> String {
     let images = if all {
         "all images that no container was made from"
     } else {
         "images without a name that no container was made from"
     };
+    format!("This removes all containers that have ended, with what they wrote and their logs, and {images}.")
+}
+
+/// Whether somebody at a terminal says yes to what is about to happen.
+pub(super) fn agreed(context: &Context, what: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         let fault = usage("cannot prune", "nobody can be asked: standard input is no terminal");
-        return Err(fault.next("cc prune --force").into());
+        return Err(fault.next("say that nobody is to be asked: --force").into());
     }
     context.claim_stdin("the question")?;
     let mut err = io::stderr().lock();
-    write!(
-        err,
-        "This removes all containers that have ended, with what they wrote and their logs, and {images}. Go on? [y/N] "
-    )?;
+    write!(err, "{what} Go on? [y/N] ")?;
     err.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::health::{HealthCheckView, HealthView};
 use super::{View, table};
-use crate::cmd::publish;
+use crate::cmd::{publish, volume};
 use crate::time::{age, now_ms, rfc3339_ms};
 
 #[derive(Debug, Serialize)]
@@ -38,6 +38,8 @@ pub struct ContainerView {
     pub interface: String,
     pub project: String,
     pub groups: Vec<String>,
+    /// Those that it has now.
+    pub volumes: Vec<VolumeMountView>,
     pub spec: Option<SpecView>,
     #[serde(skip)]
     created_ms: u64,
@@ -84,9 +86,26 @@ pub struct SpecView {
     pub cpuset: String,
     /// host, or empty: a user namespace of its own.
     pub userns: String,
+    /// As `--volume` takes them.
+    pub volumes: Vec<String>,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct VolumeMountView {
+    pub id: String,
+    pub name: String,
+    pub path: String,
+    pub read_only: bool,
+}
+
+impl From<v1::VolumeMount> for VolumeMountView {
+    fn from(mount: v1::VolumeMount) -> Self {
+        let v1::VolumeMount { volume, path, read_only, name } = mount;
+        VolumeMountView { id: volume, name, path, read_only }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -156,6 +175,7 @@ impl From<v1::ContainerSpec> for SpecView {
             devices: spec.devices,
             cpuset: spec.cpuset,
             userns: spec.userns,
+            volumes: spec.volumes.iter().map(volume::text).collect(),
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,
@@ -194,6 +214,7 @@ impl From<v1::Container> for ContainerView {
             interface: c.interface,
             project: c.project,
             groups: c.groups,
+            volumes: c.volumes.into_iter().map(Into::into).collect(),
             spec: c.spec.map(Into::into),
             created_ms: c.created_ms,
         }
@@ -361,6 +382,12 @@ mod tests {
             project: "default".into(),
             groups: vec!["blue".into()],
             ipv6: ipv6.into(),
+            volumes: vec![v1::VolumeMount {
+                volume: "vol-1".into(),
+                path: "/data".into(),
+                read_only: true,
+                name: "data".into(),
+            }],
         })
     }
 

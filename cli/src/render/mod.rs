@@ -18,6 +18,7 @@ pub mod prefixes;
 pub mod stats;
 pub mod table;
 pub mod top;
+pub mod volume;
 pub mod vpc;
 pub mod why;
 

@@ -196,9 +196,9 @@ pub struct RunArgs {
     /// Not yet: disk size
     #[arg(long, hide = true)]
     disk: Option<String>,
-    /// Not yet: a volume
-    #[arg(short, long, hide = true)]
-    volume: Vec<String>,
+    /// A volume, by name or id, and where it is to be; more than once
+    #[arg(short, long, value_name = "VOLUME:PATH[:ro]")]
+    volume: Vec<super::volume::Mount>,
     /// The command and its arguments; without one, the image's own
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -296,10 +296,7 @@ fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
         Err(usage(format!("cannot run with {flag}"), format!("not yet: {why}")).next(next))
     };
     if args.disk.is_some() {
-        return later("--disk", "disk sizes come with volumes", "leave --disk out");
-    }
-    if !args.volume.is_empty() {
-        return later("--volume", "volumes come later", "leave --volume out");
+        return later("--disk", "writable layers are not limited", "leave --disk out; a volume has a size");
     }
     Ok(())
 }

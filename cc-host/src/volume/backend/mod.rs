@@ -1,0 +1,79 @@
+//! Where the bytes of volumes are: the trait that every kind of pool implements, with one suite that each has to pass. Refuses to know file
+//! systems, and whose a volume is.
+
+mod loop_files;
+
+#[cfg(test)]
+mod conformance;
+
+use std::path::{Path, PathBuf};
+
+pub use loop_files::LoopFiles;
+
+use crate::ids::VolumeId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error("cannot {operation} {path}")]
+    Disk { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("there is no room for {bytes} bytes in {path}")]
+    Full { path: PathBuf, bytes: u64 },
+    #[error("{path} is {bytes} bytes, and {wanted} were kept for it")]
+    Size { path: PathBuf, bytes: u64, wanted: u64 },
+    #[error("the device of {path} is still in use on this host")]
+    Busy { path: PathBuf },
+}
+
+/// What a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What could be given to new volumes now, beside those that there are.
+    pub free_bytes: u64,
+}
+
+/// A volume as a block device, for as long as this is kept.
+pub trait Attached: Send + std::fmt::Debug {
+    fn path(&self) -> &Path;
+    /// As the file system on it shows in `stat`.
+    fn number(&self) -> std::io::Result<u64>;
+    /// Its volume has become larger.
+    fn refresh(&self) -> std::io::Result<()>;
+}
+
+/// Every call blocks, and may be made again: what it was to do may be half done, by one that did not come back.
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    fn name(&self) -> &'static str;
+
+    fn room(&self) -> Result<Room, BackendError>;
+
+    /// Space that nobody else gets, which reads as zeros. When it fails, nothing is left.
+    fn create(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
+
+    /// What it has stays; when it fails, its size does, too.
+    fn grow(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
+
+    /// Back to a size that it had, after a growth of which nothing was used.
+    fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
+
+    /// What is in `from` now, into `to`, which was created with its size. `go_on` is asked now and then.
+    fn copy(&self, from: &VolumeId, to: &VolumeId, go_on: &dyn Fn() -> bool) -> Result<bool, BackendError>;
+
+    /// What is not there is no error. One whose device is in use is left alone.
+    fn remove(&self, id: &VolumeId) -> Result<(), BackendError>;
+
+    /// What is on the disk is on the disk.
+    fn sync(&self, id: &VolumeId) -> Result<(), BackendError>;
+
+    /// What tools work on while it is not attached.
+    fn image(&self, id: &VolumeId) -> PathBuf;
+
+    fn size(&self, id: &VolumeId) -> Result<u64, BackendError>;
+
+    /// As a device: always the same one, as long as anybody has it.
+    fn attach(&self, id: &VolumeId) -> Result<Box<dyn Attached>, BackendError>;
+
+    /// Whether anybody has its device.
+    fn is_attached(&self, id: &VolumeId) -> Result<bool, BackendError>;
+
+    fn list(&self) -> Result<Vec<VolumeId>, BackendError>;
+}

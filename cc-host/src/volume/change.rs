@@ -1,0 +1,195 @@
+//! What becomes of a volume that is there: it grows, and copies of it are taken. Refuses to make one smaller, and to keep its containers from
+//! writing for long.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backend::{Backend, BackendError};
+use super::error::VolumeError;
+use super::filesystem::{self, BLOCK_BYTES, Effort, Superblock};
+use super::hold::exclusive;
+use super::ioctl::{self, Frozen};
+use super::mount::Mounts;
+use super::record::{VolumeRecord, VolumeState};
+use super::room::{Volumes, blocking, round};
+use crate::fault;
+use crate::ids::{Project, VolumeId};
+
+/// What its containers may be kept from writing for.
+const FROZEN_WITHIN: Duration = Duration::from_secs(30);
+
+impl Volumes {
+    /// With its file system, whether it is in use or not. The size that it has is no error, nor one that it was about to get.
+    pub async fn resize(&self, project: &Project, wanted: &str, bytes: u64) -> Result<VolumeRecord, VolumeError> {
+        let (found, _) = self.find(project, wanted).await?;
+        let _lock = self.lock(&found.id).await;
+        let (record, _) = self.find(project, found.id.as_str()).await?;
+        let name = record.name.clone();
+        let to_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_string(), bytes })?;
+        match &record.state {
+            VolumeState::Ready | VolumeState::Resizing { .. } => {}
+            VolumeState::NeedsRepair { why } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
+            state => return Err(VolumeError::WrongState { operation: "resize", name, state: state.name() }),
+        }
+        let reserved = record.reserved_bytes();
+        if to_bytes < reserved {
+            return Err(VolumeError::Smaller { name, size_bytes: reserved });
+        }
+        if record.state == VolumeState::Ready && to_bytes == record.size_bytes {
+            return Ok(record);
+        }
+        let growing = VolumeRecord { state: VolumeState::Resizing { to_bytes }, ..record };
+        {
+            let _quota = self.quota.lock().await;
+            self.has_room(&self.all().await?, &name, to_bytes - reserved).await?;
+            self.put(&growing).await?;
+        }
+        fault::point("volume.resize.recorded");
+        self.grow(&growing, to_bytes).await
+    }
+
+    /// What is written down already. Under its lock.
+    pub(super) async fn grow(&self, record: &VolumeRecord, to_bytes: u64) -> Result<VolumeRecord, VolumeError> {
+        let (backend, growing) = (Arc::clone(&self.backend), record.clone());
+        let allocated = blocking(move || backend.grow(&growing.id, to_bytes)).await;
+        if let Err(source) = allocated {
+            if matches!(source, BackendError::Full { .. }) {
+                self.stay_as_it_was(record).await?;
+            }
+            return Err(VolumeError::Backend { operation: "resize", name: record.name.clone(), source });
+        }
+        fault::point("volume.resize.allocated");
+        self.mount(record).await?;
+        let (backend, mounts, growing) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.clone());
+        let grown = blocking(move || grow_file_system(&*backend, &mounts, &growing, to_bytes)).await;
+        let is_held = self.is_held(&record.id);
+        if !is_held {
+            self.unmount(&record.id).await;
+        }
+        match grown {
+            Err(VolumeError::Mount { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                if is_held {
+                    self.stay_as_it_was(record).await?;
+                    return Err(VolumeError::NotWhileUsed { name: record.name.clone() });
+                }
+                let (backend, growing) = (Arc::clone(&self.backend), record.clone());
+                blocking(move || grow_unmounted(&*backend, &growing)).await?;
+            }
+            grown => grown?,
+        }
+        fault::point("volume.resize.grown");
+        let ready = VolumeRecord { size_bytes: to_bytes, state: VolumeState::Ready, ..record.clone() };
+        self.put(&ready).await?;
+        Ok(ready)
+    }
+
+    /// It could not be done after all, and nothing has used any of it.
+    async fn stay_as_it_was(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
+        let (backend, kept) = (Arc::clone(&self.backend), record.clone());
+        // A file system that has grown already keeps what it has: that is only so if an earlier try went further.
+        let is_unused = blocking(move || {
+            let file = std::fs::File::open(backend.image(&kept.id)).ok()?;
+            let found = Superblock::read(&file).ok().flatten()?;
+            if found.bytes <= kept.size_bytes {
+                backend.shrink_back(&kept.id, kept.size_bytes).ok()?;
+                backend.attach(&kept.id).ok()?.refresh().ok()?;
+            }
+            Some(())
+        });
+        is_unused.await;
+        self.put(&VolumeRecord { state: VolumeState::Ready, ..record.clone() }).await
+    }
+
+    /// A volume of its own, with what is in this one now. Where it is in use, nobody writes to it meanwhile. It has a UUID of its own, so that
+    /// neither can be taken for the other.
+    pub async fn snapshot(&self, project: &Project, wanted: &str, name: &str) -> Result<VolumeRecord, VolumeError> {
+        let (found, _) = self.find(project, wanted).await?;
+        let copy = self.promise(project, name, found.size_bytes).await?;
+        fault::point("volume.snapshot.recorded");
+        let _locks = self.lock_all([&found.id, &copy.id].into_iter()).await;
+        let done = self.copy_into(project, &found.id, &copy).await;
+        self.settle(copy, done).await
+    }
+
+    async fn copy_into(&self, project: &Project, from: &VolumeId, copy: &VolumeRecord) -> Result<(), VolumeError> {
+        let (source, _) = self.find(project, from.as_str()).await?;
+        let name = source.name.clone();
+        match &source.state {
+            VolumeState::Ready if source.size_bytes == copy.size_bytes => {}
+            VolumeState::NeedsRepair { why } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
+            // It has grown since its size was looked at, too.
+            _ => return Err(VolumeError::Busy { name: name.to_string() }),
+        }
+        let (backend, mounts, copy) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), copy.clone());
+        blocking(move || copy_volume(&*backend, &mounts, &source, &copy)).await
+    }
+}
+
+fn grow_file_system(
+    backend: &dyn Backend,
+    mounts: &Mounts,
+    record: &VolumeRecord,
+    to_bytes: u64,
+) -> Result<(), VolumeError> {
+    let name = &record.name;
+    let attach = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
+    let failed = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
+    let device = backend.attach(&record.id).map_err(attach)?;
+    device.refresh().map_err(failed)?;
+    let root = mounts.open(record.id.as_str()).map_err(failed)?;
+    ioctl::grow_ext4(root.as_fd(), to_bytes / u64::from(BLOCK_BYTES)).map_err(failed)?;
+    rustix::fs::syncfs(&root).map_err(|error| failed(error.into()))
+}
+
+/// Nobody has it.
+fn grow_unmounted(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+    let name = &record.name;
+    let tool = |source| VolumeError::Tool { operation: "resize", name: name.clone(), source };
+    let attach = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
+    let device = backend.attach(&record.id).map_err(attach)?;
+    if !exclusive(device.path()) {
+        return Err(VolumeError::StillHeld { operation: "resize", name: name.clone() });
+    }
+    let verdict = filesystem::check(device.path(), Effort::PreenAll).map_err(tool)?;
+    if !verdict.clean {
+        return Err(VolumeError::NeedsRepair { name: name.clone(), why: verdict.report });
+    }
+    filesystem::grow(device.path()).map_err(tool)
+}
+
+fn copy_volume(
+    backend: &dyn Backend,
+    mounts: &Mounts,
+    source: &VolumeRecord,
+    copy: &VolumeRecord,
+) -> Result<(), VolumeError> {
+    let name = &source.name;
+    let disk = |error| VolumeError::Backend { operation: "copy", name: name.clone(), source: error };
+    let failed = |error| VolumeError::Mount { operation: "copy", name: name.clone(), source: error };
+    let tool = |error| VolumeError::Tool { operation: "copy", name: name.clone(), source: error };
+    backend.create(&copy.id, copy.size_bytes).map_err(disk)?;
+    let is_mounted = mounts.mounted(source.id.as_str()).map_err(failed)?.is_some();
+    if !is_mounted && backend.is_attached(&source.id).map_err(disk)? {
+        return Err(VolumeError::StillHeld { operation: "copy", name: name.clone() });
+    }
+    let frozen = match is_mounted {
+        true => Some(Frozen::freeze(mounts.open(source.id.as_str()).map_err(failed)?).map_err(failed)?),
+        false => None,
+    };
+    fault::point("volume.snapshot.frozen");
+    let began = Instant::now();
+    let go_on = || !is_mounted || began.elapsed() < FROZEN_WITHIN;
+    let is_whole = backend.copy(&source.id, &copy.id, &go_on).map_err(disk)?;
+    drop(frozen);
+    if !is_whole {
+        return Err(VolumeError::TooSlow { name: name.clone(), within_s: FROZEN_WITHIN.as_secs() });
+    }
+    let image = backend.image(&copy.id);
+    let verdict = filesystem::check(&image, Effort::Preen).map_err(tool)?;
+    if !verdict.clean {
+        return Err(VolumeError::NeedsRepair { name: name.clone(), why: verdict.report });
+    }
+    filesystem::rename(&image, copy.uuid).map_err(tool)?;
+    backend.sync(&copy.id).map_err(disk)
+}

@@ -1,0 +1,30 @@
+//! Volumes: ext4 file systems of a project that outlive containers, each mounted once on this host and shown to any number of containers.
+//! What is wanted is written to the store before anything of it is made, and boot finishes or undoes what was begun. Refuses to know
+//! containers: it is told who holds a volume, and it never makes a file system over what is there.
+
+mod backend;
+mod change;
+mod check;
+pub mod enter;
+mod error;
+mod filesystem;
+mod hold;
+mod ioctl;
+mod loop_device;
+mod mount;
+mod record;
+mod repair;
+mod room;
+mod tool;
+
+pub use backend::{Backend, LoopFiles};
+pub use check::Checked;
+pub use error::VolumeError;
+pub use hold::Held;
+pub use record::{VolumeRecord, VolumeState};
+pub use room::{NewVolume, POOL, Volumes, VolumesParts};
+
+/// For a look at what the host lacks.
+pub fn has_tool(tool: &'static str) -> bool {
+    tool::find(tool).is_ok()
+}

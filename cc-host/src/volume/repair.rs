@@ -1,0 +1,72 @@
+//! Boot: what a former daemon began is finished or undone, by what the store says. Refuses to remove what no record explains: it may be data.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use super::error::VolumeError;
+use super::ioctl;
+use super::record::VolumeState;
+use super::room::{Volumes, blocking};
+use crate::error_chain;
+use crate::ids::VolumeId;
+
+impl Volumes {
+    /// Before anybody asks for a volume: what was never finished goes, and so does what was being deleted.
+    pub async fn begin(&self) -> Result<(), VolumeError> {
+        self.thaw_all().await;
+        for record in self.all().await? {
+            if !matches!(record.state, VolumeState::Creating | VolumeState::Deleting) {
+                continue;
+            }
+            let _lock = self.lock(&record.id).await;
+            if let Err(error) = self.erase(&record).await {
+                let (error, state) = (error_chain(&error), record.state.name());
+                tracing::error!(volume = %record.id, state, error, "cannot remove what is left of it");
+            }
+        }
+        Ok(())
+    }
+
+    /// When the containers that go on have what they had: what nobody has is unmounted, and what was growing grows.
+    pub async fn finish(&self) -> Result<(), VolumeError> {
+        let mounts = Arc::clone(&self.mounts);
+        let mounted = blocking(move || mounts.all()).await.unwrap_or_default();
+        for id in mounted.iter().filter_map(|name| VolumeId::parse(name)) {
+            let _lock = self.lock(&id).await;
+            if !self.is_held(&id) {
+                self.unmount(&id).await;
+            }
+        }
+        let records = self.all().await?;
+        for record in &records {
+            let VolumeState::Resizing { to_bytes } = record.state else { continue };
+            let _lock = self.lock(&record.id).await;
+            if let Err(error) = self.grow(record, to_bytes).await {
+                tracing::error!(volume = %record.id, error = error_chain(&error), "cannot make it larger yet");
+            }
+        }
+        let backend = Arc::clone(&self.backend);
+        let there = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
+        for stray in there.iter().filter(|id| !records.iter().any(|record| record.id == **id)) {
+            let text = format!(
+                "{} is of no volume that is known here; it was left alone",
+                self.backend.image(stray).display()
+            );
+            self.events.add("volume.stray", stray.as_str(), &text).await;
+        }
+        Ok(())
+    }
+
+    /// A copy that was being taken is undone, and with it what kept others from writing.
+    async fn thaw_all(&self) {
+        let mounts = Arc::clone(&self.mounts);
+        blocking(move || {
+            for name in mounts.all().unwrap_or_default() {
+                if mounts.open(&name).is_ok_and(|root| ioctl::thaw(root.as_fd())) {
+                    tracing::info!(volume = name, "it can be written again");
+                }
+            }
+        })
+        .await;
+    }
+}

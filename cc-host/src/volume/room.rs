@@ -1,0 +1,365 @@
+//! Creating, finding and deleting volumes. Refuses to promise more than the pool has, and to delete one that anybody has.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use super::backend::Backend;
+use super::error::VolumeError;
+use super::filesystem::{self, Uuid};
+use super::mount::{Mounts, Usage};
+use super::record::{VOLUMES, VolumeRecord, VolumeState, project_prefix};
+use crate::daemon::events::Events;
+use crate::fault;
+use crate::ids::{ContainerId, Name, Project, VolumeId, now_ms};
+use crate::store::{Compare, Op, Store, Txn};
+
+pub(super) const VOLUMES_PER_PROJECT_MAX: usize = 1024;
+/// Three operations each, in one transaction of at most 1,024.
+pub(super) const DELETE_MAX: usize = 256;
+/// The smallest file system with a journal worth its name.
+pub(super) const SIZE_BYTES_MIN: u64 = 16 << 20;
+/// What ext4 has with blocks of 4 KiB, without asking for more.
+pub(super) const SIZE_BYTES_MAX: u64 = 16 << 40;
+/// Sizes are whole MiB, so that any device can have them.
+pub(super) const SIZE_STEP: u64 = 1 << 20;
+/// The one pool that there is.
+pub const POOL: &str = "default";
+/// How often a transaction that met another one is tried again before it is called busy.
+const CONFLICT_RETRIES_MAX: usize = 64;
+
+/// A volume that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    pub name: String,
+    pub size_bytes: u64,
+    /// Empty: the one that there is.
+    pub pool: String,
+    pub persistent: bool,
+}
+
+pub struct VolumesParts {
+    pub store: Arc<dyn Store>,
+    pub backend: Arc<dyn Backend>,
+    pub events: Events,
+    /// Below it, each that is in use is mounted.
+    pub mounts_dir: PathBuf,
+    /// Of all volumes together; 0: as much as there is.
+    pub pool_bytes: u64,
+}
+
+/// The volumes of all projects on this host.
+pub struct Volumes {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) events: Events,
+    pub(super) mounts: Arc<Mounts>,
+    pool_bytes: u64,
+    /// Held from the look at what is left to the record that takes it.
+    pub(super) quota: tokio::sync::Mutex<()>,
+    locks: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Which containers have which mounted.
+    pub(super) holders: watch::Sender<HashMap<VolumeId, HashSet<ContainerId>>>,
+}
+
+impl Volumes {
+    pub fn new(parts: VolumesParts) -> Arc<Self> {
+        let VolumesParts { store, backend, events, mounts_dir, pool_bytes } = parts;
+        Arc::new(Volumes {
+            store,
+            backend,
+            events,
+            mounts: Arc::new(Mounts::new(mounts_dir)),
+            pool_bytes,
+            quota: tokio::sync::Mutex::default(),
+            locks: Mutex::default(),
+            holders: watch::Sender::default(),
+        })
+    }
+
+    pub fn backend(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    pub async fn create(&self, project: &Project, wanted: &NewVolume) -> Result<VolumeRecord, VolumeError> {
+        let NewVolume { name, size_bytes, pool, persistent } = wanted;
+        if !matches!(pool.as_str(), "" | POOL) {
+            return Err(VolumeError::NoPool { name: name.clone(), pool: pool.clone() });
+        }
+        if *persistent {
+            return Err(VolumeError::NoObjectStore { name: name.clone() });
+        }
+        let record = self.promise(project, name, *size_bytes).await?;
+        fault::point("volume.create.recorded");
+        let _lock = self.lock(&record.id).await;
+        let (backend, made) = (Arc::clone(&self.backend), record.clone());
+        let done = blocking(move || make(&*backend, &made)).await;
+        self.settle(record, done).await
+    }
+
+    /// The record of one that is to be, with its place in the pool. Nothing of it exists yet.
+    pub(super) async fn promise(&self, project: &Project, name: &str, bytes: u64) -> Result<VolumeRecord, VolumeError> {
+        let parsed = Name::parse(name).map_err(|source| VolumeError::BadName { name: name.to_owned(), source })?;
+        let size_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_owned(), bytes })?;
+        let _quota = self.quota.lock().await;
+        let all = self.all().await?;
+        let own = all.iter().filter(|v| v.project == *project);
+        if let Some(taken) = own.clone().find(|v| v.name == parsed && v.state != VolumeState::Deleting) {
+            return Err(VolumeError::NameTaken { name: parsed, id: taken.id.clone() });
+        }
+        if own.count() >= VOLUMES_PER_PROJECT_MAX {
+            return Err(VolumeError::TooMany { name: parsed, project: project.clone() });
+        }
+        self.has_room(&all, &parsed, size_bytes).await?;
+        let record = VolumeRecord {
+            id: VolumeId::random(),
+            name: parsed,
+            project: project.clone(),
+            pool: POOL.to_owned(),
+            size_bytes,
+            uuid: Uuid::random(),
+            created_ms: now_ms(),
+            state: VolumeState::Creating,
+        };
+        let keys = [record.key(), record.name_key()];
+        let compares = keys.iter().cloned().map(Compare::Absent).collect();
+        let [key, name_key] = keys;
+        let ops = vec![
+            Op::Put { key, value: record.encode(), lease: None },
+            Op::Put { key: name_key, value: record.id.as_str().into(), lease: None },
+        ];
+        match self.txn(record.name.as_str(), compares, ops).await? {
+            true => Ok(record),
+            false => Err(VolumeError::Busy { name: record.name.to_string() }),
+        }
+    }
+
+    /// Whether so much more can be promised, by the limit and by what there is. What was promised and is not allocated yet counts twice
+    /// against what there is, for a moment: nobody is promised what is not there.
+    pub(super) async fn has_room(&self, all: &[VolumeRecord], name: &Name, bytes: u64) -> Result<(), VolumeError> {
+        let backend = Arc::clone(&self.backend);
+        let there = blocking(move || backend.room()).await;
+        let there = there
+            .map_err(|source| VolumeError::Backend { operation: "make room for", name: name.clone(), source })?
+            .free_bytes;
+        let promised: u64 = all.iter().map(VolumeRecord::reserved_bytes).sum();
+        let free_bytes = match self.pool_bytes {
+            0 => there,
+            limit => limit.saturating_sub(promised).min(there),
+        };
+        if bytes > free_bytes {
+            return Err(VolumeError::PoolFull { name: name.clone(), bytes, free_bytes });
+        }
+        Ok(())
+    }
+
+    /// Ready, or as if nobody had asked.
+    pub(super) async fn settle(
+        &self,
+        record: VolumeRecord,
+        done: Result<(), VolumeError>,
+    ) -> Result<VolumeRecord, VolumeError> {
+        match done {
+            Ok(()) => {
+                fault::point("volume.create.made");
+                let ready = VolumeRecord { state: VolumeState::Ready, ..record };
+                self.put(&ready).await?;
+                Ok(ready)
+            }
+            Err(error) => {
+                self.erase(&record).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Those that can be found, the oldest first.
+    pub async fn list(&self, project: &Project) -> Result<Vec<VolumeRecord>, VolumeError> {
+        let mut records = self.read(&project_prefix(project)).await?;
+        records.retain(|(record, _)| record.state != VolumeState::Deleting);
+        records.sort_by_key(|(record, _)| record.created_ms);
+        Ok(records.into_iter().map(|(record, _)| record).collect())
+    }
+
+    pub async fn all(&self) -> Result<Vec<VolumeRecord>, VolumeError> {
+        Ok(self.read(VOLUMES).await?.into_iter().map(|(record, _)| record).collect())
+    }
+
+    async fn read(&self, prefix: &str) -> Result<Vec<(VolumeRecord, u64)>, VolumeError> {
+        let failed = |source| VolumeError::Store { name: "*".to_owned(), source };
+        let (kvs, _) = self.store.range(prefix).await.map_err(failed)?;
+        let decode = |kv: crate::store::Kv| match serde_json::from_slice(&kv.value) {
+            Ok(record) => Ok((record, kv.modified)),
+            Err(source) => Err(VolumeError::Decode { key: kv.key, source }),
+        };
+        kvs.into_iter().map(decode).collect()
+    }
+
+    /// By id or name, with the revision at which it was last written.
+    pub async fn find(&self, project: &Project, wanted: &str) -> Result<(VolumeRecord, u64), VolumeError> {
+        let all = self.read(&project_prefix(project)).await?;
+        let is_it = |record: &VolumeRecord| record.id.as_str() == wanted || record.name.as_str() == wanted;
+        let found = all.into_iter().find(|(record, _)| is_it(record) && record.state != VolumeState::Deleting);
+        found.ok_or_else(|| VolumeError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
+    }
+
+    /// Until those that no container has any more are free, as far as they become so in a while. For who is about to delete them.
+    pub async fn become_free(&self, project: &Project, wanted: &[String], users: impl Fn(&VolumeId) -> Vec<String>) {
+        for name in wanted {
+            if let Ok((record, _)) = self.find(project, name).await
+                && users(&record.id).is_empty()
+            {
+                // What keeps it is told by the deletion itself.
+                let _ = self.becomes_free("delete", &record).await;
+            }
+        }
+    }
+
+    /// All or nothing. `users` tells which containers have a volume, and nobody gets one meanwhile: the caller sees to it. Unknown ids
+    /// are no error. Nobody finds them when this returns; `erase_all` is to follow.
+    pub async fn delete(
+        &self,
+        project: &Project,
+        wanted: &[String],
+        users: impl Fn(&VolumeId) -> Vec<String>,
+    ) -> Result<Vec<VolumeRecord>, VolumeError> {
+        if wanted.len() > DELETE_MAX {
+            return Err(VolumeError::TooManyAtOnce { count: wanted.len() });
+        }
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let mut doomed: Vec<(VolumeRecord, u64)> = Vec::new();
+            for name in wanted {
+                match self.find(project, name).await {
+                    Ok(found) if doomed.iter().any(|(v, _)| v.id == found.0.id) => {}
+                    Ok(found) => doomed.push(found),
+                    Err(VolumeError::NotFound { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+            for (volume, _) in &doomed {
+                let users = users(&volume.id);
+                if let Some(example) = users.first() {
+                    let (name, example) = (volume.name.clone(), example.clone());
+                    return Err(VolumeError::InUse { operation: "delete", name, users: users.len(), example });
+                }
+                self.is_free("delete", volume, Duration::ZERO).await?;
+            }
+            // Whoever works on one of them is done first. From here on nobody begins.
+            let _locks = self.lock_all(doomed.iter().map(|(volume, _)| &volume.id)).await;
+            if let Some((held, _)) = doomed.iter().find(|(volume, _)| self.is_held(&volume.id)) {
+                return Err(VolumeError::StillHeld { operation: "delete", name: held.name.clone() });
+            }
+            let compares = doomed.iter().map(|(v, revision)| Compare::Modified(v.key(), *revision)).collect();
+            let gone = |(v, _): &(VolumeRecord, u64)| {
+                let doomed = VolumeRecord { state: VolumeState::Deleting, ..v.clone() };
+                [Op::Put { key: v.key(), value: doomed.encode(), lease: None }, Op::Delete { key: v.name_key() }]
+            };
+            if self.txn(&wanted.join(" "), compares, doomed.iter().flat_map(gone).collect()).await? {
+                fault::point("volume.delete.recorded");
+                return Ok(doomed.into_iter().map(|(volume, _)| volume).collect());
+            }
+        }
+        Err(VolumeError::Busy { name: wanted.join(" ") })
+    }
+
+    /// What is left of those that were deleted; what cannot be removed now, boot removes.
+    pub async fn erase_all(&self, doomed: &[VolumeRecord]) {
+        for volume in doomed {
+            let _lock = self.lock(&volume.id).await;
+            if let Err(error) = self.erase(volume).await {
+                tracing::error!(volume = %volume.id, error = crate::error_chain(&error), "cannot remove it yet");
+            }
+        }
+    }
+
+    /// What there is of it, and then its record.
+    pub(super) async fn erase(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
+        let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.id.clone());
+        let name = record.name.clone();
+        let removed = blocking(move || {
+            let failed = |source| VolumeError::Mount { operation: "unmount", name: name.clone(), source };
+            mounts.unmount(id.as_str()).map_err(failed)?;
+            let failed = |source| VolumeError::Backend { operation: "remove", name: name.clone(), source };
+            backend.remove(&id).map_err(failed)
+        });
+        removed.await?;
+        fault::point("volume.delete.removed");
+        let mut ops = vec![Op::Delete { key: record.key() }];
+        // Of one that is being deleted, the name may be another's already.
+        if record.state == VolumeState::Creating {
+            ops.push(Op::Delete { key: record.name_key() });
+        }
+        self.txn(record.name.as_str(), vec![Compare::Present(record.key())], ops).await.map(drop)
+    }
+
+    /// Writes a record that exists.
+    pub(super) async fn put(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
+        let put = vec![Op::Put { key: record.key(), value: record.encode(), lease: None }];
+        match self.txn(record.name.as_str(), vec![Compare::Present(record.key())], put).await? {
+            true => Ok(()),
+            false => Err(VolumeError::NotFound { wanted: record.name.to_string(), project: record.project.clone() }),
+        }
+    }
+
+    async fn txn(&self, name: &str, compares: Vec<Compare>, ops: Vec<Op>) -> Result<bool, VolumeError> {
+        let failed = |source| VolumeError::Store { name: name.to_owned(), source };
+        let done = self.store.txn(compares, ops).await.map_err(failed)?;
+        Ok(matches!(done, Txn::Committed { .. }))
+    }
+
+    /// One at a time does something to a volume.
+    pub(super) async fn lock(&self, id: &VolumeId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are of volumes that may be long gone.
+            all.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(all.entry(id.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Always in the same order, so that no two wait for each other.
+    pub(super) async fn lock_all(&self, ids: impl Iterator<Item = &VolumeId>) -> Vec<OwnedMutexGuard<()>> {
+        let mut ids: Vec<&VolumeId> = ids.collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            held.push(self.lock(id).await);
+        }
+        held
+    }
+
+    /// Of one that is mounted.
+    pub fn usage(&self, record: &VolumeRecord) -> Option<Usage> {
+        self.mounts.usage(record.id.as_str()).ok().flatten()
+    }
+}
+
+/// Space, a file system in it, and both on the disk.
+fn make(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+    let (id, name) = (&record.id, &record.name);
+    let failed = |source| VolumeError::Backend { operation: "create", name: name.clone(), source };
+    backend.create(id, record.size_bytes).map_err(failed)?;
+    fault::point("volume.create.allocated");
+    filesystem::make(&backend.image(id), record.uuid).map_err(|source| VolumeError::Tool {
+        operation: "create",
+        name: name.clone(),
+        source,
+    })?;
+    fault::point("volume.create.formatted");
+    backend.sync(id).map_err(failed)
+}
+
+pub(super) fn round(bytes: u64) -> Option<u64> {
+    let whole = bytes.checked_next_multiple_of(SIZE_STEP)?;
+    (bytes >= SIZE_BYTES_MIN && whole <= SIZE_BYTES_MAX).then_some(whole)
+}
+
+/// `work` does not panic.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("work on a volume does not panic")
+}

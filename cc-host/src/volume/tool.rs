@@ -1,0 +1,116 @@
+//! Programs of e2fsprogs, run with nothing of ours: no environment, no input, their words bounded, and ended when they take too long.
+//! Refuses to say what an exit code means.
+
+use std::io::{Read, Write as _};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Where they are; what is elsewhere is not asked, whatever PATH says.
+const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// Of what one says.
+const TEXT_BYTES_MAX: u64 = 16 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    #[error("there is no {0} in {places}", places = PLACES.join(", "))]
+    Missing(&'static str),
+    #[error("cannot run {tool}")]
+    Run { tool: &'static str, source: std::io::Error },
+    #[error("{tool} was ended: it took more than {} s", within.as_secs())]
+    TooLong { tool: &'static str, within: Duration },
+    #[error("{tool} ended with code {code}: {text}")]
+    Failed { tool: &'static str, code: i32, text: String },
+}
+
+/// How one ended, and what it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub code: i32,
+    pub text: String,
+}
+
+pub fn find(tool: &'static str) -> Result<PathBuf, ToolError> {
+    let there = PLACES.iter().map(|dir| Path::new(dir).join(tool)).find(|path| path.is_file());
+    there.ok_or(ToolError::Missing(tool))
+}
+
+/// Blocks until it has ended.
+pub fn run(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Result<Ended, ToolError> {
+    let program = find(tool)?;
+    let failed = |source| ToolError::Run { tool, source };
+    let (said, says) = std::io::pipe().map_err(failed)?;
+    let mut command = Command::new(program);
+    command.args(args).arg(on).env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+    command.stdout(says.try_clone().map_err(failed)?).stderr(says);
+    let mut child = command.spawn().map_err(failed)?;
+    // With it goes our own end for writing: the reader ends when the tool has.
+    drop(command);
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = said.try_clone().map(|said| said.take(TEXT_BYTES_MAX).read_to_end(&mut text));
+        // What is more goes nowhere, but must not keep it waiting.
+        let _ = std::io::copy(&mut &said, &mut std::io::sink());
+        let _ = std::io::sink().flush();
+        text
+    });
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let ended = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose().ok().flatten();
+    let in_time = match &ended {
+        Some(pidfd) => wait(pidfd, within),
+        // Not to be had: then it is waited for as long as it takes.
+        None => true,
+    };
+    if !in_time {
+        // It fails only for one that has just ended.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(failed)?;
+    let text = reader.join().unwrap_or_default();
+    if !in_time {
+        return Err(ToolError::TooLong { tool, within });
+    }
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    // Ended by a signal, it has no code.
+    Ok(Ended { code: status.code().unwrap_or(-1), text })
+}
+
+/// As `run`, of one that has done its work when it says 0.
+pub fn must(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Result<(), ToolError> {
+    match run(tool, args, on, within)? {
+        Ended { code: 0, .. } => Ok(()),
+        Ended { code, text } => Err(ToolError::Failed { tool, code, text }),
+    }
+}
+
+fn wait(pidfd: &impl AsFd, within: Duration) -> bool {
+    let end = std::time::Instant::now() + within;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Timespec::try_from(left).ok().as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) => return false,
+            _ => return true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_words_and_its_code_come_back_and_it_is_ended_in_time() {
+        let ended = run("sh", &["-c", "echo out; echo err >&2; exit 3"], Path::new("x"), Duration::from_secs(10));
+        assert_eq!(ended.unwrap(), Ended { code: 3, text: "out\nerr".to_owned() });
+        let long = run("sleep", &[], Path::new("60"), Duration::from_millis(50));
+        assert!(matches!(long, Err(ToolError::TooLong { .. })), "{long:?}");
+        let loud = run("head", &["-c", "1000000"], Path::new("/dev/zero"), Duration::from_secs(10)).unwrap();
+        assert_eq!((loud.code, loud.text.len() as u64), (0, TEXT_BYTES_MAX));
+        assert!(matches!(find("no-such-tool"), Err(ToolError::Missing(_))));
+    }
+}

@@ -1,0 +1,159 @@
+//! The daemon dies at each step of what can be done to a volume. The next one finishes or undoes it: no data is lost, and nothing is left.
+//! `cargo xtask test` builds the daemon that dies where it is told.
+
+use std::time::Duration;
+
+use cc_tests::{Build, Leave, World, eventually};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A world with a volume that has been written to, and a daemon that will die at that place.
+fn world(place: &'static str) -> World {
+    let mut world = World::new();
+    world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).ok();
+    world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "echo kept > /d/file; sync"]).ok();
+    world.assert_clean();
+    world.leave(Leave::Stopped);
+    world.start_build(Build::Faults(place));
+    world
+}
+
+/// The command is lost with the daemon, and the next daemon is there.
+fn dies(world: &mut World, place: &str, command: &[&str]) {
+    let ran = world.cc(command);
+    assert_ne!(ran.code, 0, "{place}: {ran:?}");
+    let mut daemon = world.take_daemon();
+    eventually(&format!("the daemon dies at {place}"), BOUND, || daemon.ended().map(drop));
+    drop(daemon);
+    world.start();
+}
+
+fn volumes(world: &World) -> String {
+    world.cc(&["volume", "list", "--json"]).json().as_array().unwrap().iter().fold(String::new(), |all, one| {
+        format!("{all}{} {} {};", one["name"].as_str().unwrap(), one["state"].as_str().unwrap(), one["size_bytes"])
+    })
+}
+
+fn files(world: &World) -> usize {
+    std::fs::read_dir(world.path("state/volumes")).unwrap().count()
+}
+
+fn has_its_data(world: &World, place: &str) {
+    let read = world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "cat /d/file && echo more > /d/more && sync"]);
+    assert_eq!(read.ok().stdout, "kept\n", "{place}");
+    world.remove_all();
+    world.assert_clean();
+    assert_eq!(world.cc(&["volume", "check", "data", "--json"]).json()["clean"], true, "{place}");
+    world.cc(&["volume", "delete", "data"]).ok();
+    assert_eq!(files(world), 0, "{place}");
+    world.assert_clean();
+}
+
+/// The kernel asks for this capability, and not every machine's root has it.
+fn can_grow_in_use() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim().to_owned();
+    u64::from_str_radix(&bits, 16).unwrap() & (1 << CAP_SYS_RESOURCE) != 0
+}
+
+const ONE: &str = "data ready 16777216;";
+
+#[test]
+fn a_volume_is_made_or_was_never_asked_for() {
+    for place in ["recorded", "allocated", "formatted", "made"].map(|step| format!("volume.create.{step}")) {
+        let place: &'static str = place.leak();
+        let mut world = world(place);
+        dies(&mut world, place, &["volume", "create", "--size", "16MiB", "--name", "new"]);
+        assert_eq!((volumes(&world).as_str(), files(&world)), (ONE, 1), "{place}");
+        world.cc(&["volume", "create", "--size", "16MiB", "--name", "new"]).ok();
+        world.cc(&["volume", "delete", "new"]).ok();
+        has_its_data(&world, place);
+    }
+}
+
+#[test]
+fn a_start_with_a_volume_leaves_it_free() {
+    for place in ["volume.attach.device", "volume.attach.checked", "volume.attach.mounted"] {
+        let mut world = world(place);
+        let image = world.image("busybox");
+        dies(&mut world, place, &["run", "-d", "--image", &image, "-v", "data:/d", "sleep", "600"]);
+        world.assert_clean();
+        assert_eq!(volumes(&world), ONE, "{place}");
+        has_its_data(&world, place);
+    }
+}
+
+#[test]
+fn a_container_has_what_its_record_says() {
+    for (place, has_it) in [
+        ("volume.attach.recorded", true),
+        ("volume.attach.shown", true),
+        ("volume.detach.recorded", false),
+        ("volume.detach.hidden", false),
+    ] {
+        let mut world = world(place);
+        let id = world.run("busybox", &["--name", "web"], &["sleep", "600"]);
+        let attach = ["volume", "attach", "web", "data:/d"];
+        if has_it {
+            dies(&mut world, place, &attach);
+        } else {
+            world.cc(&attach).ok();
+            dies(&mut world, place, &["volume", "detach", "web", "data"]);
+        }
+        let seen = world.cc(&["exec", &id, "cat", "/d/file"]);
+        assert_eq!((seen.code == 0, seen.stdout == "kept\n"), (has_it, has_it), "{place}: {seen:?}");
+        let listed = world.inspect("web")["volumes"].as_array().map(Vec::len);
+        assert_eq!(listed, Some(usize::from(has_it)), "{place}");
+        assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["mounted"], has_it, "{place}");
+        has_its_data(&world, place);
+    }
+}
+
+#[test]
+fn a_volume_grows_all_the_way() {
+    for place in ["volume.resize.recorded", "volume.resize.allocated", "volume.resize.grown"] {
+        for in_use in [false, true] {
+            // Where the kernel lets nobody do that, there is nothing to be finished.
+            if in_use && !can_grow_in_use() {
+                continue;
+            }
+            let mut world = world(place);
+            if in_use {
+                world.run("busybox", &["--name", "web", "-v", "data:/d"], &["sleep", "600"]);
+            }
+            dies(&mut world, place, &["volume", "resize", "data", "--size", "48MiB"]);
+            assert_eq!(volumes(&world), "data ready 50331648;", "{place}");
+            let fill = ["dd", "if=/dev/zero", "of=/d/large", "bs=1M", "count=28"];
+            match in_use {
+                true => world.cc(&[&["exec", "web"], &fill[..]].concat()).ok(),
+                false => world.run_rm("busybox", &["-v", "data:/d"], &fill).ok(),
+            };
+            has_its_data(&world, place);
+        }
+    }
+}
+
+#[test]
+fn a_copy_is_whole_or_is_not_there_and_who_waited_for_it_goes_on() {
+    for place in ["volume.snapshot.recorded", "volume.snapshot.frozen"] {
+        let mut world = world(place);
+        world.run("busybox", &["--name", "web", "-v", "data:/d"], &["sleep", "600"]);
+        dies(&mut world, place, &["volume", "snapshot", "data", "--name", "copy"]);
+        assert_eq!((volumes(&world).as_str(), files(&world)), (ONE, 1), "{place}");
+        world.cc(&["exec", "web", "sh", "-c", "echo more > /d/more; sync"]).ok();
+        has_its_data(&world, place);
+    }
+}
+
+#[test]
+fn what_is_deleted_is_gone() {
+    for place in ["volume.delete.recorded", "volume.delete.removed"] {
+        let mut world = world(place);
+        dies(&mut world, place, &["volume", "delete", "data"]);
+        assert_eq!((volumes(&world).as_str(), files(&world)), ("", 0), "{place}");
+        world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).ok();
+        world.cc(&["volume", "delete", "data"]).ok();
+        world.assert_clean();
+    }
+}
