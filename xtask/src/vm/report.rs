@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::told::{Check, Ended, Program, Ran, Told};
 use crate::tally::Tally;
 
-/// Parts are between these, in the order of their names' numbers.
+/// Parts are between these; a new kernel's comes last.
 const BEGIN: &str = "<!-- cargo xtask test --vm: ";
 const END: &str = "<!-- end -->";
 const AFTER_ALL: &str = "<!-- all kernels -->";
