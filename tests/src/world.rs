@@ -81,8 +81,10 @@ impl World {
         let path = |name: &str| dir.path().join(name).display().to_string();
         // Worlds of one test share a kernel: each gets its own range of ids.
         let id_base = 0x2000_0000_u32 + (rand::random::<u32>() % 8) * 0x1000_0000;
+        // However full the disk is that the tests run on: what their volumes take, they make sure of.
+        let pool = if extra.contains("volumes.") { "" } else { "volumes.pool_bytes = 2147483648" };
         let config = format!(
-            "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{extra}\n",
+            "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{pool}\n{extra}\n",
             path("state"),
             path("run"),
             path("bpf"),

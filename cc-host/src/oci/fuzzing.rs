@@ -8,8 +8,7 @@ use super::error::OciError;
 /// What would be done, as far as it can be held against the text.
 #[derive(Debug)]
 pub struct Taken {
-    /// Arguments, variables, the working directory, the user, the group and further ones.
-    pub process: Option<(Vec<String>, Vec<String>, String, u32, u32, Vec<u32>)>,
+    pub process: Option<Process>,
     pub hostname: Option<String>,
     pub targets: Vec<String>,
     /// Masked, and shown for reading alone.
@@ -17,9 +16,26 @@ pub struct Taken {
     pub settings: usize,
 }
 
+#[derive(Debug)]
+pub struct Process {
+    pub arguments: Vec<String>,
+    pub variables: Vec<String>,
+    pub directory: String,
+    pub user: u32,
+    pub group: u32,
+    pub groups: Vec<u32>,
+}
+
 pub fn read(text: &[u8]) -> Result<Taken, OciError> {
     let config = Config::check(PathBuf::from("/bundle"), text.to_vec(), |root| Ok(root.to_owned()))?;
-    let process = config.process.map(|plan| (plan.args, plan.env, plan.cwd, plan.uid, plan.gid, plan.groups));
+    let process = config.process.map(|plan| Process {
+        arguments: plan.args,
+        variables: plan.env,
+        directory: plan.cwd,
+        user: plan.uid,
+        group: plan.gid,
+        groups: plan.groups,
+    });
     Ok(Taken {
         process,
         hostname: config.hostname,

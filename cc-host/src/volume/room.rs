@@ -142,13 +142,12 @@ impl Volumes {
     pub(super) async fn has_room(&self, all: &[VolumeRecord], name: &Name, bytes: u64) -> Result<(), VolumeError> {
         let backend = Arc::clone(&self.backend);
         let there = blocking(move || backend.room()).await;
-        let there = there
-            .map_err(|source| VolumeError::Backend { operation: "make room for", name: name.clone(), source })?
-            .free_bytes;
+        let there =
+            there.map_err(|source| VolumeError::Backend { operation: "make room for", name: name.clone(), source })?;
         let promised: u64 = all.iter().map(VolumeRecord::reserved_bytes).sum();
         let free_bytes = match self.pool_bytes {
-            0 => there,
-            limit => limit.saturating_sub(promised).min(there),
+            0 => there.free_bytes.saturating_sub(there.reserve_bytes),
+            limit => limit.saturating_sub(promised).min(there.free_bytes),
         };
         if bytes > free_bytes {
             return Err(VolumeError::PoolFull { name: name.clone(), bytes, free_bytes });

@@ -1,7 +1,7 @@
 //! config.json of an OCI bundle: what is taken of it is what another reading of the same text says, and can be given to the kernel. Refuses to
 //! do any of it.
 
-use cc_host::oci::fuzzing::{Taken, read};
+use cc_host::oci::fuzzing::{Process, Taken, read};
 use serde_json::Value;
 
 /// What a host's name may have, by the kernel.
@@ -29,7 +29,7 @@ pub fn run(bytes: &[u8]) {
         assert!(name.len() <= NAME_BYTES_MAX);
     }
     assert_eq!(process.is_some(), !text["process"].is_null());
-    let Some((arguments, variables, directory, user, group, groups)) = process else { return };
+    let Some(Process { arguments, variables, directory, user, group, groups }) = process else { return };
     let given = &text["process"];
     let strings = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(|one| Some(one.as_str()?.to_owned())).collect()
@@ -37,7 +37,7 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(arguments, strings(&given["args"]));
     assert_eq!(variables, strings(&given["env"]));
     assert_eq!(Some(directory.as_str()), given["cwd"].as_str());
-    let all = [&arguments[..], &variables[..], &[directory.clone()]].concat();
+    let all = [&arguments[..], &variables[..], std::slice::from_ref(&directory)].concat();
     assert!(directory.starts_with('/') && all.iter().all(|word| !word.contains('\0')));
     assert!(!arguments[0].is_empty() && variables.iter().all(|variable| variable.find('=') > Some(0)));
     let number = |id: u32, name: &str| assert_eq!(u64::from(id), given["user"][name].as_u64().unwrap_or(0), "{name}");

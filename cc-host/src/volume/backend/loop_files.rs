@@ -66,7 +66,7 @@ impl Backend for LoopFiles {
     fn room(&self) -> Result<Room, BackendError> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|e| failed("measure", self.dir.clone())(e.into()))?;
         let (available, all) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
-        Ok(Room { free_bytes: available.saturating_sub(all / RESERVE_PARTS) })
+        Ok(Room { free_bytes: available, reserve_bytes: all / RESERVE_PARTS })
     }
 
     fn create(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {

@@ -29,6 +29,8 @@ pub enum BackendError {
 pub struct Room {
     /// What could be given to new volumes now, beside those that there are.
     pub free_bytes: u64,
+    /// What of it is everything else's, where nobody says how much volumes may have.
+    pub reserve_bytes: u64,
 }
 
 /// A volume as a block device, for as long as this is kept.
