@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     e2e: Option<String>,
     /// On Debian's kernels, each in an emulated machine: a series such as 6.12, or newest; without a name 6.12, newest and 6.1, which is
-    /// refused. What CI requires, or one file with --e2e NAME; writes docs/kernels.md
+    /// refused. What is required of each, or one file with --e2e NAME; writes docs/kernels.md
     #[arg(long, value_name = "KERNEL", num_args = 0.., conflicts_with = "unit")]
     vm: Option<Vec<String>>,
     /// Every file that an emulated machine can run

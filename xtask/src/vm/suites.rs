@@ -9,7 +9,7 @@ use super::told::Suite;
 use crate::process::{cargo, output};
 use crate::test::files;
 
-/// What CI asks of each supported kernel: programs, isolation, rules, NAT, restart, limits.
+/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits.
 const REQUIRED: [&str; 7] = [
     "limits_hold",
     "same_cidr_vpcs_never_hear_each_other",
