@@ -2,9 +2,11 @@
 //! leaves nothing.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
-use cc_tests::{Leave, World};
+use cc_tests::{Leave, World, eventually};
 
+const BOUND: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;
 
 #[test]
@@ -60,5 +62,32 @@ fn what_was_written_outlives_the_daemon_and_its_kill() {
     world.remove_all();
     world.cc(&["volume", "prune", "--force"]).ok();
     assert_eq!(world.cc(&["volume", "list", "-q"]).ok().stdout, "");
+    world.assert_clean();
+}
+
+/// What was on the disk at one moment, as a host finds it that went down then. The writer waits, so that the copy is of one moment.
+#[test]
+fn a_host_that_went_down_loses_nothing_that_was_synced() {
+    const SUPERBLOCK: usize = 1024;
+    const INCOMPAT: usize = SUPERBLOCK + 0x60;
+    const RECOVER: u8 = 4;
+    let world = World::new();
+    let id = world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).line();
+    let image = world.path("state/volumes").join(format!("{id}.img"));
+    let write = "i=0; while [ $i -lt 50 ]; do echo $i > /d/$i; i=$((i+1)); done; sync; echo synced; sleep 600";
+    let writer = world.run("busybox", &["-v", "data:/d"], &["sh", "-c", write]);
+    eventually("it has synced", BOUND, || world.cc(&["logs", &writer]).ok().stdout.contains("synced").then_some(()));
+    let found = std::fs::read(&image).unwrap();
+    assert_ne!(found[INCOMPAT] & RECOVER, 0, "its journal is to be replayed");
+    world.remove_all();
+    world.assert_clean();
+    std::fs::write(&image, &found).unwrap();
+    // A look at it is no reason to call it broken.
+    assert_eq!(world.cc(&["volume", "check", "data", "--json"]).json()["clean"], true);
+    std::fs::write(&image, &found).unwrap();
+    let read = "cat /d/[0-9]* | wc -l; cat /d/49";
+    assert_eq!(world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", read]).ok().stdout, "50\n49\n");
+    assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["state"], "ready");
+    world.cc(&["volume", "delete", "data"]).ok();
     world.assert_clean();
 }

@@ -77,7 +77,7 @@ fn a_pool_promises_no_more_than_it_has_and_a_full_volume_is_its_containers_own()
     world.assert_clean();
 }
 
-/// The kernel is the one that has no room: by a pool on a file system that is small, and not by our own arithmetic.
+/// By what the file system has, and by no limit of ours.
 #[test]
 fn a_disk_that_is_full_is_a_clear_error_and_leaves_nothing() {
     let dir = tempfile::Builder::new().prefix(cc_tests::world::PREFIX).tempdir().unwrap();

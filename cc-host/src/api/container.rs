@@ -9,7 +9,7 @@ use cc_common::api::v1;
 use cc_common::api::v1::container_service_server::ContainerService;
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::{change, port_mappings};
 use super::follow::until_left;
@@ -99,6 +99,20 @@ where
 {
     let results = futures::future::join_all(records.iter().cloned().map(act)).await;
     Ok(results.into_iter().collect::<Result<(), _>>().map_err(Fault::from)?)
+}
+
+/// Also when the caller goes away: a start that stops half-way leaves what it was waiting for to be done behind its back.
+async fn to_its_end(work: impl Future<Output = Result<(), Status>> + Send + 'static) -> Result<(), Status> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(_) => Err(Fault::new(
+            Code::Internal,
+            "container.internal",
+            "cannot work on the containers",
+            "the work on them ended before it was done; boot puts right what it left",
+        )
+        .into()),
+    }
 }
 
 #[tonic::async_trait]
@@ -231,7 +245,8 @@ impl ContainerService for ContainerApi {
         for record in &records {
             may_run(&caller, &self.containers, record)?;
         }
-        on_all(&records, |r| async move { self.containers.start(&r).await }).await?;
+        let (room, all) = (Arc::clone(&self.containers), records.clone());
+        to_its_end(async move { on_all(&all, |r| async { room.start(&{ r }).await }).await }).await?;
         Ok(ids(&records))
     }
 
@@ -244,7 +259,8 @@ impl ContainerService for ContainerApi {
             may_run(&caller, &self.containers, record)?;
         }
         let grace = timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
-        on_all(&records, |r| async move { self.containers.restart(&r, grace).await }).await?;
+        let (room, all) = (Arc::clone(&self.containers), records.clone());
+        to_its_end(async move { on_all(&all, |r| async { room.restart(&{ r }, grace).await }).await }).await?;
         Ok(ids(&records))
     }
 

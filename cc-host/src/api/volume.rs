@@ -148,13 +148,13 @@ impl VolumeApi {
         let (volumes, containers) = (Arc::clone(&self.volumes), Arc::clone(&self.containers.containers));
         finish(async move {
             let users = |volume: &VolumeId| containers.users_of_volume(volume);
-            volumes.become_free(&project, &ids, users).await;
+            let freed = volumes.become_free(&project, &ids, users).await?;
             let deleted = {
-                // Nobody gets one meanwhile.
+                // Nobody gets one meanwhile. It is nobody else's wait: what takes long is done, or follows.
                 let _allocation = containers.allocation().await;
-                volumes.delete(&project, &ids, users).await?
+                volumes.delete(&project, &ids, users, &freed).await?
             };
-            volumes.erase_all(&deleted).await;
+            volumes.erase_all(&deleted, freed).await;
             Ok(deleted)
         })
         .await

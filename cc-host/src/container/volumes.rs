@@ -166,7 +166,7 @@ impl Containers {
     ) -> Result<ContainerRecord, ContainerError> {
         // Nobody starts, removes or changes it meanwhile.
         let _claim = self.claims.of(&record.id).await;
-        let (record, claim) = {
+        let (record, claim, is_new) = {
             let _allocation = self.allocation().await;
             let mut record = self.find(&record.project, record.id.as_str())?;
             if matches!(record.state, State::Created) {
@@ -174,11 +174,9 @@ impl Containers {
             }
             let (claims, _) = self.claim_volumes(&record.project, std::slice::from_ref(wanted)).await?;
             let claim = claims.into_iter().next().expect("one was asked for");
-            if record.volumes.contains(&claim) {
-                return Ok(record);
-            }
+            let is_new = !record.volumes.contains(&claim);
             let taken = |other: &&VolumeClaim| other.volume == claim.volume || other.target == claim.target;
-            if let Some(other) = record.volumes.iter().find(taken) {
+            if let Some(other) = record.volumes.iter().find(taken).filter(|_| is_new) {
                 let why = format!("the container has volume {} at {}", other.name, other.target);
                 return Err(ContainerError::BadOption { field: "--volume", why });
             }
@@ -189,19 +187,27 @@ impl Containers {
             };
             let tmpfs = record.spec.tmpfs.iter().map(|tmpfs| tmpfs.target.clone());
             fit(&[given(&claim)], tmpfs).map_err(|why| ContainerError::BadOption { field: "--volume", why })?;
-            if record.volumes.len() >= VOLUMES_MAX {
+            if is_new && record.volumes.len() >= VOLUMES_MAX {
                 let why = format!("a container has at most {VOLUMES_MAX}");
                 return Err(ContainerError::BadOption { field: "--volume", why });
             }
-            record.volumes.push(claim.clone());
-            self.update(&record).await?;
-            (record, claim)
+            if is_new {
+                record.volumes.push(claim.clone());
+                self.update(&record).await?;
+            }
+            (record, claim, is_new)
         };
         fault::point("volume.attach.recorded");
         let Some(live) = self.live(&record.id) else { return Ok(record) };
+        // What its record says may not be so: an earlier daemon could not show it.
+        if !is_new && self.sees_volume(&record, &claim).await {
+            return Ok(record);
+        }
         if let Err(error) = self.show_volume(&record, &live, &claim).await {
             self.rooms.volumes.let_go(&claim.volume, &record.id).await;
-            self.forget_claim(&record, &claim).await?;
+            if is_new {
+                self.forget_claim(&record, &claim).await?;
+            }
             return Err(error);
         }
         fault::point("volume.attach.shown");
@@ -223,6 +229,9 @@ impl Containers {
         let (record, claim) = {
             let _allocation = self.allocation().await;
             let mut record = self.find(&record.project, record.id.as_str())?;
+            if matches!(record.state, State::Created) {
+                return Err(ContainerError::Busy { name: record.name.to_string() });
+            }
             let Some(claim) = record.volumes.iter_mut().find(|claim| claim.volume == volume.id) else {
                 return Ok(record);
             };

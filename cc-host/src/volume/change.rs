@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::backend::{Backend, BackendError};
 use super::error::VolumeError;
 use super::filesystem::{self, BLOCK_BYTES, Effort, Superblock};
-use super::hold::exclusive;
+use super::hold::{exclusive, is_its_own};
 use super::ioctl::{self, Frozen};
 use super::mount::Mounts;
 use super::record::{VolumeRecord, VolumeState};
@@ -105,9 +105,12 @@ impl Volumes {
     /// neither can be taken for the other.
     pub async fn snapshot(&self, project: &Project, wanted: &str, name: &str) -> Result<VolumeRecord, VolumeError> {
         let (found, _) = self.find(project, wanted).await?;
-        let copy = self.promise(project, name, found.size_bytes).await?;
+        // As in `create`. Whoever deletes both, and has the other, does not wait for this one for ever.
+        let id = VolumeId::random();
+        let _own = self.lock(&id).await;
+        let copy = self.promise(project, id, name, found.size_bytes).await?;
         fault::point("volume.snapshot.recorded");
-        let _locks = self.lock_all([&found.id, &copy.id].into_iter()).await;
+        let _lock = self.lock(&found.id).await;
         let done = self.copy_into(project, &found.id, &copy).await;
         self.settle(copy, done).await
     }
@@ -168,17 +171,20 @@ fn copy_volume(
     let disk = |error| VolumeError::Backend { operation: "copy", name: name.clone(), source: error };
     let failed = |error| VolumeError::Mount { operation: "copy", name: name.clone(), source: error };
     let tool = |error| VolumeError::Tool { operation: "copy", name: name.clone(), source: error };
+    is_its_own(backend, source)?;
     backend.create(&copy.id, copy.size_bytes).map_err(disk)?;
     let is_mounted = mounts.mounted(source.id.as_str()).map_err(failed)?.is_some();
     if !is_mounted && backend.is_attached(&source.id).map_err(disk)? {
         return Err(VolumeError::StillHeld { operation: "copy", name: name.clone() });
     }
-    let frozen = match is_mounted {
-        true => Some(Frozen::freeze(mounts.open(source.id.as_str()).map_err(failed)?).map_err(failed)?),
-        false => None,
-    };
-    fault::point("volume.snapshot.frozen");
+    let root = is_mounted.then(|| mounts.open(source.id.as_str()).map_err(failed)).transpose()?;
+    if let Some(root) = &root {
+        // Before anybody waits for it.
+        rustix::fs::syncfs(root).map_err(|error| failed(error.into()))?;
+    }
     let began = Instant::now();
+    let frozen = root.map(Frozen::freeze).transpose().map_err(failed)?;
+    fault::point("volume.snapshot.frozen");
     let go_on = || !is_mounted || began.elapsed() < FROZEN_WITHIN;
     let is_whole = backend.copy(&source.id, &copy.id, &go_on).map_err(disk)?;
     drop(frozen);

@@ -72,14 +72,28 @@ fn look(backend: &dyn Backend, record: &VolumeRecord, repair: bool) -> Result<Ve
     if !exclusive(device.path()) {
         return Err(VolumeError::StillHeld { operation, name: name.clone() });
     }
-    let verdict = filesystem::check(device.path(), if repair { Effort::Force } else { Effort::Look }).map_err(tool)?;
-    let read = std::fs::File::open(device.path()).and_then(|file| Superblock::read(&file));
-    match read {
-        // Another's is not made this one's by being consistent.
-        Ok(Some(found)) if found.uuid != record.uuid => {
+    let read = || std::fs::File::open(device.path()).and_then(|file| Superblock::read(&file));
+    // Another's is not made this one's by being consistent, and is not ours to repair.
+    let is_its = |found: &Superblock| match found.uuid == record.uuid {
+        true => Ok(()),
+        false => {
             let why = format!("its UUID is {} instead of {}", found.uuid, record.uuid);
             Err(VolumeError::NotIts { name: name.clone(), why })
         }
+    };
+    if let Ok(Some(found)) = read() {
+        is_its(&found)?;
+        // As the next mount would do it. A look at the rest without that finds fault with what is only not done yet.
+        if found.has_journal_left && !repair {
+            let replayed = filesystem::check(device.path(), Effort::Preen).map_err(tool)?;
+            if !replayed.clean {
+                return Ok(replayed);
+            }
+        }
+    }
+    let verdict = filesystem::check(device.path(), if repair { Effort::Force } else { Effort::Look }).map_err(tool)?;
+    match read() {
+        Ok(Some(found)) if found.uuid != record.uuid => is_its(&found).map(|()| verdict),
         // Clean is what can be mounted without a repair.
         Ok(Some(found)) => Ok(Verdict { clean: verdict.clean && !found.has_errors, ..verdict }),
         _ => Ok(Verdict { clean: false, ..verdict }),

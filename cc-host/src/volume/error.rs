@@ -13,6 +13,8 @@ use crate::store::StoreError;
 pub enum VolumeError {
     #[error("cannot create volume {name:?}")]
     BadName { name: String, source: NameError },
+    #[error("cannot create volume {name}: the name looks like a volume's id")]
+    NameLikeId { name: Name },
     #[error("cannot create volume {name} of {bytes} bytes")]
     BadSize { name: String, bytes: u64 },
     #[error("cannot create volume {name} in pool {pool:?}")]
@@ -72,6 +74,12 @@ impl From<VolumeError> for Fault {
                 "volume.bad_name",
                 source.to_string(),
                 "choose a name like data-1: lower-case letters, digits and hyphens",
+            ),
+            E::NameLikeId { .. } => fault(
+                Code::InvalidArgument,
+                "volume.bad_name",
+                "a volume is named by either, and each names one".into(),
+                "choose a name that does not begin with vol-",
             ),
             E::BadSize { .. } => fault(
                 Code::InvalidArgument,

@@ -22,6 +22,8 @@ const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: u16 = 0xEF53;
 /// Errors have been found and not repaired.
 const STATE_ERRORS: u16 = 2;
+/// The journal is to be replayed.
+const INCOMPAT_RECOVER: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -69,6 +71,8 @@ pub struct Superblock {
     pub bytes: u64,
     /// The kernel has met errors that nobody has repaired.
     pub has_errors: bool,
+    /// What is in its journal is not in its place yet: the host went down while it was mounted.
+    pub has_journal_left: bool,
 }
 
 impl Superblock {
@@ -97,6 +101,7 @@ impl Superblock {
             uuid: Uuid(uuid),
             bytes: blocks.saturating_mul(block_bytes),
             has_errors: u16_at(0x3A) & STATE_ERRORS != 0,
+            has_journal_left: u32_at(0x60) & INCOMPAT_RECOVER != 0,
         })
     }
 }

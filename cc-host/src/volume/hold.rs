@@ -17,7 +17,7 @@ use crate::fault;
 use crate::ids::{ContainerId, Project, VolumeId};
 
 /// For a container that has ended to be gone.
-const FREE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const FREE_WITHIN: Duration = Duration::from_secs(10);
 const FREE_LOOK: Duration = Duration::from_millis(20);
 
 /// A volume that is mounted.

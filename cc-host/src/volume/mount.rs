@@ -68,12 +68,13 @@ impl Mounts {
 
     /// What is on the device, at the volume's place.
     pub fn mount(&self, device: &Path, id: &str) -> io::Result<()> {
+        // What the disk takes its time for, without keeping others waiting.
+        let mount = filesystem(device)?;
+        make_data(&mount)?;
         let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.be_private()?;
         let at = self.path(id);
         private_dir(&at)?;
-        let mount = filesystem(device)?;
-        make_data(&mount)?;
         let onto = rustix::fs::open(&at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         Ok(move_mount(&mount, "", &onto, "", flags)?)
@@ -81,11 +82,12 @@ impl Mounts {
 
     /// Fails with EBUSY if somebody on the host is there. What is not mounted is no error.
     pub fn unmount(&self, id: &str) -> io::Result<()> {
-        let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let at = self.path(id);
         if mounted_at(&at)?.is_some() {
+            // Writes what is not written yet.
             unmount(&at, UnmountFlags::NOFOLLOW)?;
         }
+        let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match std::fs::remove_dir(&at) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::VolumeError;
 use super::ioctl;
@@ -9,6 +10,9 @@ use super::record::VolumeState;
 use super::room::{Volumes, blocking};
 use crate::error_chain;
 use crate::ids::VolumeId;
+
+/// For what can be finished soon.
+const BOOT_WAITS: Duration = Duration::from_secs(5);
 
 impl Volumes {
     /// Before anybody asks for a volume: what was never finished goes, and so does what was being deleted.
@@ -28,7 +32,7 @@ impl Volumes {
     }
 
     /// When the containers that go on have what they had: what nobody has is unmounted, and what was growing grows.
-    pub async fn finish(&self) -> Result<(), VolumeError> {
+    pub async fn finish(self: &Arc<Self>) -> Result<(), VolumeError> {
         let mounts = Arc::clone(&self.mounts);
         let mounted = blocking(move || mounts.all()).await.unwrap_or_default();
         for id in mounted.iter().filter_map(|name| VolumeId::parse(name)) {
@@ -38,13 +42,9 @@ impl Volumes {
             }
         }
         let records = self.all().await?;
-        for record in &records {
-            let VolumeState::Resizing { to_bytes } = record.state else { continue };
-            let _lock = self.lock(&record.id).await;
-            if let Err(error) = self.grow(record, to_bytes).await {
-                tracing::error!(volume = %record.id, error = error_chain(&error), "cannot make it larger yet");
-            }
-        }
+        let growing = tokio::spawn(Arc::clone(self).grow_all());
+        // A large one takes its time, and nobody else's.
+        let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
         let backend = Arc::clone(&self.backend);
         let there = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
         for stray in there.iter().filter(|id| !records.iter().any(|record| record.id == **id)) {
@@ -55,6 +55,22 @@ impl Volumes {
             self.events.add("volume.stray", stray.as_str(), &text).await;
         }
         Ok(())
+    }
+
+    async fn grow_all(self: Arc<Self>) {
+        let ids: Vec<VolumeId> = match self.all().await {
+            Ok(all) => all.into_iter().map(|record| record.id).collect(),
+            Err(error) => return tracing::error!(error = error_chain(&error), "cannot read which are to grow"),
+        };
+        for id in ids {
+            let _lock = self.lock(&id).await;
+            let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == id);
+            let Some(record) = found else { continue };
+            let VolumeState::Resizing { to_bytes } = record.state else { continue };
+            if let Err(error) = self.grow(&record, to_bytes).await {
+                tracing::error!(volume = %id, error = error_chain(&error), "cannot make it larger yet");
+            }
+        }
     }
 
     /// A copy that was being taken is undone, and with it what kept others from writing.

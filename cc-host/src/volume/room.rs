@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::backend::Backend;
+use super::backend::{Backend, Room};
 use super::error::VolumeError;
 use super::filesystem::{self, Uuid};
+use super::hold::FREE_WITHIN;
 use super::mount::{Mounts, Usage};
 use super::record::{VOLUMES, VolumeRecord, VolumeState, project_prefix};
 use crate::daemon::events::Events;
@@ -39,6 +40,13 @@ pub struct NewVolume {
     /// Empty: the one that there is.
     pub pool: String,
     pub persistent: bool,
+}
+
+/// Volumes that nobody has, and on which nobody works as long as this is kept.
+#[derive(Default)]
+pub struct Freed {
+    ids: Vec<VolumeId>,
+    _locks: Vec<OwnedMutexGuard<()>>,
 }
 
 pub struct VolumesParts {
@@ -92,17 +100,28 @@ impl Volumes {
         if *persistent {
             return Err(VolumeError::NoObjectStore { name: name.clone() });
         }
-        let record = self.promise(project, name, *size_bytes).await?;
+        // Held before anybody can find it, so that nobody works on it before it is there.
+        let id = VolumeId::random();
+        let _lock = self.lock(&id).await;
+        let record = self.promise(project, id, name, *size_bytes).await?;
         fault::point("volume.create.recorded");
-        let _lock = self.lock(&record.id).await;
         let (backend, made) = (Arc::clone(&self.backend), record.clone());
         let done = blocking(move || make(&*backend, &made)).await;
         self.settle(record, done).await
     }
 
     /// The record of one that is to be, with its place in the pool. Nothing of it exists yet.
-    pub(super) async fn promise(&self, project: &Project, name: &str, bytes: u64) -> Result<VolumeRecord, VolumeError> {
+    pub(super) async fn promise(
+        &self,
+        project: &Project,
+        id: VolumeId,
+        name: &str,
+        bytes: u64,
+    ) -> Result<VolumeRecord, VolumeError> {
         let parsed = Name::parse(name).map_err(|source| VolumeError::BadName { name: name.to_owned(), source })?;
+        if VolumeId::parse(name).is_some() {
+            return Err(VolumeError::NameLikeId { name: parsed });
+        }
         let size_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_owned(), bytes })?;
         let _quota = self.quota.lock().await;
         let all = self.all().await?;
@@ -115,7 +134,7 @@ impl Volumes {
         }
         self.has_room(&all, &parsed, size_bytes).await?;
         let record = VolumeRecord {
-            id: VolumeId::random(),
+            id,
             name: parsed,
             project: project.clone(),
             pool: POOL.to_owned(),
@@ -137,11 +156,19 @@ impl Volumes {
         }
     }
 
-    /// Whether so much more can be promised, by the limit and by what there is. What was promised and is not allocated yet counts twice
-    /// against what there is, for a moment: nobody is promised what is not there.
+    /// Whether so much more can be promised, by the limit and by what there is, but for what was promised and is not allocated yet.
     pub(super) async fn has_room(&self, all: &[VolumeRecord], name: &Name, bytes: u64) -> Result<(), VolumeError> {
         let backend = Arc::clone(&self.backend);
-        let there = blocking(move || backend.room()).await;
+        let under_way = |state: &VolumeState| matches!(state, VolumeState::Creating | VolumeState::Resizing { .. });
+        let promised: Vec<_> =
+            all.iter().filter(|v| under_way(&v.state)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
+        let there = blocking(move || {
+            // One that cannot be measured has nothing yet.
+            let missing = |(id, bytes): &(VolumeId, u64)| bytes.saturating_sub(backend.size(id).unwrap_or(0));
+            let missing: u64 = promised.iter().map(missing).sum();
+            backend.room().map(|room| Room { free_bytes: room.free_bytes.saturating_sub(missing), ..room })
+        })
+        .await;
         let there =
             there.map_err(|source| VolumeError::Backend { operation: "make room for", name: name.clone(), source })?;
         let promised: u64 = all.iter().map(VolumeRecord::reserved_bytes).sum();
@@ -200,30 +227,48 @@ impl Volumes {
     /// By id or name, with the revision at which it was last written.
     pub async fn find(&self, project: &Project, wanted: &str) -> Result<(VolumeRecord, u64), VolumeError> {
         let all = self.read(&project_prefix(project)).await?;
+        // No name looks like an id.
         let is_it = |record: &VolumeRecord| record.id.as_str() == wanted || record.name.as_str() == wanted;
         let found = all.into_iter().find(|(record, _)| is_it(record) && record.state != VolumeState::Deleting);
         found.ok_or_else(|| VolumeError::NotFound { wanted: wanted.to_owned(), project: project.clone() })
     }
 
-    /// Until those that no container has any more are free, as far as they become so in a while. For who is about to delete them.
-    pub async fn become_free(&self, project: &Project, wanted: &[String], users: impl Fn(&VolumeId) -> Vec<String>) {
+    /// Those that no container has any more, as far as they become free in a while, and from then on nobody works on them: for who is about to
+    /// delete them, and must not wait while it keeps everybody from getting one.
+    pub async fn become_free(
+        &self,
+        project: &Project,
+        wanted: &[String],
+        users: impl Fn(&VolumeId) -> Vec<String>,
+    ) -> Result<Freed, VolumeError> {
+        const OPERATION: &str = "delete";
+        let mut free: Vec<VolumeRecord> = Vec::new();
         for name in wanted {
+            // What is used is told by the deletion itself.
             if let Ok((record, _)) = self.find(project, name).await
                 && users(&record.id).is_empty()
             {
-                // What keeps it is told by the deletion itself.
-                let _ = self.becomes_free("delete", &record).await;
+                self.becomes_free(OPERATION, &record).await?;
+                free.push(record);
             }
         }
+        let Some(first) = free.first() else { return Ok(Freed::default()) };
+        let locked = tokio::time::timeout(FREE_WITHIN, self.lock_all(free.iter().map(|record| &record.id))).await;
+        let locks = locked.map_err(|_| VolumeError::StillHeld { operation: OPERATION, name: first.name.clone() })?;
+        for record in &free {
+            self.is_free(OPERATION, record, Duration::ZERO).await?;
+        }
+        Ok(Freed { ids: free.into_iter().map(|record| record.id).collect(), _locks: locks })
     }
 
-    /// All or nothing. `users` tells which containers have a volume, and nobody gets one meanwhile: the caller sees to it. Unknown ids
-    /// are no error. Nobody finds them when this returns; `erase_all` is to follow.
+    /// All or nothing, of those that became free. `users` tells which containers have a volume, and nobody gets one meanwhile: the caller sees
+    /// to it. Unknown ids are no error. Nobody finds them when this returns; `erase_all` is to follow.
     pub async fn delete(
         &self,
         project: &Project,
         wanted: &[String],
         users: impl Fn(&VolumeId) -> Vec<String>,
+        freed: &Freed,
     ) -> Result<Vec<VolumeRecord>, VolumeError> {
         if wanted.len() > DELETE_MAX {
             return Err(VolumeError::TooManyAtOnce { count: wanted.len() });
@@ -244,11 +289,10 @@ impl Volumes {
                     let (name, example) = (volume.name.clone(), example.clone());
                     return Err(VolumeError::InUse { operation: "delete", name, users: users.len(), example });
                 }
-                self.is_free("delete", volume, Duration::ZERO).await?;
             }
-            // Whoever works on one of them is done first. From here on nobody begins.
-            let _locks = self.lock_all(doomed.iter().map(|(volume, _)| &volume.id)).await;
-            if let Some((held, _)) = doomed.iter().find(|(volume, _)| self.is_held(&volume.id)) {
+            // One that has come since, or that somebody used a moment ago, is not.
+            let is_kept = |volume: &VolumeRecord| self.is_held(&volume.id) || !freed.ids.contains(&volume.id);
+            if let Some((held, _)) = doomed.iter().find(|(volume, _)| is_kept(volume)) {
                 return Err(VolumeError::StillHeld { operation: "delete", name: held.name.clone() });
             }
             let compares = doomed.iter().map(|(v, revision)| Compare::Modified(v.key(), *revision)).collect();
@@ -265,9 +309,8 @@ impl Volumes {
     }
 
     /// What is left of those that were deleted; what cannot be removed now, boot removes.
-    pub async fn erase_all(&self, doomed: &[VolumeRecord]) {
+    pub async fn erase_all(&self, doomed: &[VolumeRecord], _freed: Freed) {
         for volume in doomed {
-            let _lock = self.lock(&volume.id).await;
             if let Err(error) = self.erase(volume).await {
                 tracing::error!(volume = %volume.id, error = crate::error_chain(&error), "cannot remove it yet");
             }
