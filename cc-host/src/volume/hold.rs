@@ -119,7 +119,7 @@ impl Volumes {
     }
 
     /// One that stayed mounted, with nobody who has it, is unmounted. Under its lock.
-    async fn is_attached(&self, id: &VolumeId) -> Result<bool, super::backend::BackendError> {
+    pub(super) async fn is_attached(&self, id: &VolumeId) -> Result<bool, super::backend::BackendError> {
         let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), id.clone());
         blocking(move || {
             // What keeps it keeps its device, too.

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -255,8 +254,13 @@ impl Volumes {
         let Some(first) = free.first() else { return Ok(Freed::default()) };
         let locked = tokio::time::timeout(FREE_WITHIN, self.lock_all(free.iter().map(|record| &record.id))).await;
         let locks = locked.map_err(|_| VolumeError::StillHeld { operation: OPERATION, name: first.name.clone() })?;
+        // Somebody may have had one for a moment since.
         for record in &free {
-            self.is_free(OPERATION, record, Duration::ZERO).await?;
+            let name = record.name.clone();
+            let failed = |source| VolumeError::Backend { operation: OPERATION, name, source };
+            if self.is_held(&record.id) || self.is_attached(&record.id).await.map_err(failed)? {
+                return Err(VolumeError::StillHeld { operation: OPERATION, name: record.name.clone() });
+            }
         }
         Ok(Freed { ids: free.into_iter().map(|record| record.id).collect(), _locks: locks })
     }
