@@ -5,6 +5,7 @@
 mod backend;
 mod change;
 mod check;
+mod delete;
 pub mod enter;
 mod error;
 mod filesystem;
