@@ -67,6 +67,31 @@ fn it_grows_under_who_uses_it_and_only_grows() {
     world.assert_clean();
 }
 
+/// A container is said to have ended before all of it is gone.
+#[test]
+fn one_that_has_just_ended_is_in_nobodys_way() {
+    let world = World::new();
+    world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).ok();
+    let container = world.run("busybox", &["-v", "data:/d"], &["sleep", "1000"]);
+    let ends = || {
+        world.cc(&["kill", &container]).ok();
+        world.cc(&["wait", &container]).ok();
+    };
+    for round in 1..=10_u64 {
+        ends();
+        world.cc(&["volume", "resize", "data", "--size", &format!("{}MiB", 16 + round)]).ok();
+        assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["size_bytes"], (16 + round) * MIB);
+        world.cc(&["start", &container]).ok();
+        ends();
+        world.cc(&["volume", "snapshot", "data", "--name", "copy"]).ok();
+        world.cc(&["volume", "delete", "copy"]).ok();
+        world.cc(&["start", &container]).ok();
+    }
+    world.remove_all();
+    world.cc(&["volume", "delete", "data"]).ok();
+    world.assert_clean();
+}
+
 #[test]
 fn a_snapshot_has_what_was_there_and_a_name_of_its_own() {
     let world = World::new();

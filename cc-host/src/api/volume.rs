@@ -69,9 +69,11 @@ impl VolumeService for VolumeApi {
     async fn resize(&self, request: Request<v1::ResizeVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
         let project = operator(&request)?;
         let v1::ResizeVolumeRequest { id, size_bytes } = request.into_inner();
-        let volumes = Arc::clone(&self.volumes);
-        let record = finish(async move { Ok(volumes.resize(&project, &id, size_bytes).await?) }).await?;
-        Ok(Response::new(self.view(&record)))
+        let (volumes, containers) = (Arc::clone(&self.volumes), Arc::clone(&self.containers.containers));
+        let resized = finish(async move {
+            Ok(volumes.resize(&project, &id, size_bytes, |record| containers.runs_with_volume(&record.id)).await?)
+        });
+        Ok(Response::new(self.view(&resized.await?)))
     }
 
     async fn snapshot(&self, request: Request<v1::SnapshotVolumeRequest>) -> Result<Response<v1::Volume>, Status> {

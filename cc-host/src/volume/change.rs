@@ -20,11 +20,28 @@ use crate::ids::{Project, VolumeId};
 const FROZEN_WITHIN: Duration = Duration::from_secs(30);
 
 impl Volumes {
-    /// With its file system, whether it is in use or not. The size that it has is no error, nor one that it was about to get.
-    pub async fn resize(&self, project: &Project, wanted: &str, bytes: u64) -> Result<VolumeRecord, VolumeError> {
+    /// With its file system, whether it is in use or not. The size that it has is no error, nor one that it was about to get. `users` are the
+    /// containers that run with it: of those that have ended, nobody has to know that they take a moment to be gone.
+    pub async fn resize(
+        &self,
+        project: &Project,
+        wanted: &str,
+        bytes: u64,
+        users: impl Fn(&VolumeRecord) -> Vec<String>,
+    ) -> Result<VolumeRecord, VolumeError> {
         let (found, _) = self.find(project, wanted).await?;
-        let _lock = self.lock(&found.id).await;
-        let (record, _) = self.find(project, found.id.as_str()).await?;
+        match self.resize_now(project, &found.id, bytes).await {
+            Err(VolumeError::NotWhileUsed { .. } | VolumeError::StillHeld { .. }) if users(&found).is_empty() => {
+                self.becomes_free("resize", &found).await?;
+                self.resize_now(project, &found.id, bytes).await
+            }
+            done => done,
+        }
+    }
+
+    async fn resize_now(&self, project: &Project, id: &VolumeId, bytes: u64) -> Result<VolumeRecord, VolumeError> {
+        let _lock = self.lock(id).await;
+        let (record, _) = self.find(project, id.as_str()).await?;
         let name = record.name.clone();
         let to_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_string(), bytes })?;
         match &record.state {
@@ -110,12 +127,19 @@ impl Volumes {
         let _own = self.lock(&id).await;
         let copy = self.promise(project, id, name, found.size_bytes).await?;
         fault::point("volume.snapshot.recorded");
-        let _lock = self.lock(&found.id).await;
-        let done = self.copy_into(project, &found.id, &copy).await;
+        let done = match self.copy_into(project, &found.id, &copy).await {
+            // Of a container that has ended, something may be there for a moment longer.
+            Err(VolumeError::StillHeld { .. }) => match self.becomes_free("copy", &found).await {
+                Ok(()) => self.copy_into(project, &found.id, &copy).await,
+                not_yet => not_yet,
+            },
+            done => done,
+        };
         self.settle(copy, done).await
     }
 
     async fn copy_into(&self, project: &Project, from: &VolumeId, copy: &VolumeRecord) -> Result<(), VolumeError> {
+        let _lock = self.lock(from).await;
         let (source, _) = self.find(project, from.as_str()).await?;
         let name = source.name.clone();
         match &source.state {
@@ -172,11 +196,11 @@ fn copy_volume(
     let failed = |error| VolumeError::Mount { operation: "copy", name: name.clone(), source: error };
     let tool = |error| VolumeError::Tool { operation: "copy", name: name.clone(), source: error };
     is_its_own(backend, source)?;
-    backend.create(&copy.id, copy.size_bytes).map_err(disk)?;
     let is_mounted = mounts.mounted(source.id.as_str()).map_err(failed)?.is_some();
     if !is_mounted && backend.is_attached(&source.id).map_err(disk)? {
         return Err(VolumeError::StillHeld { operation: "copy", name: name.clone() });
     }
+    backend.create(&copy.id, copy.size_bytes).map_err(disk)?;
     let root = is_mounted.then(|| mounts.open(source.id.as_str()).map_err(failed)).transpose()?;
     if let Some(root) = &root {
         // Before anybody waits for it.
