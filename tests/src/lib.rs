@@ -16,6 +16,7 @@ pub mod netns;
 pub mod oci;
 pub mod packet;
 pub mod podman;
+pub mod power;
 pub mod promql;
 mod residue;
 pub mod scapy;

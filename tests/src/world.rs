@@ -1,7 +1,7 @@
 //! One test's world: a private daemon, the `cc` command pointed at it, and a clean-up that checks that nothing is left.
 //! Refuses to share anything with another world.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -273,6 +273,30 @@ impl World {
         let text = ran(command.output().expect("curl can be run; run `cargo xtask setup`")).stdout;
         let (body, status) = text.rsplit_once('\n').expect("the status has a line of its own");
         (status.parse().expect("a status is a number"), body.to_owned())
+    }
+
+    /// As when the host's power is cut: nothing of it runs, and what is not on a disk is gone. Its disks are the caller's.
+    pub fn power_off(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.kill();
+        }
+        kill_cgroups(&self.cgroup);
+        eventually("what ran has ended", Duration::from_secs(10), || {
+            remove_cgroups(&self.cgroup);
+            cgroup_dirs(&self.cgroup).is_empty().then_some(())
+        });
+        let run = self.path("run");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts can be read");
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for place in places.filter(|place| Path::new(place).starts_with(&run)) {
+            // What is mounted below another goes with it.
+            match nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH) {
+                Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+                Err(error) => panic!("cannot unmount {place}: {error}"),
+            }
+        }
+        std::fs::remove_dir_all(run).expect("nothing of it is in use");
+        let _ = nix::mount::umount2(&self.path("bpf"), nix::mount::MntFlags::MNT_DETACH);
     }
 
     pub fn remove_all(&self) {
