@@ -1,6 +1,8 @@
 //! Conversations that cross the network's border: out by the host's routes, in by a published port, and between networks by one. Finds
 //! their tuple on the other face and opens their flows. Refuses to send anything, as `admit` does.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use aya_ebpf::programs::TcContext;
 use cc_common::firewall::Decision;
@@ -19,7 +21,7 @@ use crate::{admit, conntrack, parse, recycle, trace};
 
 /// The forward that the packet is for, if packets from there may use it.
 #[inline(always)]
-pub fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
+pub fn forward_of(work: &mut Work, from: u8) -> Option<Forward> {
     let (packet, key) = (&work.parsed.packet, &mut work.forward);
     if packet.protocol != PROTOCOL_TCP && packet.protocol != PROTOCOL_UDP {
         return None;
@@ -28,13 +30,20 @@ pub fn forward_of(work: &mut Work, from: u8) -> Option<&'static Forward> {
     key.port = packet.destination_port;
     key.protocol = packet.protocol;
     key.pad = 0;
-    find_forward(key).filter(|forward| forward.from == from).inspect(|forward| trace::forward(forward))
+    find_forward(key).filter(|forward| forward.from == from).inspect(trace::forward)
 }
 
+/// The kernel gives the memory of a row that is removed to the next one that is written, and a program that has found the first reads
+/// another port's. What is read twice, found anew each time, is this port's; where it is not, the port is just being withdrawn.
 #[inline(always)]
-pub fn find_forward(key: &ForwardKey) -> Option<&'static Forward> {
-    // SAFETY: a row changes as a whole, by being replaced; the endpoint's generation tells whether it is still meant.
-    unsafe { CC_FORWARDS.get(key) }
+pub fn find_forward(key: &ForwardKey) -> Option<Forward> {
+    let read = || {
+        let found = CC_FORWARDS.get_ptr(key)?;
+        // SAFETY: the kernel keeps a row's memory mapped for as long as a program runs; what is in it is looked at again.
+        Some(unsafe { read_volatile(found) })
+    };
+    let (first, again) = (read()?, read()?);
+    (first == again).then_some(first)
 }
 
 /// Whether an address is the host's.
@@ -251,7 +260,7 @@ fn enter(ctx: &TcContext, work: &mut Work, settings: &Settings, beyond: u32) -> 
     if work.parsed.packet.begins_nothing() {
         return Err(shut(DropReason::TcpUnrelated));
     }
-    let entry = endpoint_of(forward).ok_or(shut(DropReason::StaleEndpoint))?;
+    let entry = endpoint_of(&forward).ok_or(shut(DropReason::StaleEndpoint))?;
     let target = address_of(entry, v4);
     if target.is_unspecified() {
         return Err(shut(DropReason::NoRoute));

@@ -56,7 +56,7 @@ pub struct Hairpin {
 fn hairpin(work: &mut Work) -> Result<Outcome, Outcome> {
     let forward = forward_of(work, FORWARD_FROM_ALL);
     let packet = &work.parsed.packet;
-    let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(forward)?))) else {
+    let Some((forward, entry)) = forward.and_then(|forward| Some((forward, endpoint_of(&forward)?))) else {
         return Err(work.refuse(DropReason::NoRoute));
     };
     let target = address_of(entry, packet.destination.is_v4());

@@ -10,7 +10,8 @@ use aya_ebpf::programs::SockAddrContext;
 use cc_common::nat::{FORWARD_FROM_HOST, ForwardKey, MeantKey};
 use cc_common::net::{Be16, Be32, Ip, PROTOCOL_TCP, PROTOCOL_UDP};
 
-use crate::maps::{CC_ENDPOINTS, CC_FORWARDS, CC_MEANT, CC_SETTINGS};
+use crate::beyond::find_forward;
+use crate::maps::{CC_ENDPOINTS, CC_MEANT, CC_SETTINGS};
 
 /// Nothing else may be said where an address is told, and nothing is refused where one is used.
 const ALLOW: i32 = 1;
@@ -89,8 +90,7 @@ pub fn to(ctx: &SockAddrContext, family: Family) -> i32 {
         meant = Ip::v4(Be32([127, 0, 0, 1]));
     }
     let key = ForwardKey { address: meant, port: port(ctx.sock_addr), protocol, pad: 0 };
-    // SAFETY: copied at once; a row changes as a whole.
-    let Some(forward) = (unsafe { CC_FORWARDS.get(key) }) else { return ALLOW };
+    let Some(forward) = find_forward(&key) else { return ALLOW };
     let Some(settings) = CC_SETTINGS.get(0) else { return ALLOW };
     let is_there = CC_ENDPOINTS.get(forward.endpoint).is_some_and(|entry| entry.generation == forward.generation);
     if forward.from >= FORWARD_FROM_HOST || !is_there || !settings.stand_ins.has(meant.is_v4()) {
