@@ -90,8 +90,33 @@ impl TryFrom<String> for PortRange {
 pub struct VolumesConfig {
     /// Default: `<state_dir>/volumes`.
     pub dir: Option<PathBuf>,
-    /// Of all volumes together, at most; 0: what its file system has but for a twentieth.
+    /// Of all volumes together, at most; 0: what its file system has but for a twentieth, or what the thin pool has.
     pub pool_bytes: u64,
+    /// A thin pool of LVM's, as `GROUP/POOL`, in which volumes are logical volumes instead of files.
+    pub lvm_pool: Option<String>,
+    /// What may be promised of the thin pool, in hundredths of what it has: beyond 100, its volumes may meet its end.
+    pub lvm_promised_percent: LvmPromised,
+}
+
+/// From all that the pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct LvmPromised(pub u32);
+
+impl Default for LvmPromised {
+    fn default() -> Self {
+        LvmPromised(100)
+    }
+}
+
+impl TryFrom<u32> for LvmPromised {
+    type Error = String;
+    fn try_from(percent: u32) -> Result<Self, String> {
+        match percent {
+            100..=10_000 => Ok(LvmPromised(percent)),
+            _ => Err(format!("lvm_promised_percent is {percent}, not from 100 (what the pool has) to 10000")),
+        }
+    }
 }
 
 /// Many daemons run side by side on one machine when each has its own directories, bpffs directory, cgroup directory,

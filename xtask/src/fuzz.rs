@@ -54,9 +54,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// All targets, as many at a time as the reference machine has CPUs.
-    pub fn all(seconds: u64) -> Self {
-        Options { seconds, jobs: 2, ours: false, targets: Vec::new() }
+    /// Those targets, all if none is named; as many at a time as the reference machine has CPUs.
+    pub fn of(targets: Vec<String>, seconds: u64) -> Self {
+        Options { seconds, jobs: 2, ours: false, targets }
     }
 }
 

@@ -57,7 +57,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// What takes longer than CI has: more kills, more containers, fuzz targets for 10 minutes each; writes docs/soak.md
     Soak {
-        /// Run only what starts with this, such as kill, churn or fuzz
+        /// Run only what starts with this, such as kill, churn or fuzz; "fuzz NAME NAME" runs those targets
         which: Option<String>,
     },
     /// Switch each control of safety off, and require that its test fails; writes docs/mutations.md

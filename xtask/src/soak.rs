@@ -1,6 +1,5 @@
 //! What takes longer than CI has: the same end-to-end files with larger counts, the fuzz targets for longer, and a table of what came of
-//! it. Refuses to
-//! hold a test of its own.
+//! it. Refuses to hold a test of its own.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -46,8 +45,8 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     for file in wanted {
         rows.push(one(root, &file, seed)?);
     }
-    if wants_fuzz(which) {
-        let ran = fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS), fuzz::Coverage::All)?;
+    if let Some(targets) = fuzz_targets(which) {
+        let ran = fuzz::all(root, &fuzz::Options::of(targets, FUZZ_SECONDS), fuzz::Coverage::All)?;
         rows.extend(ran.into_iter().map(|ran| Row::of_fuzzing(ran, seed)));
     }
     let path = root.join("docs/soak.md");
@@ -64,8 +63,13 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     if failed { bail!("the soak failed; see docs/soak.md") } else { Ok(()) }
 }
 
-fn wants_fuzz(which: Option<&str>) -> bool {
-    which.is_none_or(|which| FUZZ.starts_with(which))
+/// Those that are asked for, all if none is named; `None` without any.
+fn fuzz_targets(which: Option<&str>) -> Option<Vec<String>> {
+    let Some(which) = which else { return Some(Vec::new()) };
+    match which.strip_prefix(FUZZ) {
+        Some(names) => Some(names.split_whitespace().map(str::to_owned).collect()),
+        None => FUZZ.starts_with(which).then(Vec::new),
+    }
 }
 
 impl Row {
@@ -100,7 +104,7 @@ fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
         .filter(|name| FAMILIES.iter().any(|family| name.starts_with(family)))
         .filter(|name| which.is_none_or(|which| name.starts_with(which)))
         .collect();
-    if names.is_empty() && !wants_fuzz(which) {
+    if names.is_empty() && fuzz_targets(which).is_none() {
         bail!(
             "no file in tests/tests starts with {}; the fuzz targets are asked for by {FUZZ}",
             which.unwrap_or_default()
@@ -144,6 +148,17 @@ fn render(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_are_asked_for_by_name() {
+        let all = Some(Vec::new());
+        assert_eq!(
+            (fuzz_targets(None), fuzz_targets(Some("fuzz")), fuzz_targets(Some("fu"))),
+            (all.clone(), all.clone(), all)
+        );
+        assert_eq!(fuzz_targets(Some("fuzz dns nat")), Some(vec!["dns".to_owned(), "nat".to_owned()]));
+        assert_eq!(fuzz_targets(Some("kill_shims")), None);
+    }
 
     #[test]
     fn a_part_replaces_its_own_rows() {

@@ -262,7 +262,7 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
 
 /// Each target counts as a test.
 fn fuzz(root: &Path, report: &mut Report) {
-    match fuzz::all(root, &fuzz::Options::all(FUZZ_SECONDS), fuzz::Coverage::Ours) {
+    match fuzz::all(root, &fuzz::Options::of(Vec::new(), FUZZ_SECONDS), fuzz::Coverage::Ours) {
         Ok(ran) => {
             for ran in ran {
                 match ran.found {

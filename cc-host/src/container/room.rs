@@ -187,6 +187,10 @@ impl Containers {
         self.with_records(|records| records.insert(record.id.clone(), record.clone()));
     }
 
+    pub fn volumes(&self) -> &crate::volume::Volumes {
+        &self.rooms.volumes
+    }
+
     pub(super) fn with_records<T>(&self, f: impl FnOnce(&mut BTreeMap<ContainerId, ContainerRecord>) -> T) -> T {
         f(&mut self.records.lock().unwrap_or_else(PoisonError::into_inner))
     }

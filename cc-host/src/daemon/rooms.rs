@@ -40,7 +40,7 @@ use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
 use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
-use crate::volume::{LoopFiles, Volumes, VolumesParts};
+use crate::volume::{Backend, BackendError, LoopFiles, LvmThin, Volumes, VolumesParts};
 use crate::vpc::{Gateways, Vpcs};
 use crate::why::Why;
 
@@ -106,11 +106,10 @@ impl House {
         ));
         let vpcs = Vpcs::new(Arc::clone(&store), Arc::clone(&datapath), Arc::clone(&firewall), Arc::clone(&gateways));
         let vpcs = Arc::new(vpcs);
-        let backend =
-            LoopFiles::open(config.volumes_dir()).map_err(|e| cannot("volume", "open the pool of volumes", &e))?;
+        let backend = volumes_backend(config).map_err(|e| cannot("volume", "open the pool of volumes", &e))?;
         let volumes = Volumes::new(VolumesParts {
             store: Arc::clone(&store),
-            backend: Arc::new(backend),
+            backend,
             events: events.clone(),
             mounts_dir: config.volumes_run_dir(),
             pool_bytes: config.volumes.pool_bytes,
@@ -145,6 +144,9 @@ impl House {
         containers.open_resolvers().await;
         tokio::spawn(Arc::clone(&outside).follow());
         tokio::spawn(Arc::clone(&containers).watch_over());
+        if config.volumes.lvm_pool.is_some() {
+            tokio::spawn(Arc::clone(&volumes).watch());
+        }
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
         tokio::spawn(Arc::clone(&containers).keep_pool());
@@ -259,6 +261,13 @@ async fn tell_of_versions(datapath: &Datapath, config: &Config, cgroup_level: u3
         );
         events.add("datapath.foreign_pins", "host", &text).await;
     }
+}
+
+fn volumes_backend(config: &Config) -> Result<Arc<dyn Backend>, BackendError> {
+    Ok(match &config.volumes.lvm_pool {
+        Some(pool) => Arc::new(LvmThin::open(pool, config.volumes.lvm_promised_percent.0)?),
+        None => Arc::new(LoopFiles::open(config.volumes_dir())?),
+    })
 }
 
 /// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its

@@ -67,6 +67,13 @@ impl Explain {
             self.look_at(&record, &mtus, &mut findings).await?;
         }
         self.look_at_links(fix, &mut findings).await?;
+        match self.containers.volumes().advice().await {
+            Ok(advice) => findings.extend(advice.into_iter().map(|a| Finding::of_host(a.problem, a.next, a.grave))),
+            Err(error) => {
+                let problem = format!("the pool of volumes cannot be looked at: {}", crate::error_chain(&error));
+                findings.push(Finding::of_host(problem, "see volumes in the configuration, and lvs", true));
+            }
+        }
         Ok(findings)
     }
 

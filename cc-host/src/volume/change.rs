@@ -71,7 +71,7 @@ impl Volumes {
         let (backend, growing) = (Arc::clone(&self.backend), record.clone());
         let allocated = blocking(move || backend.grow(&growing.id, to_bytes)).await;
         if let Err(source) = allocated {
-            if matches!(source, BackendError::Full { .. }) {
+            if matches!(source, BackendError::Full { .. } | BackendError::Filling { .. }) {
                 self.stay_as_it_was(record).await?;
             }
             return Err(VolumeError::Backend { operation: "resize", name: record.name.clone(), source });

@@ -180,6 +180,12 @@ impl From<VolumeError> for Fault {
                 chain,
                 "choose a smaller size, or make room where volumes are kept",
             ),
+            E::Backend { source: BackendError::Filling { .. }, .. } => fault(
+                Code::ResourceExhausted,
+                "volume.pool_filling",
+                "a thin pool that is full stops the writes of all of its volumes".into(),
+                "delete what is not used (cc volume prune), or extend the pool: lvextend, lvextend --poolmetadatasize",
+            ),
             E::Backend { source: BackendError::Busy { .. }, .. } => {
                 fault(Code::FailedPrecondition, "volume.still_held", chain, "see who has it: findmnt, losetup -l")
             }

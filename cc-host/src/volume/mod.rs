@@ -17,8 +17,9 @@ mod record;
 mod repair;
 mod room;
 mod tool;
+mod watch;
 
-pub use backend::{Backend, LoopFiles};
+pub use backend::{Advice, Attached, Backend, BackendError, LoopFiles, LvmThin};
 pub use check::Checked;
 pub use error::VolumeError;
 pub use hold::Held;

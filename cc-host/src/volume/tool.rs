@@ -1,7 +1,7 @@
-//! Programs of e2fsprogs, run with nothing of ours: no environment, no input, their words bounded, and ended when they take too long.
+//! Programs of e2fsprogs and of lvm2, run with nothing of ours: no environment, no input, their words bounded, and ended when they take too long.
 //! Refuses to say what an exit code means.
 
-use std::io::{Read, Write as _};
+use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +14,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// Of what one says.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
+/// Of what one reports: a kilobyte for each of the volumes that there can be.
+const REPORT_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -25,6 +27,8 @@ pub enum ToolError {
     TooLong { tool: &'static str, within: Duration },
     #[error("{tool} ended with code {code}: {text}")]
     Failed { tool: &'static str, code: i32, text: String },
+    #[error("cannot read what {tool} says: {why}")]
+    Strange { tool: &'static str, why: String },
 }
 
 /// How one ended, and what it said.
@@ -41,23 +45,50 @@ pub fn find(tool: &'static str) -> Result<PathBuf, ToolError> {
 
 /// Blocks until it has ended.
 pub fn run(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Result<Ended, ToolError> {
+    let (said, says) = std::io::pipe().map_err(|source| ToolError::Run { tool, source })?;
+    let errors = says.try_clone().map_err(|source| ToolError::Run { tool, source })?;
+    let reader = std::thread::spawn(move || bounded(said, TEXT_BYTES_MAX));
+    let code = end(tool, args, on, within, says.into(), errors.into())?;
+    Ok(Ended { code, text: reader.join().unwrap_or_default().trim().to_owned() })
+}
+
+/// What it writes to its standard output, of one that has done its work when it says 0. Its other words are told when it has not.
+pub fn report(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Result<String, ToolError> {
+    let pipe = || std::io::pipe().map_err(|source| ToolError::Run { tool, source });
+    let ((said, says), (complained, complains)) = (pipe()?, pipe()?);
+    let reader = std::thread::spawn(move || bounded(said, REPORT_BYTES_MAX));
+    let other = std::thread::spawn(move || bounded(complained, TEXT_BYTES_MAX));
+    let code = end(tool, args, on, within, says.into(), complains.into())?;
+    match (code, other.join().unwrap_or_default()) {
+        (0, _) => Ok(reader.join().unwrap_or_default()),
+        (code, text) => Err(ToolError::Failed { tool, code, text: text.trim().to_owned() }),
+    }
+}
+
+fn bounded(said: std::io::PipeReader, bytes_max: u64) -> String {
+    let mut text = Vec::new();
+    let _ = (&said).take(bytes_max).read_to_end(&mut text);
+    // What is more goes nowhere, but must not keep it waiting.
+    let _ = std::io::copy(&mut &said, &mut std::io::sink());
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Its code, in time.
+fn end(
+    tool: &'static str,
+    args: &[&str],
+    on: &Path,
+    within: Duration,
+    stdout: Stdio,
+    stderr: Stdio,
+) -> Result<i32, ToolError> {
     let program = find(tool)?;
     let failed = |source| ToolError::Run { tool, source };
-    let (said, says) = std::io::pipe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(args).arg(on).env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
-    command.stdout(says.try_clone().map_err(failed)?).stderr(says);
-    let mut child = command.spawn().map_err(failed)?;
-    // With it goes our own end for writing: the reader ends when the tool has.
+    let mut child = command.stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
+    // With it go our own ends for writing: the readers end when the tool has.
     drop(command);
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = said.try_clone().map(|said| said.take(TEXT_BYTES_MAX).read_to_end(&mut text));
-        // What is more goes nowhere, but must not keep it waiting.
-        let _ = std::io::copy(&mut &said, &mut std::io::sink());
-        let _ = std::io::sink().flush();
-        text
-    });
     let pid = Pid::from_raw(child.id().cast_signed());
     let ended = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose().ok().flatten();
     let in_time = match &ended {
@@ -70,13 +101,11 @@ pub fn run(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Re
         let _ = child.kill();
     }
     let status = child.wait().map_err(failed)?;
-    let text = reader.join().unwrap_or_default();
     if !in_time {
         return Err(ToolError::TooLong { tool, within });
     }
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
     // Ended by a signal, it has no code.
-    Ok(Ended { code: status.code().unwrap_or(-1), text })
+    Ok(status.code().unwrap_or(-1))
 }
 
 /// As `run`, of one that has done its work when it says 0.

@@ -9,8 +9,8 @@ use super::told::Suite;
 use crate::process::{cargo, output};
 use crate::test::files;
 
-/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits.
-const REQUIRED: [&str; 7] = [
+/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, thin volumes.
+const REQUIRED: [&str; 9] = [
     "limits_hold",
     "same_cidr_vpcs_never_hear_each_other",
     "containers_reach_out",
@@ -18,7 +18,12 @@ const REQUIRED: [&str; 7] = [
     "ports_are_published",
     "datapath_packets",
     "restart_keeps_containers",
+    "volume_lvm",
+    "volumes_on_lvm",
 ];
+
+/// Files that need what only these machines have: below `tests/vm` of their packages, and named in its Cargo.toml.
+const ONLY_HERE: [&str; 2] = ["volume_lvm", "volumes_on_lvm"];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
 const NOT_HERE: &[(&str, &str)] = &[];
@@ -33,7 +38,7 @@ pub enum Choice {
 impl Choice {
     /// In the order in which they run.
     pub fn names(&self, root: &Path) -> Result<Vec<String>> {
-        let there: Vec<String> = ["cc-host", "tests"].into_iter().flat_map(|dir| files(root, dir)).collect();
+        let there = there(root);
         match self {
             Choice::One(name) if there.contains(name) => Ok(vec![name.clone()]),
             Choice::One(name) => bail!("no test file is named {name}; there are {}", there.join(", ")),
@@ -41,6 +46,11 @@ impl Choice {
             Choice::All => Ok(there.into_iter().filter(|name| why_not(name).is_none()).collect()),
         }
     }
+}
+
+fn there(root: &Path) -> Vec<String> {
+    let everywhere = ["cc-host", "tests"].into_iter().flat_map(|dir| files(root, dir));
+    everywhere.chain(ONLY_HERE.map(str::to_owned)).collect()
 }
 
 pub fn why_not(name: &str) -> Option<&'static str> {
@@ -84,7 +94,7 @@ mod tests {
     #[test]
     fn every_name_is_a_file() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let there: Vec<String> = ["cc-host", "tests"].into_iter().flat_map(|dir| files(root, dir)).collect();
+        let there = there(root);
         let named = REQUIRED.iter().chain(NOT_HERE.iter().map(|(name, _)| name));
         let missing: Vec<_> = named.filter(|name| !there.iter().any(|file| file == *name)).collect();
         assert!(missing.is_empty(), "{missing:?}");

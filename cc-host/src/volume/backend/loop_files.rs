@@ -199,11 +199,3 @@ fn data_from(file: &File, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
     let last = rustix::fs::seek(file.as_fd(), SeekFrom::Hole(first))?;
     Ok((first < end).then_some((first, last.min(end))))
 }
-
-impl LoopFiles {
-    /// How much of it is on the disk, for tests.
-    #[cfg(test)]
-    pub(super) fn allocated(&self, id: &VolumeId) -> u64 {
-        std::fs::metadata(self.image(id)).map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-    }
-}

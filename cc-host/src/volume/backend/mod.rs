@@ -2,14 +2,15 @@
 //! systems, and whose a volume is.
 
 mod loop_files;
-
-#[cfg(test)]
-mod conformance;
+mod lvm;
+mod lvm_thin;
 
 use std::path::{Path, PathBuf};
 
 pub use loop_files::LoopFiles;
+pub use lvm_thin::LvmThin;
 
+use super::tool::ToolError;
 use crate::ids::VolumeId;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,12 @@ pub enum BackendError {
     Size { path: PathBuf, bytes: u64, wanted: u64 },
     #[error("the device of {path} is still in use on this host")]
     Busy { path: PathBuf },
+    #[error("there is no thin pool {pool}, named as GROUP/POOL")]
+    NoPool { pool: String },
+    #[error("{percent} % of the {part} of thin pool {pool} are in use, and from {limit} % on nothing is added")]
+    Filling { pool: String, part: &'static str, percent: u8, limit: u8 },
+    #[error("cannot {operation} {path}")]
+    Tool { operation: &'static str, path: PathBuf, source: ToolError },
 }
 
 /// What a pool has.
@@ -31,6 +38,16 @@ pub struct Room {
     pub free_bytes: u64,
     /// What of it is everything else's, where nobody says how much volumes may have.
     pub reserve_bytes: u64,
+}
+
+/// What will go wrong, or may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    pub problem: String,
+    /// What a person can do.
+    pub next: &'static str,
+    /// It has begun to.
+    pub grave: bool,
 }
 
 /// A volume as a block device, for as long as this is kept.
@@ -78,4 +95,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn is_attached(&self, id: &VolumeId) -> Result<bool, BackendError>;
 
     fn list(&self) -> Result<Vec<VolumeId>, BackendError>;
+
+    /// What a person should look after.
+    fn advice(&self) -> Result<Vec<Advice>, BackendError> {
+        Ok(Vec::new())
+    }
 }
