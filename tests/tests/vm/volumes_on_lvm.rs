@@ -54,7 +54,7 @@ fn data_is_kept_grows_is_copied_and_goes() {
         eventually("it has written", BOUND, || reads(&world, &writer).then_some(()));
         // Under who uses it, the daemon's end included.
         world.cc(&["volume", "resize", "data", "--size", "64MiB"]).ok();
-        let size = world.cc(&["exec", &writer, "sh", "-c", "df -m /d | tail -1 | awk '{print ($2 > 40)}'"]);
+        let size = world.cc(&["exec", &writer, "sh", "-c", "df -mP /d | tail -1 | awk '{print ($2 > 40)}'"]);
         assert_eq!(size.ok().stdout, "1\n");
         world.cc(&["volume", "snapshot", "data", "--name", "copy"]).ok();
         world.leave(Leave::Killed);
