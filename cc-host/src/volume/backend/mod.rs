@@ -1,6 +1,7 @@
 //! Where the bytes of volumes are: the trait that every kind of pool implements, with one suite that each has to pass. Refuses to know file
 //! systems, and whose a volume is.
 
+mod files;
 mod loop_files;
 
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod conformance;
 
 use std::path::{Path, PathBuf};
 
+pub use files::Files;
 pub use loop_files::LoopFiles;
 
 use crate::ids::VolumeId;
