@@ -20,10 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const START_LOOK: Duration = Duration::from_millis(2);
 
 /// For a copy of its files; dropped, it is let go.
-#[derive(Debug)]
 pub(super) struct HeldDisk {
     disks: Arc<Disks>,
     id: ContainerId,
+}
+
+impl std::fmt::Debug for HeldDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("HeldDisk").field(&self.id).finish()
+    }
 }
 
 impl Drop for HeldDisk {

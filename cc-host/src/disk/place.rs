@@ -173,7 +173,7 @@ impl Place {
     /// Of whatever there is of any.
     pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
         let mut names = self.files.names().map_err(DiskError::file("list", "*"))?;
-        names.extend(self.mounts.all().map_err(DiskError::mount("list", "*"))?);
+        names.extend(self.mounts.places().map_err(DiskError::mount("list", "*"))?);
         names.sort_unstable();
         names.dedup();
         Ok(names)

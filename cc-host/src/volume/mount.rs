@@ -58,13 +58,19 @@ impl Mounts {
 
     /// Those that are mounted, by their names.
     pub fn all(&self) -> io::Result<Vec<String>> {
+        let mut names = self.places()?;
+        names.retain(|name| matches!(self.mounted(name), Ok(Some(_))));
+        Ok(names)
+    }
+
+    /// Those that are mounted, were, or were about to be.
+    pub fn places(&self) -> io::Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| matches!(self.mounted(name), Ok(Some(_)))).collect())
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
     }
 
     /// What is on the device, at the volume's place.
