@@ -14,8 +14,8 @@ use crate::container::{
     VolumeMount, fit, parse_signal,
 };
 use crate::daemon::privileges;
-use crate::disk;
 use crate::datapath::PortProtocol;
+use crate::disk;
 use crate::kernel::cgroup::CpuSet;
 use crate::outside::PortMapping;
 use crate::resolver::NameServer;

@@ -157,12 +157,7 @@ impl Containers {
             id_base,
             id_count: ID_RANGE,
             host_users: own.host_users,
-            rootfs: Rootfs {
-                layers: self.rooms.images.layer_dirs(image),
-                upper,
-                work,
-                volatile: true,
-            },
+            rootfs: Rootfs { layers: self.rooms.images.layer_dirs(image), upper, work, volatile: true },
             binds,
             cgroup_v2: cgroup.v2_dir(),
             cgroup_shim: Some(self.rooms.cgroups.shims_dir()),

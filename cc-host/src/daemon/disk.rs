@@ -103,7 +103,8 @@ pub fn usage(known: &Known) -> io::Result<Usage> {
     let stat = rustix::fs::stat(&known.state_dir)?;
     let running = known.containers.iter().filter(|(_, runs)| *runs).map(|(id, _)| id.as_str()).collect();
     let stopped_disks = known.disks.iter().filter(|(_, runs)| !runs).map(|(name, _)| name.as_str()).collect();
-    let mut walk = Walk { known, running, stopped_disks, usage: Usage::default(), seen: HashSet::new(), device: stat.st_dev };
+    let mut walk =
+        Walk { known, running, stopped_disks, usage: Usage::default(), seen: HashSet::new(), device: stat.st_dev };
     let [count, active] = known.images;
     (walk.usage.images.count, walk.usage.images.active) = (count, active);
     [walk.usage.volumes.count, walk.usage.volumes.active] = known.volumes;

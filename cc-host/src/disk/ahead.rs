@@ -82,20 +82,23 @@ impl Ahead {
         }
     }
 
-    /// One of exactly that size, if there is one. That it was asked for is noted.
+    /// One of exactly that size, if there is one.
     pub(super) fn take(&self, bytes: u64) -> Option<Disk> {
-        if self.max == 0 {
-            return None;
-        }
         let mut state = self.lock();
-        state.asked.push_back((Instant::now(), bytes));
-        if state.asked.len() > self.max {
-            state.asked.pop_front();
-        }
         let found = state.ready.iter().position(|disk| disk.bytes == bytes);
-        let taken = found.and_then(|at| state.ready.remove(at));
-        self.changed.notify_one();
-        taken
+        found.and_then(|at| state.ready.remove(at))
+    }
+
+    /// Somebody has got one of that size, whether or not it was ready.
+    pub(super) fn note(&self, bytes: u64) {
+        if self.max > 0 {
+            let mut state = self.lock();
+            state.asked.push_back((Instant::now(), bytes));
+            if state.asked.len() > self.max {
+                state.asked.pop_front();
+            }
+            self.changed.notify_one();
+        }
     }
 
     pub(super) fn put_back(&self, disk: Disk) {
@@ -224,6 +227,9 @@ mod tests {
     fn only_one_of_exactly_that_size_is_taken_and_what_was_asked_for_is_wanted() {
         let ahead = Ahead::new(4);
         assert!(ahead.take(64).is_none() && ahead.take(32).is_none());
+        assert_eq!(ahead.lock().lacks(4), None, "nobody has got any");
+        ahead.note(64);
+        ahead.note(32);
         assert_eq!(ahead.lock().lacks(4), Some(32), "the last that was asked for");
         ahead.put_back(disk(32));
         assert_eq!(ahead.lock().lacks(4), Some(64));
@@ -235,7 +241,7 @@ mod tests {
     fn there_are_never_more_than_may_be_and_none_when_none_may() {
         let ahead = Ahead::new(2);
         for _ in 0..5 {
-            assert!(ahead.take(64).is_none());
+            ahead.note(64);
         }
         for _ in 0..2 {
             assert_eq!(ahead.lock().lacks(2), Some(64));
@@ -245,13 +251,14 @@ mod tests {
         ahead.put_back(disk(1));
         assert_eq!(ahead.lock().surplus(2).iter().map(|disk| disk.bytes).collect::<Vec<_>>(), [1]);
         let off = Ahead::new(0);
+        off.note(64);
         assert!(off.take(64).is_none() && off.lock().lacks(0).is_none());
     }
 
     #[test]
     fn what_fails_rests() {
         let ahead = Ahead::new(4);
-        assert!(ahead.take(64).is_none());
+        ahead.note(64);
         ahead.rest(REST_AFTER_FAILURE);
         assert_eq!(ahead.lock().lacks(4), None);
     }

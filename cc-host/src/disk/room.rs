@@ -78,6 +78,7 @@ impl Disks {
     /// One of that size, which is nobody else's. One that is ready has been paid for.
     pub async fn claim(&self, bytes: u64) -> Result<Claimed, DiskError> {
         if let Some(disk) = self.ahead.take(bytes) {
+            self.ahead.note(bytes);
             return Ok(Claimed { disk, is_ready: true });
         }
         let disk = Disk { uuid: Uuid::random(), bytes };
@@ -86,6 +87,7 @@ impl Disks {
             NoSpace::Full { free_bytes } => DiskError::Full { bytes, free_bytes },
             source => DiskError::Pool { source },
         })?;
+        self.ahead.note(bytes);
         Ok(Claimed { disk, is_ready: false })
     }
 
