@@ -90,7 +90,7 @@ impl TryFrom<String> for PortRange {
 pub struct VolumesConfig {
     /// Default: `<state_dir>/volumes`.
     pub dir: Option<PathBuf>,
-    /// Of all volumes together, at most; 0: what its file system has but for a twentieth, or what the thin pool has.
+    /// Of all volumes and disks together, at most; 0: what its file system has but for a twentieth, or what the thin pool has.
     pub pool_bytes: u64,
     /// A thin pool of LVM's, as `GROUP/POOL`, in which volumes are logical volumes instead of files.
     pub lvm_pool: Option<String>,
@@ -116,6 +116,19 @@ impl TryFrom<u32> for LvmPromised {
             100..=10_000 => Ok(LvmPromised(percent)),
             _ => Err(format!("lvm_promised_percent is {percent}, not from 100 (what the pool has) to 10000")),
         }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DisksConfig {
+    /// Disks of containers that are made before anybody asks, at most. None if it is 0.
+    pub ready_max: u32,
+}
+
+impl Default for DisksConfig {
+    fn default() -> Self {
+        DisksConfig { ready_max: 4 }
     }
 }
 
@@ -181,6 +194,8 @@ pub struct Config {
     pub flows: Flows,
     /// Where volumes are kept, and how much of it they may have.
     pub volumes: VolumesConfig,
+    /// Of containers whose writable layer is limited.
+    pub disks: DisksConfig,
 }
 
 impl Default for Config {
@@ -214,6 +229,7 @@ impl Default for Config {
             refusals_per_minute: 60,
             flows: Flows::default(),
             volumes: VolumesConfig::default(),
+            disks: DisksConfig::default(),
         }
     }
 }
@@ -260,6 +276,16 @@ impl Config {
     /// Each volume that is in use is mounted below it.
     pub fn volumes_run_dir(&self) -> PathBuf {
         self.run_dir.join("volumes")
+    }
+
+    /// One file per container that has a disk: where the pool is.
+    pub fn disks_dir(&self) -> PathBuf {
+        self.volumes.dir.as_ref().unwrap_or(&self.state_dir).join("disks")
+    }
+
+    /// Each disk that is in use is mounted below it.
+    pub fn disks_run_dir(&self) -> PathBuf {
+        self.run_dir.join("disks")
     }
 
     pub fn images_dir(&self) -> PathBuf {

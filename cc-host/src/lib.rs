@@ -21,8 +21,12 @@ pub mod copy;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod datapath;
+#[cfg(feature = "daemon")]
+mod demand;
 #[cfg(any(feature = "daemon", feature = "oci"))]
 pub mod devices;
+#[cfg(feature = "daemon")]
+pub mod disk;
 #[cfg(feature = "daemon")]
 pub mod explain;
 #[cfg(feature = "daemon")]

@@ -12,14 +12,29 @@ use crate::world::World;
 const SHIMS: &str = "shims";
 
 impl World {
-    /// What of containers is left in the kernel and on disk; empty when nothing is. What a daemon that runs has parked is nobody's
-    /// container; without one, it is left as anything else is.
+    /// What of containers is left in the kernel and on disk; empty when nothing is. What a daemon that runs has parked or made ready is
+    /// nobody's container; without one, it is left as anything else is.
     pub fn residue(&self) -> Vec<String> {
-        let parked = if self.daemon.is_some() { self.parked() } else { Vec::new() };
+        let (mut parked, mut ready) = (Vec::new(), Vec::new());
+        if self.daemon.is_some() {
+            (parked, ready) = (self.parked(), self.ready_disks());
+        }
         let mut left = self.residue_and_parked();
         // A link has 12 digits of the id.
         left.retain(|what| !parked.iter().any(|id| what.contains(&id[..12])));
+        // The directory of their mounts is one as long as there are any.
+        let mounts = format!(" {} ", self.path("run/disks").display());
+        left.retain(|what| ready.is_empty() || !what.contains(&mounts));
+        left.retain(|what| !ready.iter().any(|name| what.contains(name)));
         left
+    }
+
+    /// The names of the disks that wait for containers to come, and of those that are being made for them.
+    pub fn ready_disks(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("state/disks")).into_iter().flatten().filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let names = names.filter_map(|name| name.strip_suffix(".img").map(str::to_owned));
+        names.filter(|name| name.starts_with("ready-")).collect()
     }
 
     /// The ids of those that wait for containers to be: they have a place, and no specification.
@@ -43,7 +58,7 @@ impl World {
             let entries = std::fs::read_dir(dir).into_iter().flatten();
             entries.filter_map(|e| e.ok().map(|e| e.path())).collect()
         };
-        for dir in ["state/containers", "run/containers"]
+        for dir in ["state/containers", "state/disks", "run/containers", "run/disks"]
             .map(|dir| self.path(dir))
             .into_iter()
             .chain([self.pins().join("links")])

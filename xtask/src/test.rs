@@ -18,8 +18,8 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// The file of tests that need another daemon.
 const UPGRADES: &str = "upgrades_lose_no_flow";
-/// The one that needs a daemon that dies where it is told.
-const CRASHES: &str = "volumes_survive_crashes";
+/// Those that need a daemon that dies where it is told.
+const CRASHES: [&str; 2] = ["volumes_survive_crashes", "disks_survive_crashes"];
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -235,8 +235,8 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
 
 /// What those of these files that run need.
 fn others(runs: impl Fn(&str) -> bool) -> Vec<build::Other> {
-    let all = [(UPGRADES, build::Other::Next), (CRASHES, build::Other::Faults)];
-    all.into_iter().filter(|(file, _)| runs(file)).map(|(_, other)| other).collect()
+    let all = [(&[UPGRADES][..], build::Other::Next), (&CRASHES[..], build::Other::Faults)];
+    all.into_iter().filter(|(files, _)| files.iter().any(|file| runs(file))).map(|(_, other)| other).collect()
 }
 
 /// On other kernels; each failure in a guest counts as one test's.

@@ -15,6 +15,7 @@ use crate::container::{
 };
 use crate::daemon::privileges;
 use crate::datapath::PortProtocol;
+use crate::disk;
 use crate::kernel::cgroup::CpuSet;
 use crate::outside::PortMapping;
 use crate::resolver::NameServer;
@@ -151,9 +152,8 @@ pub(super) fn run_spec(
     }
     let devices = spec.devices.iter().map(|text| device(text)).collect::<Result<_, _>>();
     let volumes = volumes(&spec.volumes, &tmpfs)?;
-    if spec.disk_bytes != 0 {
-        return Err(bad("--disk", spec.disk_bytes, "this host does not limit writable layers"));
-    }
+    let disk_bytes = Some(spec.disk_bytes).filter(|&bytes| bytes != 0).map(disk::size).transpose();
+    let disk_bytes = disk_bytes.map_err(said("--disk"))?;
     let health = health_options(spec.health.unwrap_or_default())?;
     let stop_signal = non_empty(spec.stop_signal);
     if let Some(signal) = &stop_signal
@@ -208,6 +208,7 @@ pub(super) fn run_spec(
         devices: devices.map_err(said("--device"))?,
         cpuset,
         host_users,
+        disk_bytes,
         volumes,
         stdin,
         terminal: terminal.map(|size| super::session::window(&size)),

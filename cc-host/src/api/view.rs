@@ -55,7 +55,7 @@ pub(super) fn spec_view(spec: &RunSpec) -> v1::ContainerSpec {
         cpuset: spec.cpuset.as_ref().map(ToString::to_string).unwrap_or_default(),
         userns: if spec.host_users { "host" } else { "" }.to_owned(),
         volumes: spec.volumes.iter().map(volume_mount_view).collect(),
-        disk_bytes: 0,
+        disk_bytes: spec.disk_bytes.unwrap_or_default(),
     }
 }
 

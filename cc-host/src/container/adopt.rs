@@ -83,6 +83,7 @@ impl Containers {
         let live = Arc::new(Live { shim, cgroup, netns, joined, health, exit });
         self.set_live(&record.id, Some(Arc::clone(&live)));
         self.publish(record);
+        self.adopt_disk(record).await;
         self.settle_volumes(record, &live).await;
         self.supervise(record, live, tell);
         Ok(())

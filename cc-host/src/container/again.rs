@@ -8,10 +8,10 @@ use super::claims::Claim;
 use super::error::ContainerError;
 use super::pace::Pace;
 use super::record::{ContainerRecord, Exit, State};
-use super::remove_tree::remove_tree;
 use super::restart::Restart;
 use super::room::Containers;
 use super::start::{Started, command};
+use crate::disk::Holder;
 use crate::error_chain;
 use crate::ids::now_ms;
 
@@ -55,15 +55,7 @@ impl Containers {
         let image = self.rooms.images.get(&record.project, &record.image_digest).await?;
         let _hold = self.rooms.images.hold(&record.project, &image).await?;
         let command = command(&record.spec, &image)?;
-        // A volatile overlay is marked as not to be mounted again, since a power loss may have torn it. The mark is in the directory that
-        // is overlayfs' own, and says nothing about an end in order: what was written is in the page cache.
-        let work = self.state_dir(&record).join("work");
-        let removed = tokio::task::spawn_blocking(move || remove_tree(&work)).await.expect("removing does not panic");
-        removed.map_err(|source| ContainerError::File {
-            operation: "prepare the writable layer",
-            name: record.name.to_string(),
-            source,
-        })?;
+        self.layer_anew(&record, Holder::Container).await?;
         match self.bring_up(&record, &image, command, None, false, &mut Pace::new("start again")).await {
             Ok(Started { .. }) => Ok(()),
             Err(error) => {

@@ -22,6 +22,7 @@ const AT_ONCE: usize = 16;
 impl Containers {
     pub async fn reconcile(self: &Arc<Self>) -> Result<(), ContainerError> {
         let records = self.load().await?;
+        self.rooms.disks.count_again(records.iter().filter_map(|record| record.disk.as_ref()));
         // As they are now: a container that has ended may be without a record before it is gone, and is no stray.
         let known: HashSet<ContainerId> = records.iter().map(|r| r.id.clone()).collect();
         let strays = self.remove_strays(&known);
@@ -65,6 +66,8 @@ impl Containers {
                 }
             }
         }
+        // When nobody has them mounted any more.
+        self.rooms.disks.remove_strays(|id| known.contains(id)).await;
         self.remove_stray_cgroups(&stray).await;
         self.remove_stray_links(&stray).await;
     }

@@ -17,13 +17,14 @@ use tonic::Code;
 
 use super::claims::Claim;
 use super::error::ContainerError;
+use super::layer::HeldDisk;
 use super::record::{ContainerRecord, Exit, State};
-use super::remove_tree::remove_tree;
 use super::room::Containers;
-use super::start::{ID_RANGE, private_dir};
+use super::start::ID_RANGE;
 use crate::copy::{
     Copied, HEADER_BYTES_MAX, Header, REPORT_BYTES_MAX, Report, Request, SUBCOMMAND, Stopped, Wanted, body_bytes, frame,
 };
+use crate::disk::{Holder, Layer};
 use crate::ids::{ContainerId, Project};
 use crate::image::Hold;
 use crate::shim::spec::Rootfs;
@@ -88,7 +89,7 @@ pub struct Copying {
 #[derive(Debug)]
 struct Held {
     /// Of one that has ended: nobody starts or removes it, or what its files are made of.
-    _claim: Option<(Claim, Hold)>,
+    _claim: Option<(Option<HeldDisk>, Claim, Hold)>,
     _turn: Turn,
 }
 
@@ -138,9 +139,9 @@ impl Containers {
             }
             None => {
                 let claim = self.claims.of(&record.id).await;
-                let (stopped, hold) = self.stopped(record, &wanted).await?;
+                let (stopped, hold, disk) = self.stopped(record, &wanted).await?;
                 // Whoever has the claim may be waiting for the copies: not for one that waits for the claim.
-                (Stdio::null(), Some(stopped), None, Some((claim, hold)), self.copy_turn(record)?)
+                (Stdio::null(), Some(stopped), None, Some((disk, claim, hold)), self.copy_turn(record)?)
             }
         };
         let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(failed("make a socket")).map_err(copy)?;
@@ -195,7 +196,11 @@ impl Containers {
     }
 
     /// What the files of one that has ended are made of. It is not started meanwhile: its caller has the claim.
-    async fn stopped(&self, record: &ContainerRecord, wanted: &Wanted) -> Result<(Stopped, Hold), ContainerError> {
+    async fn stopped(
+        &self,
+        record: &ContainerRecord,
+        wanted: &Wanted,
+    ) -> Result<(Stopped, Hold, Option<HeldDisk>), ContainerError> {
         let name = record.name.to_string();
         self.wait_for_leaving_of(record.slot).await;
         let record = self.find(&record.project, record.id.as_str())?;
@@ -208,22 +213,10 @@ impl Containers {
         }
         let image = self.rooms.images.get(&record.project, &record.image_digest).await?;
         let hold = self.rooms.images.hold(&record.project, &image).await?;
-        let state = self.state_dir(&record);
-        let (upper, work) = (state.join("upper"), state.join("work"));
-        let dirs = (upper.clone(), work.clone());
-        // A volatile overlay's mark says that it is not to be mounted again, as when it is started again.
-        let made = tokio::task::spawn_blocking(move || {
-            remove_tree(&dirs.1)?;
-            private_dir(&dirs.0)?;
-            private_dir(&dirs.1)
-        });
-        made.await.expect("making directories does not panic").map_err(|source| ContainerError::File {
-            operation: "prepare the writable layer",
-            name,
-            source,
-        })?;
+        let Layer { upper, work } = self.layer_anew(&record, Holder::Copy).await?;
+        let disk = self.held_for_copy(&record);
         let rootfs = Rootfs { layers: self.rooms.images.layer_dirs(&image), upper, work, volatile: true };
-        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, hold))
+        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, hold, disk))
     }
 }
 

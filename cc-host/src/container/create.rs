@@ -9,6 +9,7 @@ use super::error::ContainerError;
 use super::pool::Parked;
 use super::record::{Attachment, ContainerRecord, Ipv6Attachment, RunSpec, State};
 use super::room::Containers;
+use crate::disk::Disk;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, now_ms};
 use crate::image::ImageRecord;
@@ -56,6 +57,7 @@ impl Containers {
         spec: RunSpec,
         image: &ImageRecord,
         parked: Option<&Parked>,
+        disk: Option<Disk>,
     ) -> Result<ContainerRecord, ContainerError> {
         let id = parked.map_or_else(ContainerId::random, |parked| parked.id.clone());
         let name = if name.is_empty() { format!("c-{}", &id.as_str()[..8]) } else { name.to_owned() };
@@ -90,6 +92,7 @@ impl Containers {
             spec,
             vpc: None,
             volumes: Vec::new(),
+            disk,
             created_ms: now_ms(),
             restarts: 0,
             stopped_by_hand: false,

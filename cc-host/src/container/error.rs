@@ -77,6 +77,8 @@ pub enum ContainerError {
     Outside(#[from] crate::outside::OutsideError),
     #[error(transparent)]
     Volume(#[from] crate::volume::VolumeError),
+    #[error(transparent)]
+    Disk(#[from] crate::disk::DiskError),
     #[error("cannot {operation} a volume {preposition} container {name}")]
     MoveVolume { operation: &'static str, preposition: &'static str, name: String, source: super::volumes::MoveFailure },
     #[error(transparent)]
@@ -94,6 +96,7 @@ impl From<ContainerError> for Fault {
             E::Vpc(inner) => inner.into(),
             E::Outside(inner) => inner.into(),
             E::Volume(inner) => inner.into(),
+            E::Disk(inner) => inner.into(),
             E::MoveVolume { source, .. } => Fault { what, ..Fault::from(source) },
             E::Firewall(inner) => inner.into(),
             E::Image(inner) => inner.into(),

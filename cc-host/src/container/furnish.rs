@@ -14,6 +14,7 @@ use super::pool::{Parked, ParkedLink};
 use super::record::ContainerRecord;
 use super::room::Containers;
 use super::start::{ID_RANGE, private_dir};
+use crate::disk::{Holder, Layer};
 use crate::error_chain;
 use crate::image::ImageRecord;
 use crate::kernel::cgroup::Cgroup;
@@ -48,8 +49,8 @@ impl Containers {
         if let Some(parked) = parked {
             match self.furnish_parked(record, image, command.clone(), parked, pace).await {
                 Ok(furnished) => return Ok(furnished),
-                // Another init has the same volumes.
-                Err(error @ ContainerError::Volume(_)) => return Err(error),
+                // Another init has the same volumes and disk.
+                Err(error @ (ContainerError::Volume(_) | ContainerError::Disk(_))) => return Err(error),
                 Err(error) => {
                     tracing::warn!(container = %record.id, error = error_chain(&error), "what was parked is of no use");
                     self.tear_down(record).await;
@@ -134,9 +135,10 @@ impl Containers {
         };
         let (state, run) = (self.state_dir(record), self.run_dir(record));
         let id_base = self.id_base(record);
-        for dir in ["upper", "work", "log", "etc"] {
-            private_dir(&state.join(dir)).map_err(file("make the writable layer"))?;
+        for dir in ["log", "etc"] {
+            private_dir(&state.join(dir)).map_err(file("make the directory of its state"))?;
         }
+        let Layer { upper, work } = self.layer(record, Holder::Container).await?;
         private_dir(&run).map_err(file("make the run-time directory"))?;
         let etc = state.join("etc");
         let mut binds = self.hold_volumes(record).await?;
@@ -155,12 +157,7 @@ impl Containers {
             id_base,
             id_count: ID_RANGE,
             host_users: own.host_users,
-            rootfs: Rootfs {
-                layers: self.rooms.images.layer_dirs(image),
-                upper: state.join("upper"),
-                work: state.join("work"),
-                volatile: true,
-            },
+            rootfs: Rootfs { layers: self.rooms.images.layer_dirs(image), upper, work, volatile: true },
             binds,
             cgroup_v2: cgroup.v2_dir(),
             cgroup_shim: Some(self.rooms.cgroups.shims_dir()),

@@ -15,7 +15,7 @@ impl Containers {
         if self.rooms.config.stop_containers {
             self.stop_running(grace).await;
         }
-        tokio::join!(self.wait_for_leaving(), self.wait_for_pool());
+        tokio::join!(self.wait_for_leaving(), self.wait_for_pool(), self.rooms.disks.wait_for_keeper());
     }
 
     /// Last of all, when no call is served any more: from here on a shim that is not heard is not taken for one that was killed.

@@ -19,6 +19,7 @@ mod groups;
 pub mod health;
 pub mod launch;
 mod launch_error;
+mod layer;
 mod leave;
 mod leftover;
 mod log_options;

@@ -12,15 +12,12 @@ use tokio::sync::{Notify, watch};
 
 use super::launch::Shim;
 use super::record::RunSpec;
+use crate::demand;
 use crate::ids::ContainerId;
 use crate::kernel::cgroup::Cgroup;
 
-/// As many are kept as were started in this time.
-const DEMAND_WITHIN: Duration = Duration::from_secs(10);
-/// Nobody waits for a start that did not come for so long.
-const QUIET_AFTER: Duration = Duration::from_secs(180);
 /// What is started has the machine to itself, but for a stream of starts that does not end.
-const WAIT_FOR_STARTS: Duration = Duration::from_millis(50);
+pub(super) const WAIT_FOR_STARTS: Duration = Duration::from_millis(50);
 /// What could not be parked will not be in the next moment either.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -142,7 +139,7 @@ impl Pool {
     fn wanted(&self, kind: Kind) -> usize {
         let state = self.lock();
         let starts = state.starts.iter().filter(|(_, of)| *of == kind).map(|(at, _)| *at);
-        wanted(starts, Instant::now(), self.max)
+        demand::wanted(starts, Instant::now(), self.max)
     }
 
     pub(super) fn lacks(&self, kind: Kind) -> bool {
@@ -172,9 +169,13 @@ impl Pool {
         gone
     }
 
+    pub(super) fn is_starting(&self) -> bool {
+        self.starting.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) async fn wait_for_starts(&self) {
         let began = Instant::now();
-        while self.starting.load(Ordering::Relaxed) > 0 && began.elapsed() < WAIT_FOR_STARTS {
+        while self.is_starting() && began.elapsed() < WAIT_FOR_STARTS {
             // Whoever ends says so.
             let _ = tokio::time::timeout(WAIT_FOR_STARTS, self.changed.notified()).await;
         }
@@ -221,30 +222,9 @@ fn fits(spec: &RunSpec) -> bool {
     spec.cpuset.is_none() && !spec.host_users
 }
 
-/// Of one kind.
-fn wanted(starts: impl Iterator<Item = Instant> + Clone, now: Instant, max: usize) -> usize {
-    let within = |since: &Instant, span| now.saturating_duration_since(*since) < span;
-    let recent = starts.clone().filter(|start| within(start, DEMAND_WITHIN)).count();
-    let at_rest = starts.last().is_some_and(|last| within(&last, QUIET_AFTER));
-    recent.max(usize::from(at_rest)).min(max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn as_many_are_wanted_as_were_started_lately() {
-        let now = Instant::now() + 2 * QUIET_AFTER;
-        let ago = |seconds| now - Duration::from_secs(seconds);
-        let wanted = |starts: &[u64], max| super::wanted(starts.iter().map(|&seconds| ago(seconds)), now, max);
-        assert_eq!(wanted(&[], 16), 0);
-        assert_eq!(wanted(&[179], 16), 1, "one, for minutes");
-        assert_eq!(wanted(&[181], 16), 0);
-        assert_eq!(wanted(&[200, 30, 9, 2, 1], 16), 3);
-        assert_eq!(wanted(&[1; 40], 16), 16);
-        assert_eq!(wanted(&[1], 0), 0);
-    }
 
     #[test]
     fn what_fails_rests_and_nothing_else_goes_for_it() {

@@ -12,6 +12,7 @@ use super::options::Capabilities;
 use super::restart::Restart;
 use super::volumes::{VolumeClaim, VolumeMount};
 use crate::datapath::Endpoint;
+use crate::disk::Disk;
 use crate::firewall::Membership;
 use crate::ids::{ContainerId, Name, Project, VpcId};
 use crate::kernel::cgroup::CpuSet;
@@ -92,6 +93,9 @@ pub struct RunSpec {
     /// Its users are the host's, in no user namespace.
     #[serde(default)]
     pub host_users: bool,
+    /// Of its writable layer.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// As they were asked for; those that it has are in its record.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
@@ -201,6 +205,9 @@ pub struct ContainerRecord {
     /// The volumes that nobody else may delete.
     #[serde(default)]
     pub volumes: Vec<VolumeClaim>,
+    /// Its writable layer, where that is limited.
+    #[serde(default)]
+    pub disk: Option<Disk>,
     pub created_ms: u64,
     /// Since somebody started it, or it ran well.
     #[serde(default)]

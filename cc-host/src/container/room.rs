@@ -16,6 +16,7 @@ use super::record::{CONTAINERS, ContainerRecord, Exit, State};
 use crate::config::Config;
 use crate::daemon::events::Events;
 use crate::datapath::Datapath;
+use crate::disk::Disks;
 use crate::firewall::{Firewall, Joined};
 use crate::ids::{ContainerId, Name, Project};
 use crate::image::Images;
@@ -39,6 +40,7 @@ pub struct Rooms {
     pub firewall: Arc<Firewall>,
     pub outside: Arc<Outside>,
     pub volumes: Arc<Volumes>,
+    pub disks: Arc<Disks>,
     pub cgroups: Arc<CgroupRoot>,
     pub links: Links,
     pub events: Events,
@@ -283,6 +285,12 @@ impl Containers {
     pub fn all_that_run_or_not(&self) -> Vec<(String, bool)> {
         let runs = |record: &ContainerRecord| matches!(record.state, State::Running { .. });
         self.with_records(|records| records.values().map(|r| (r.id.to_string(), runs(r))).collect())
+    }
+
+    /// Of all projects: the name of its disk's file, and whether it runs.
+    pub fn disk_files(&self) -> Vec<(String, bool)> {
+        let all = self.all_that_run_or_not();
+        all.into_iter().map(|(id, runs)| (self.rooms.disks.file_name(&id), runs)).collect()
     }
 
     /// Digests of the images that containers were made from.

@@ -15,6 +15,7 @@ use super::pool::Parked;
 use super::record::{ContainerRecord, Exit, RunSpec, State};
 use super::restart::Restart;
 use super::room::{Containers, Live};
+use crate::fault;
 use crate::ids::{ContainerId, Project, now_ms};
 use crate::image::ImageRecord;
 
@@ -48,11 +49,19 @@ impl Containers {
         let command = command(&spec, image)?;
         self.not_closing(name)?;
         let _starting = self.pool.note_start(&spec);
+        let claimed = match spec.disk_bytes {
+            Some(bytes) => Some(self.rooms.disks.claim(bytes).await?),
+            None => None,
+        };
         let parked = self.pool.take(&spec, || self.usual_mtu());
         let mut pace = Pace::new(if parked.is_some() { "start of a parked one" } else { "start" });
-        let record = match self.create(project, name, spec, image, parked.as_ref()).await {
+        let disk = claimed.as_ref().map(|claimed| claimed.disk);
+        let record = match self.create(project, name, spec, image, parked.as_ref(), disk).await {
             Ok(record) => record,
             Err(error) => {
+                if let Some(claimed) = claimed {
+                    self.give_back_disk(claimed).await;
+                }
                 if let Some(parked) = parked {
                     self.give_back(parked).await;
                 }
@@ -60,7 +69,12 @@ impl Containers {
             }
         };
         pace.step("create");
-        match self.bring_up(&record, image, command, parked, attach, &mut pace).await {
+        fault::point("container.run.recorded");
+        let brought_up = async {
+            self.settle_disk(&record, claimed.as_ref(), &mut pace).await?;
+            self.bring_up(&record, image, command, parked, attach, &mut pace).await
+        };
+        match brought_up.await {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.tear_down(&record).await;

@@ -156,6 +156,7 @@ impl Containers {
             tracing::error!(container = %record.id, "taking down panicked");
         }
         self.rooms.volumes.let_go_of_all(&record.id).await;
+        self.let_disk_go(record).await;
     }
 
     /// The interface before the programs on it: what is still on its way must not find an unguarded one.
@@ -193,6 +194,7 @@ impl Containers {
     }
 
     async fn remove_state(&self, record: &ContainerRecord) -> Result<(), ContainerError> {
+        self.remove_disk(record).await?;
         let dir = self.state_dir(record);
         tokio::task::spawn_blocking(move || remove_tree(&dir)).await.expect("removing files does not panic").map_err(
             |source| ContainerError::File {

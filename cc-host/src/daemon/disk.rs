@@ -25,6 +25,8 @@ pub struct Known {
     pub images: [u32; 2],
     /// Of each container, and whether it runs.
     pub containers: Vec<(String, bool)>,
+    /// The file of each container's disk, and whether the container runs. Those of nobody are not to be had by removing containers.
+    pub disks: Vec<(String, bool)>,
     /// How many volumes there are, and how many of them containers have.
     pub volumes: [u32; 2],
 }
@@ -80,6 +82,7 @@ enum Place {
     Log {
         runs: bool,
     },
+    Disks,
     /// Nobody's but who deletes one: a prune takes none.
     Volumes,
     Store,
@@ -88,6 +91,7 @@ enum Place {
 struct Walk<'k> {
     known: &'k Known,
     running: HashSet<&'k str>,
+    stopped_disks: HashSet<&'k str>,
     usage: Usage,
     /// By device and inode: those with more than one name.
     seen: HashSet<(u64, u64)>,
@@ -98,7 +102,9 @@ struct Walk<'k> {
 pub fn usage(known: &Known) -> io::Result<Usage> {
     let stat = rustix::fs::stat(&known.state_dir)?;
     let running = known.containers.iter().filter(|(_, runs)| *runs).map(|(id, _)| id.as_str()).collect();
-    let mut walk = Walk { known, running, usage: Usage::default(), seen: HashSet::new(), device: stat.st_dev };
+    let stopped_disks = known.disks.iter().filter(|(_, runs)| !runs).map(|(name, _)| name.as_str()).collect();
+    let mut walk =
+        Walk { known, running, stopped_disks, usage: Usage::default(), seen: HashSet::new(), device: stat.st_dev };
     let [count, active] = known.images;
     (walk.usage.images.count, walk.usage.images.active) = (count, active);
     [walk.usage.volumes.count, walk.usage.volumes.active] = known.volumes;
@@ -157,11 +163,14 @@ impl Walk<'_> {
             (Place::Top, "images") => Place::Images,
             (Place::Top, "containers") => Place::Containers,
             (Place::Top, "volumes") => Place::Volumes,
+            // Where volumes have a place of their own, disks are in it.
+            (Place::Top | Place::Volumes, "disks") => Place::Disks,
             (Place::Top, _) => Place::Store,
             (Place::Images, "layers" | "sha256") => Place::ImageParts,
             (Place::Images, _) => Place::Images,
             (Place::ImageParts, _) => Place::Image { needed: self.known.needed.contains(name) },
             (Place::Containers, _) => Place::Container { runs: self.running.contains(name) },
+            (Place::Disks, _) => Place::Container { runs: !self.stopped_disks.contains(name) },
             (Place::Container { runs }, "log") => Place::Log { runs },
             (same, _) => same,
         }
@@ -171,7 +180,7 @@ impl Walk<'_> {
         let (part, reclaimable) = match place {
             Place::Images | Place::ImageParts => (&mut self.usage.images, false),
             Place::Image { needed } => (&mut self.usage.images, !needed),
-            Place::Containers => (&mut self.usage.containers, false),
+            Place::Containers | Place::Disks => (&mut self.usage.containers, false),
             Place::Container { runs } => (&mut self.usage.containers, !runs),
             Place::Log { runs } => (&mut self.usage.logs, !runs),
             Place::Volumes => (&mut self.usage.volumes, false),
@@ -199,6 +208,7 @@ mod tests {
             "images/blobs/sha256",
             "containers/c1/upper",
             "containers/c2/log",
+            "disks",
             "volumes",
         ] {
             fs::create_dir_all(at(path)).unwrap();
@@ -211,6 +221,9 @@ mod tests {
         fill("containers/c2/log/f", 4 << 20);
         fill("store.sqlite", 5 << 20);
         fill("volumes/vol-1.img", 6 << 20);
+        fill("disks/c1.img", 7 << 20);
+        fill("disks/c2.img", 8 << 20);
+        fill("disks/ready-1.img", 9 << 20);
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("large"), vec![1; 64 << 20]).unwrap();
         std::os::unix::fs::symlink(outside.path(), at("containers/c1/upper/link")).unwrap();
@@ -219,12 +232,13 @@ mod tests {
             needed: ["aa".to_owned()].into(),
             images: [2, 1],
             containers: vec![("c1".to_owned(), true), ("c2".to_owned(), false)],
+            disks: vec![("c1.img".to_owned(), true), ("c2.img".to_owned(), false)],
             volumes: [1, 1],
         };
         let usage = usage(&known).unwrap();
         let mib = |bytes: u64| bytes >> 20;
         assert_eq!((mib(usage.images.bytes), mib(usage.images.reclaimable_bytes)), (3, 2));
-        assert_eq!((mib(usage.containers.bytes), mib(usage.containers.reclaimable_bytes)), (3, 0));
+        assert_eq!((mib(usage.containers.bytes), mib(usage.containers.reclaimable_bytes)), (3 + 7 + 8 + 9, 8));
         assert_eq!((mib(usage.logs.bytes), mib(usage.logs.reclaimable_bytes)), (4, 4));
         assert_eq!(mib(usage.store.bytes), 5);
         assert_eq!((mib(usage.volumes.bytes), usage.volumes.reclaimable_bytes, usage.volumes.count), (6, 0, 1));

@@ -28,6 +28,7 @@ use crate::auth::Tally;
 use crate::config::Config;
 use crate::container::{Containers, Rooms};
 use crate::datapath::{Datapath, DatapathConfig, OtherPins, Upgraded, forward_log, other_pins, remove_pins};
+use crate::disk::{Disks, DisksParts};
 use crate::error_chain;
 use crate::explain::Explain;
 use crate::firewall::Firewall;
@@ -115,6 +116,13 @@ impl House {
             pool_bytes: config.volumes.pool_bytes,
         });
         volumes.begin().await?;
+        let disks = Disks::open(DisksParts {
+            volumes: Arc::clone(&volumes),
+            dir: config.disks_dir(),
+            mounts_dir: config.disks_run_dir(),
+            ready_max: config.disks.ready_max,
+        });
+        let disks = disks.map_err(|e| cannot("disk", "open the place of containers' disks", &e))?;
         let containers = Containers::new(Rooms {
             config: Arc::new(config.clone()),
             store,
@@ -125,6 +133,7 @@ impl House {
             firewall: Arc::clone(&firewall),
             outside: Arc::clone(&outside),
             volumes: Arc::clone(&volumes),
+            disks,
             cgroups: Arc::new(cgroups),
             links: links.clone(),
             events,
@@ -150,6 +159,7 @@ impl House {
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
         tokio::spawn(Arc::clone(&containers).keep_pool());
+        tokio::spawn(Arc::clone(&containers).keep_disks());
         tokio::spawn(super::memory::give_back());
         tokio::spawn(sweep(Arc::clone(&datapath), config.flows.settings().timeouts));
         let explain = Explain::new(Arc::clone(&datapath), Arc::clone(&containers), Arc::clone(&firewall), links);
@@ -355,7 +365,8 @@ impl CountObjects for Counter {
         let volumes = self.volumes.all().await?;
         let used = volumes.iter().filter(|volume| !self.containers.users_of_volume(&volume.id).is_empty()).count();
         let volumes = [volumes.len(), used].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers, volumes };
+        let disks = self.containers.disk_files();
+        let known = disk::Known { state_dir: self.state_dir.clone(), needed, images, containers, disks, volumes };
         let measured = tokio::task::spawn_blocking(move || disk::usage(&known)).await.expect("reading does not panic");
         measured.map_err(|e| cannot("host", "measure the state directory", &e))
     }

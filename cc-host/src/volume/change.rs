@@ -58,7 +58,7 @@ impl Volumes {
         }
         let growing = VolumeRecord { state: VolumeState::Resizing { to_bytes }, ..record };
         {
-            let _quota = self.quota.lock().await;
+            let _quota = self.space.quota.lock().await;
             self.has_room(&self.all().await?, &name, to_bytes - reserved).await?;
             self.put(&growing).await?;
         }

@@ -15,6 +15,8 @@ use super::tool::{self, Ended, ToolError};
 pub const BLOCK_BYTES: u32 = 4096;
 /// It writes little, however large the volume.
 const MAKE_WITHIN: Duration = Duration::from_secs(120);
+/// Below this, a journal of a size that mke2fs would choose takes much of it.
+const SMALL_BYTES: u64 = 1 << 30;
 /// It may have to read every inode.
 const CHECK_WITHIN: Duration = Duration::from_secs(3600);
 
@@ -109,11 +111,22 @@ impl Superblock {
 /// On what holds nothing yet. The journal is kept, nothing is reserved for the host's root, and the UUID can be changed later without
 /// writing every checksum anew.
 pub fn make(on: &Path, uuid: Uuid) -> Result<(), ToolError> {
+    // No discard: it would give back what has just been allocated.
+    make_with(on, uuid, &["-E", "nodiscard,root_owner=0:0"])
+}
+
+/// The same on what reads as zeros, for one of many that come and go: what need not be written is not, and where there is little room the
+/// journal is as small as it can be.
+pub fn make_lightly(on: &Path, uuid: Uuid, bytes: u64) -> Result<(), ToolError> {
+    let lazy = ["-E", "nodiscard,root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1"];
+    let journal: &[&str] = if bytes < SMALL_BYTES { &["-J", "size=4"] } else { &[] };
+    make_with(on, uuid, &[&lazy[..], journal].concat())
+}
+
+fn make_with(on: &Path, uuid: Uuid, more: &[&str]) -> Result<(), ToolError> {
     let (uuid, block_bytes) = (uuid.to_string(), BLOCK_BYTES.to_string());
     let args = ["-t", "ext4", "-q", "-F", "-U", &uuid, "-b", &block_bytes, "-m", "0", "-O", "metadata_csum_seed"];
-    // No discard: it would give back what has just been allocated.
-    let owner = ["-E", "nodiscard,root_owner=0:0"];
-    tool::must("mke2fs", &[&args[..], &owner].concat(), on, MAKE_WITHIN)
+    tool::must("mke2fs", &[&args[..], more].concat(), on, MAKE_WITHIN)
 }
 
 /// Gives a copy a name of its own.

@@ -207,7 +207,7 @@ pub(super) fn is_its_own(backend: &dyn Backend, record: &VolumeRecord) -> Result
 }
 
 /// Whether nobody else has the device, a mount included.
-pub(super) fn exclusive(device: &std::path::Path) -> bool {
+pub fn exclusive(device: &std::path::Path) -> bool {
     use std::os::unix::fs::OpenOptionsExt as _;
     File::options().read(true).custom_flags(libc::O_EXCL).open(device).is_ok()
 }

@@ -1,5 +1,5 @@
-//! Where a volume is mounted on the host: once, below a directory whose mounts nobody else gets a copy of, and with nothing on it that could
-//! be another's rights or a device. Refuses to unmount what is in use.
+//! Where file systems are mounted on the host: each once, below a directory whose mounts nobody else gets a copy of. Refuses to unmount what is
+//! in use.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,7 +11,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxAttributes,
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    unmount,
 };
 
 use crate::shim::mounts::explained;
@@ -19,7 +20,7 @@ use crate::shim::mounts::explained;
 /// What containers are shown of a volume: beside it is what e2fsck finds, which is nobody's.
 pub const DATA: &str = "data";
 
-/// The directory of all mounts of volumes.
+/// The directory of all mounts of a kind.
 #[derive(Debug)]
 pub struct Mounts {
     dir: PathBuf,
@@ -57,27 +58,51 @@ impl Mounts {
 
     /// Those that are mounted, by their names.
     pub fn all(&self) -> io::Result<Vec<String>> {
+        let mut names = self.places()?;
+        names.retain(|name| matches!(self.mounted(name), Ok(Some(_))));
+        Ok(names)
+    }
+
+    /// Those that are mounted, were, or were about to be.
+    pub fn places(&self) -> io::Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| matches!(self.mounted(name), Ok(Some(_)))).collect())
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
     }
 
     /// What is on the device, at the volume's place.
     pub fn mount(&self, device: &Path, id: &str) -> io::Result<()> {
         // What the disk takes its time for, without keeping others waiting.
-        let mount = filesystem(device)?;
+        let mount = filesystem(device, &[], MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)?;
         make_data(&mount)?;
+        self.place(&mount, id)
+    }
+
+    /// What is mounted nowhere yet.
+    pub fn place(&self, mount: &OwnedFd, id: &str) -> io::Result<()> {
         let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.be_private()?;
         let at = self.path(id);
         private_dir(&at)?;
         let onto = rustix::fs::open(&at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        Ok(move_mount(&mount, "", &onto, "", flags)?)
+        Ok(move_mount(mount, "", &onto, "", flags)?)
+    }
+
+    /// From one place to another, whoever has files open there.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (from, to) = (self.path(from), self.path(to));
+        private_dir(&to)?;
+        if let Err(error) = move_mount(CWD, &from, CWD, &to, MoveMountFlags::empty()) {
+            // It fails if something is there, which then is not ours to remove.
+            let _ = std::fs::remove_dir(&to);
+            return Err(error.into());
+        }
+        std::fs::remove_dir(&from)
     }
 
     /// Fails with EBUSY if somebody on the host is there. What is not mounted is no error.
@@ -134,15 +159,17 @@ impl Mounts {
     }
 }
 
-/// Detached, with what it may never have: set-uid programs and devices of whoever writes to it.
-fn filesystem(device: &Path) -> io::Result<OwnedFd> {
+/// Mounted nowhere yet. It stops being written when the kernel meets an error in it.
+pub fn filesystem(device: &Path, flags: &[&str], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", device)?;
     fsconfig_set_string(&context, "errors", "remount-ro")?;
+    for flag in flags {
+        fsconfig_set_flag(&context, *flag)?;
+    }
     if let Err(source) = fsconfig_create(&context) {
         return Err(io::Error::new(io::Error::from(source).kind(), explained(&context, "mount it", source).message));
     }
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::backend::{Backend, Room};
+use super::backend::Backend;
 use super::error::VolumeError;
 use super::filesystem::{self, Uuid};
 use super::mount::{Mounts, Usage};
 use super::record::{VOLUMES, VolumeRecord, VolumeState, project_prefix};
+use super::space::Space;
 use crate::daemon::events::Events;
 use crate::fault;
 use crate::ids::{ContainerId, Name, Project, VolumeId, now_ms};
@@ -20,9 +21,9 @@ pub(super) const VOLUMES_PER_PROJECT_MAX: usize = 1024;
 /// Three operations each, in one transaction of at most 1,024.
 pub(super) const DELETE_MAX: usize = 256;
 /// The smallest file system with a journal worth its name.
-pub(super) const SIZE_BYTES_MIN: u64 = 16 << 20;
+pub const SIZE_BYTES_MIN: u64 = 16 << 20;
 /// What ext4 has with blocks of 4 KiB, without asking for more.
-pub(super) const SIZE_BYTES_MAX: u64 = 16 << 40;
+pub const SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Sizes are whole MiB, so that any device can have them.
 pub(super) const SIZE_STEP: u64 = 1 << 20;
 /// The one pool that there is.
@@ -46,7 +47,7 @@ pub struct VolumesParts {
     pub events: Events,
     /// Below it, each that is in use is mounted.
     pub mounts_dir: PathBuf,
-    /// Of all volumes together; 0: as much as there is.
+    /// Of all volumes and disks together; 0: as much as there is.
     pub pool_bytes: u64,
 }
 
@@ -56,9 +57,7 @@ pub struct Volumes {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) events: Events,
     pub(super) mounts: Arc<Mounts>,
-    pool_bytes: u64,
-    /// Held from the look at what is left to the record that takes it.
-    pub(super) quota: tokio::sync::Mutex<()>,
+    pub(super) space: Space,
     locks: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     /// Which containers have which mounted.
     pub(super) holders: watch::Sender<HashMap<VolumeId, HashSet<ContainerId>>>,
@@ -72,8 +71,7 @@ impl Volumes {
             backend,
             events,
             mounts: Arc::new(Mounts::new(mounts_dir)),
-            pool_bytes,
-            quota: tokio::sync::Mutex::default(),
+            space: Space::new(pool_bytes),
             locks: Mutex::default(),
             holders: watch::Sender::default(),
         })
@@ -114,7 +112,7 @@ impl Volumes {
             return Err(VolumeError::NameLikeId { name: parsed });
         }
         let size_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_owned(), bytes })?;
-        let _quota = self.quota.lock().await;
+        let _quota = self.space.quota.lock().await;
         let all = self.all().await?;
         let own = all.iter().filter(|v| v.project == *project);
         if let Some(taken) = own.clone().find(|v| v.name == parsed && v.state != VolumeState::Deleting) {
@@ -145,32 +143,6 @@ impl Volumes {
             true => Ok(record),
             false => Err(VolumeError::Busy { name: record.name.to_string() }),
         }
-    }
-
-    /// Whether so much more can be promised, by the limit and by what there is, but for what was promised and is not allocated yet.
-    pub(super) async fn has_room(&self, all: &[VolumeRecord], name: &Name, bytes: u64) -> Result<(), VolumeError> {
-        let backend = Arc::clone(&self.backend);
-        let under_way = |state: &VolumeState| matches!(state, VolumeState::Creating | VolumeState::Resizing { .. });
-        let promised: Vec<_> =
-            all.iter().filter(|v| under_way(&v.state)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
-        let there = blocking(move || {
-            // One that cannot be measured has nothing yet.
-            let missing = |(id, bytes): &(VolumeId, u64)| bytes.saturating_sub(backend.size(id).unwrap_or(0));
-            let missing: u64 = promised.iter().map(missing).sum();
-            backend.room().map(|room| Room { free_bytes: room.free_bytes.saturating_sub(missing), ..room })
-        })
-        .await;
-        let there =
-            there.map_err(|source| VolumeError::Backend { operation: "make room for", name: name.clone(), source })?;
-        let promised: u64 = all.iter().map(VolumeRecord::reserved_bytes).sum();
-        let free_bytes = match self.pool_bytes {
-            0 => there.free_bytes.saturating_sub(there.reserve_bytes),
-            limit => limit.saturating_sub(promised).min(there.free_bytes),
-        };
-        if bytes > free_bytes {
-            return Err(VolumeError::PoolFull { name: name.clone(), bytes, free_bytes });
-        }
-        Ok(())
     }
 
     /// Ready, or as if nobody had asked.
@@ -283,12 +255,13 @@ fn make(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError>
     backend.sync(id).map_err(failed)
 }
 
-pub(super) fn round(bytes: u64) -> Option<u64> {
+/// What a volume or a disk of so many bytes has.
+pub fn round(bytes: u64) -> Option<u64> {
     let whole = bytes.checked_next_multiple_of(SIZE_STEP)?;
     (bytes >= SIZE_BYTES_MIN && whole <= SIZE_BYTES_MAX).then_some(whole)
 }
 
 /// `work` does not panic.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("work on a volume does not panic")
 }

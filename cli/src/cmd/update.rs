@@ -25,6 +25,9 @@ pub struct UpdateArgs {
     /// The most processes; 0: the daemon's default
     #[arg(long, value_name = "N")]
     pids_limit: Option<u32>,
+    /// Refused: a writable layer keeps its size
+    #[arg(long, hide = true, value_name = "SIZE")]
+    disk: Option<String>,
     /// no, on-failure[:N], always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "", hide_default_value = true)]
     restart: String,
@@ -38,7 +41,11 @@ fn cpus_or_none(text: &str) -> Result<u32, String> {
 }
 
 pub async fn run(context: &Context, args: UpdateArgs) -> Result<i32, Failure> {
-    let UpdateArgs { memory, cpu, cpus, pids_limit, restart, ids } = args;
+    let UpdateArgs { memory, cpu, cpus, pids_limit, disk, restart, ids } = args;
+    if disk.is_some() {
+        let fault = usage("cannot update --disk", "a writable layer keeps the size that its container was run with");
+        return Err(fault.next("run another with --disk, or keep what grows in a volume: cc volume resize").into());
+    }
     if (memory, cpu, cpus, pids_limit) == (None, None, None, None) && restart.is_empty() {
         let fault = usage("nothing to update", "no limit and no policy is named");
         return Err(fault.next("name one: --memory, --cpu, --cpus, --pids-limit or --restart").into());

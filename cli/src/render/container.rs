@@ -88,6 +88,8 @@ pub struct SpecView {
     pub userns: String,
     /// As `--volume` takes them.
     pub volumes: Vec<String>,
+    /// Of its writable layer; 0: no limit of its own.
+    pub disk_bytes: u64,
     pub log_max_bytes: u64,
     pub log_max_files: u32,
     pub log_mode: String,
@@ -176,6 +178,7 @@ impl From<v1::ContainerSpec> for SpecView {
             cpuset: spec.cpuset,
             userns: spec.userns,
             volumes: spec.volumes.iter().map(volume::text).collect(),
+            disk_bytes: spec.disk_bytes,
             log_max_bytes: spec.log_max_bytes,
             log_max_files: spec.log_max_files,
             log_mode: spec.log_mode,
@@ -342,6 +345,7 @@ mod tests {
             log_max_bytes: 10 << 20,
             log_max_files: 3,
             log_mode: "block".into(),
+            disk_bytes: 1 << 30,
             ..Default::default()
         };
         let probe = v1::Probe { started_ms: 1_700_000_030_100, ended_ms: 1_700_000_030_150, ..Default::default() };

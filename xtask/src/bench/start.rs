@@ -1,8 +1,10 @@
 //! `bench start`: the wall clock of a container that runs `true`, ours with its VPC, its rules and its limits against crun, runc and podman,
 //! each in its best working set-up here; with and without parked inits. What of it passes between the daemon's hearing of a container and
-//! its program's running; a further program in one that runs; and many at a time. Refuses to leave a peer's state behind.
+//! its program's running; what a disk of its own adds; a further program in one that runs; and many at a time. Refuses to leave a peer's state
+//! behind.
 
 mod api;
+mod disk;
 mod exec;
 mod many;
 
@@ -90,6 +92,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     drop(contenders);
     if let Some((parked, unparked)) = &ours {
         figures.extend(api::figures(&[(OURS, &parked.host), (UNPARKED, &unparked.host)])?);
+        figures.extend(disk::figures(parked, &aside, rounds)?);
         figures.extend(exec::figures(parked, &dir, &layout, &aside, rounds)?);
         figures.extend(many::figures(&[(OURS, parked), (UNPARKED, unparked)], options.parallel, options.batches)?);
     }

@@ -1,12 +1,14 @@
 //! Where the bytes of volumes are: the trait that every kind of pool implements, with one suite that each has to pass. Refuses to know file
 //! systems, and whose a volume is.
 
+mod files;
 mod loop_files;
 mod lvm;
 mod lvm_thin;
 
 use std::path::{Path, PathBuf};
 
+pub use files::Files;
 pub use loop_files::LoopFiles;
 pub use lvm_thin::LvmThin;
 

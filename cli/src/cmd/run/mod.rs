@@ -1,5 +1,5 @@
 //! `cc run`: a specification from flags, an image from wherever it is, and then either an id or the container's own output
-//! and exit code. Refuses what later versions bring, in words that say so.
+//! and exit code. Refuses to judge what the daemon judges.
 
 mod security;
 mod spec;
@@ -21,7 +21,7 @@ use tonic::{Code, Status, Streaming};
 use super::Context;
 use super::foreground::{self, How, What};
 use crate::credentials;
-use crate::error::{Failure, usage};
+use crate::error::Failure;
 use crate::pull::PullDisplay;
 use crate::render::container::Created;
 use crate::size;
@@ -193,9 +193,9 @@ pub struct RunArgs {
     /// Keys that leave it running, with -it
     #[arg(long, value_name = "KEYS", default_value = terminal::DETACH_KEYS)]
     detach_keys: String,
-    /// Not yet: disk size
-    #[arg(long, hide = true)]
-    disk: Option<String>,
+    /// What its writable layer may take of the disk: 1GiB, or bytes; 16MiB at least
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    disk: Option<u64>,
     /// A volume, by name or id, and where it is to be; more than once
     #[arg(short, long, value_name = "VOLUME:PATH[:ro]")]
     volume: Vec<super::volume::Mount>,
@@ -218,7 +218,6 @@ enum Pull {
 }
 
 pub async fn run(context: &Context, args: RunArgs) -> Result<i32, Failure> {
-    refuse_later(&args)?;
     let mut spec = spec::from_args(&args, |key| std::env::var(key).ok())?;
     if args.interactive && !args.detach {
         context.claim_stdin("-i")?;
@@ -289,16 +288,6 @@ pub fn cpus(text: &str) -> Result<u32, String> {
     let cpus: f64 = text.parse().map_err(|_| "it is no number of CPUs; try 1.5".to_owned())?;
     let milli = (cpus * 1000.0).round();
     if (10.0..=1_024_000.0).contains(&milli) { Ok(milli as u32) } else { Err("CPUs go from 0.01 to 1024".to_owned()) }
-}
-
-fn refuse_later(args: &RunArgs) -> Result<(), Fault> {
-    let later = |flag: &str, why: &str, next: &str| {
-        Err(usage(format!("cannot run with {flag}"), format!("not yet: {why}")).next(next))
-    };
-    if args.disk.is_some() {
-        return later("--disk", "writable layers are not limited", "leave --disk out; a volume has a size");
-    }
-    Ok(())
 }
 
 /// Shows the pull, and returns at the container's id.

@@ -94,8 +94,16 @@ pub fn from_args(args: &RunArgs, ours: impl Fn(&str) -> Option<String>) -> Resul
         cpuset: args.cpuset.clone(),
         userns: args.userns.clone().unwrap_or_default(),
         volumes: args.volume.iter().map(Into::into).collect(),
-        disk_bytes: 0,
+        disk_bytes: disk(args.disk)?,
     })
+}
+
+/// As with times: 0 asks the daemon for no limit.
+fn disk(bytes: Option<u64>) -> Result<u64, Fault> {
+    match bytes {
+        Some(0) => Err(usage("cannot use --disk 0", "it is no size; leave the flag out for no limit")),
+        bytes => Ok(bytes.unwrap_or(0)),
+    }
 }
 
 /// What is not said is asked of the daemon as 0, so nobody says that.
@@ -218,8 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_says_so() {
-        let fault = super::super::refuse_later(&parsed(&["--disk", "1g"]).unwrap()).unwrap_err();
-        assert!(fault.why.contains("not yet") && !fault.next.is_empty());
+    fn a_disk_has_a_size_or_is_not_named() {
+        let disk = |args: &[&str]| from_args(&parsed(args).unwrap(), |_| None).map(|spec| spec.disk_bytes);
+        assert_eq!(disk(&[]).unwrap(), 0);
+        assert_eq!(disk(&["--disk", "512MiB"]).unwrap(), 512 << 20);
+        assert_eq!(disk(&["--disk", "16777216"]).unwrap(), 16 << 20);
+        assert!(disk(&["--disk", "0"]).is_err() && parsed(&["--disk", "much"]).is_err());
     }
 }

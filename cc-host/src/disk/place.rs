@@ -1,0 +1,181 @@
+//! Disks by the names of their files and mounts: a container's id, or, before it is anybody's, that it is ready. Every call blocks. Refuses to
+//! make a file system where there is one, and to mount what is not the disk's own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::Disk;
+use super::error::DiskError;
+use crate::error_chain;
+use crate::fault;
+use crate::volume::backend::{BackendError, Files, Room};
+use crate::volume::filesystem::{self, Effort, Superblock, Uuid};
+use crate::volume::mount::{Mounts, filesystem as ext4};
+use crate::volume::{LoopDevice, exclusive};
+
+/// What a container writes, and what overlayfs has for itself; beside them is what e2fsck finds, which is nobody's.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+/// Before the name of one that is nobody's yet.
+const READY: &str = "ready-";
+/// A namespace that goes keeps what was mounted in it for a moment longer.
+const FREE_WITHIN: Duration = Duration::from_secs(1);
+const FREE_LOOK: Duration = Duration::from_millis(5);
+
+pub(super) struct Place {
+    files: Files,
+    mounts: Mounts,
+}
+
+/// Of one that is nobody's.
+pub(super) fn ready_name(disk: &Disk) -> String {
+    format!("{READY}{}", disk.uuid)
+}
+
+pub(super) fn is_ready_name(name: &str) -> bool {
+    name.strip_prefix(READY).is_some_and(|uuid| Uuid::try_from(uuid.to_owned()).is_ok())
+}
+
+impl Place {
+    pub(super) fn open(dir: PathBuf, mounts_dir: PathBuf) -> Result<Self, BackendError> {
+        Ok(Place { files: Files::open(dir)?, mounts: Mounts::new(mounts_dir) })
+    }
+
+    pub(super) fn room(&self) -> Result<Room, BackendError> {
+        self.files.room()
+    }
+
+    pub(super) fn file_name(&self, name: &str) -> String {
+        self.files.image(name).file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn upper(&self, name: &str) -> PathBuf {
+        self.mounts.path(name).join(UPPER)
+    }
+
+    pub(super) fn work(&self, name: &str) -> PathBuf {
+        self.mounts.path(name).join(WORK)
+    }
+
+    /// Mounted, with nothing in it. When it fails, nothing is left. `allocated` is called when its space is nobody else's.
+    pub(super) fn make(&self, name: &str, disk: &Disk, allocated: impl FnOnce()) -> Result<(), DiskError> {
+        self.files.create(name, disk.bytes).map_err(DiskError::file("make", name))?;
+        allocated();
+        fault::point("disk.make.allocated");
+        let made = self.make_in(name, disk);
+        if made.is_err()
+            && let Err(error) = self.remove(name)
+        {
+            tracing::error!(disk = name, error = error_chain(&error), "cannot remove what was made of it");
+        }
+        made
+    }
+
+    fn make_in(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
+        let made = filesystem::make_lightly(&self.files.image(name), disk.uuid, disk.bytes);
+        made.map_err(DiskError::tool("make", name))?;
+        fault::point("disk.make.formatted");
+        let device = self.files.attach(name).map_err(DiskError::file("attach", name))?;
+        fault::point("disk.make.attached");
+        self.mount_from(&device, name)
+    }
+
+    /// One that is mounted is no error.
+    pub(super) fn mount(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
+        if self.mounts.mounted(name).map_err(DiskError::mount("look for", name))?.is_some() {
+            return Ok(());
+        }
+        self.is_its_own(name, disk)?;
+        let device = self.files.attach(name).map_err(DiskError::file("attach", name))?;
+        fault::point("disk.mount.attached");
+        // A namespace that goes may have it still: then it is not looked at, which is for what nobody writes to.
+        if exclusive(device.path()) {
+            let verdict = filesystem::check(device.path(), Effort::Preen).map_err(DiskError::tool("check", name))?;
+            if !verdict.clean {
+                let why =
+                    format!("e2fsck -p could not put {} right: {}", self.files.image(name).display(), verdict.report);
+                return Err(DiskError::NeedsRepair { name: name.to_owned(), why });
+            }
+        }
+        self.mount_from(&device, name)
+    }
+
+    fn mount_from(&self, device: &LoopDevice, name: &str) -> Result<(), DiskError> {
+        let mount = || {
+            // What has never been written reads as zeros: nobody has to write them. Set-uid programs are as good in it as in a directory of
+            // the host's; the container's root, which is mounted over it, says what of that is left.
+            let mount = ext4(device.path(), &["noinit_itable"], MountAttrFlags::MOUNT_ATTR_NODEV)?;
+            for dir in [UPPER, WORK] {
+                match rustix::fs::mkdirat(&mount, dir, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(source) => return Err(source.into()),
+                }
+            }
+            self.mounts.place(&mount, name)
+        };
+        mount().map_err(DiskError::mount("mount", name))?;
+        fault::point("disk.mounted");
+        Ok(())
+    }
+
+    /// What was made for it, of the size that it is to have.
+    fn is_its_own(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
+        let path = self.files.image(name);
+        let not_its =
+            |why: String| DiskError::NotIts { name: name.to_owned(), why: format!("{}: {why}", path.display()) };
+        let file = File::open(&path).map_err(|error| not_its(error.to_string()))?;
+        let bytes = file.metadata().map_err(|error| not_its(error.to_string()))?.len();
+        if bytes < disk.bytes {
+            return Err(not_its(format!("it has {bytes} bytes instead of {}", disk.bytes)));
+        }
+        match Superblock::read(&file).map_err(|error| not_its(error.to_string()))? {
+            Some(found) if found.uuid == disk.uuid => Ok(()),
+            Some(found) => Err(not_its(format!("it has the UUID {} instead of {}", found.uuid, disk.uuid))),
+            None => Err(not_its("its superblock cannot be read".to_owned())),
+        }
+    }
+
+    /// One that was ready becomes a container's, mounted as it is.
+    pub(super) fn give(&self, disk: &Disk, to: &str) -> Result<(), DiskError> {
+        let from = ready_name(disk);
+        self.files.rename(&from, to).map_err(DiskError::file("give", &from))?;
+        fault::point("disk.give.renamed");
+        self.mounts.rename(&from, to).map_err(DiskError::mount("give", &from))
+    }
+
+    pub(super) fn unmount(&self, name: &str) -> Result<(), DiskError> {
+        self.mounts.unmount(name).map_err(DiskError::mount("unmount", name))
+    }
+
+    /// With all that is in it. What is not there is no error.
+    pub(super) fn remove(&self, name: &str) -> Result<(), DiskError> {
+        self.unmount(name)?;
+        fault::point("disk.remove.unmounted");
+        let began = Instant::now();
+        while self.files.is_attached(name).map_err(DiskError::file("detach", name))? {
+            if began.elapsed() > FREE_WITHIN {
+                // Whoever that is has a namespace of its own, and can do nothing but keep it: its space comes back when it lets go.
+                tracing::warn!(disk = name, "somebody on this host still has it mounted");
+                break;
+            }
+            std::thread::sleep(FREE_LOOK);
+        }
+        self.files.remove(name).map_err(DiskError::file("remove", name))?;
+        fault::point("disk.remove.removed");
+        Ok(())
+    }
+
+    /// Of whatever there is of any.
+    pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
+        let mut names = self.files.names().map_err(DiskError::file("list", "*"))?;
+        names.extend(self.mounts.places().map_err(DiskError::mount("list", "*"))?);
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+}
