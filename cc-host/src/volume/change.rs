@@ -139,6 +139,7 @@ impl Volumes {
     }
 
     async fn copy_into(&self, project: &Project, from: &VolumeId, copy: &VolumeRecord) -> Result<(), VolumeError> {
+        let _turn = self.turn().await;
         let _lock = self.lock(from).await;
         let (source, _) = self.find(project, from.as_str()).await?;
         let name = source.name.clone();

@@ -36,6 +36,7 @@ impl Volumes {
             return Err(VolumeError::InUse { operation, name, users: running.len(), example });
         }
         self.becomes_free(operation, &found).await?;
+        let _turn = self.turn().await;
         let _lock = self.lock(&found.id).await;
         let (record, _) = self.find(project, found.id.as_str()).await?;
         let name = record.name.clone();

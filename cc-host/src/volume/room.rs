@@ -26,6 +26,7 @@ pub const SIZE_BYTES_MIN: u64 = 16 << 20;
 pub const SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Sizes are whole MiB, so that any device can have them.
 pub(super) const SIZE_STEP: u64 = 1 << 20;
+const HEAVY_MAX: usize = 2;
 /// The one pool that there is.
 pub const POOL: &str = "default";
 /// How often a transaction that met another one is tried again before it is called busy.
@@ -58,6 +59,8 @@ pub struct Volumes {
     pub(super) events: Events,
     pub(super) mounts: Arc<Mounts>,
     pub(super) space: Space,
+    /// Of looks at whole volumes and copies of them, so many are under way at a time: each keeps a disk busy.
+    pub(super) heavy: tokio::sync::Semaphore,
     locks: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     /// Which containers have which mounted.
     pub(super) holders: watch::Sender<HashMap<VolumeId, HashSet<ContainerId>>>,
@@ -72,6 +75,7 @@ impl Volumes {
             events,
             mounts: Arc::new(Mounts::new(mounts_dir)),
             space: Space::new(pool_bytes),
+            heavy: tokio::sync::Semaphore::new(HEAVY_MAX),
             locks: Mutex::default(),
             holders: watch::Sender::default(),
         })
@@ -209,6 +213,11 @@ impl Volumes {
         let failed = |source| VolumeError::Store { name: name.to_owned(), source };
         let done = self.store.txn(compares, ops).await.map_err(failed)?;
         Ok(matches!(done, Txn::Committed { .. }))
+    }
+
+    /// For what keeps a disk busy. Nobody waits for it who holds a lock that others wait for, but that of a copy that is not there yet.
+    pub(super) async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.heavy.acquire().await.expect("it is never closed")
     }
 
     /// One at a time does something to a volume.
