@@ -195,7 +195,7 @@ fn sizes_that_make_no_sense_are_refused_by_name() {
         world.run_rm("busybox", &["--disk", size], &["true"]).fails(125, "a writable layer has from");
     }
     world.run_rm("busybox", &["--disk", "0"], &["true"]).fails(125, "leave the flag out");
-    world.run_rm("busybox", &["--disk", "much"], &["true"]).fails(2, "does not start with a number");
+    world.run_rm("busybox", &["--disk", "much"], &["true"]).fails(2, "is not a unit");
     world.assert_clean();
 }
 
