@@ -25,7 +25,8 @@ impl World {
         // The directory of their mounts is one as long as there are any.
         let mounts = format!(" {} ", self.path("run/disks").display());
         left.retain(|what| ready.is_empty() || !what.contains(&mounts));
-        left.retain(|what| !ready.iter().any(|name| what.contains(name)));
+        // Their files have that before their UUIDs, by which they are mounted.
+        left.retain(|what| !ready.iter().any(|name| what.contains(name.trim_start_matches("ready-"))));
         left
     }
 

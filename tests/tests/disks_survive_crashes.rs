@@ -44,20 +44,37 @@ fn one_that_was_being_made_was_never_asked_for() {
     }
 }
 
+/// It is the container's from its start on, whatever its file is called.
 #[test]
-fn one_that_was_made_ahead_is_nobodys() {
-    for place in ["disk.give.renamed", "container.run.recorded"] {
+fn one_that_was_made_ahead_is_its_containers_or_nobodys() {
+    for place in ["disk.name.begun", "disk.name.done", "container.run.recorded"] {
         let mut world = world("", "");
-        world.run_rm("busybox", &["--disk", "16MiB"], &["true"]).ok();
-        world.leave(Leave::Killed);
-        world.start_build(Build::Faults(place));
-        let image = world.image("busybox");
-        let run = ["run", "-d", "--image", &image, "--disk", "16MiB", "sleep", "600"];
-        if place == "disk.give.renamed" {
-            world.run("busybox", &["--disk", "16MiB"], &["sleep", "600"]);
+        let run = |world: &World| {
+            let command = ["sh", "-c", "echo kept > /kept; exec sleep 600"];
+            world.cc(&[&["run", "-d", "--image", &world.image("busybox"), "--disk", "16MiB"], &command[..]].concat())
+        };
+        if place != "container.run.recorded" {
+            world.leave(Leave::Stopped);
+            world.start_build(Build::Faults(place));
+            run(&world).ok();
             eventually("one is ready", BOUND, || (!world.ready_disks().is_empty()).then_some(()));
+        } else {
+            run(&world).ok();
+            eventually("one is ready", BOUND, || (!world.ready_disks().is_empty()).then_some(()));
+            world.leave(Leave::Killed);
+            world.start_build(Build::Faults(place));
         }
-        dies(&mut world, place, &run);
+        // The answer may come first.
+        run(&world);
+        next(&mut world, place);
+        let ids = world.cc(&["ps", "-q"]).ok().stdout;
+        for id in ids.lines() {
+            let file = world.path("state/disks").join(format!("{id}.img"));
+            assert!(file.exists(), "{place}: {} is not there", file.display());
+            assert_eq!(world.cc(&["exec", id, "cat", "/kept"]).ok().stdout, "kept\n", "{place}");
+            world.cc(&["restart", "-t", "0", id]).ok();
+            assert_eq!(world.cc(&["exec", id, "cat", "/kept"]).ok().stdout, "kept\n", "{place}");
+        }
         world.remove_all();
         world.assert_clean();
         world.leave(Leave::Stopped);

@@ -12,6 +12,7 @@ use super::launch;
 use super::record::{ContainerRecord, State};
 use super::room::Containers;
 use super::teardown::{goes, remove_stray_dir};
+use crate::disk::Disk;
 use crate::error_chain;
 use crate::ids::ContainerId;
 use crate::mutation::{self, Control};
@@ -22,10 +23,11 @@ const AT_ONCE: usize = 16;
 impl Containers {
     pub async fn reconcile(self: &Arc<Self>) -> Result<(), ContainerError> {
         let records = self.load().await?;
-        self.rooms.disks.count_again(records.iter().filter_map(|record| record.disk.as_ref()));
+        let disks: Vec<_> = records.iter().filter_map(|record| Some((record.id.clone(), record.disk?))).collect();
+        self.rooms.disks.take_up(disks.clone()).await;
         // As they are now: a container that has ended may be without a record before it is gone, and is no stray.
         let known: HashSet<ContainerId> = records.iter().map(|r| r.id.clone()).collect();
-        let strays = self.remove_strays(&known);
+        let strays = self.remove_strays(&known, &disks);
         let own = futures::stream::iter(&records).for_each_concurrent(AT_ONCE, |record| self.bring_in_line(record));
         let ((), ()) = tokio::join!(strays, own);
         self.sweep_datapath(self.live_slots()).await;
@@ -47,7 +49,7 @@ impl Containers {
 
     /// Objects with our mark that no record explains: the daemon died between making one and writing of it, or between the
     /// record's removal and theirs.
-    async fn remove_strays(&self, known: &HashSet<ContainerId>) {
+    async fn remove_strays(&self, known: &HashSet<ContainerId>, disks: &[(ContainerId, Disk)]) {
         if mutation::off(Control::BootSweep) {
             return;
         }
@@ -67,7 +69,7 @@ impl Containers {
             }
         }
         // When nobody has them mounted any more.
-        self.rooms.disks.remove_strays(|id| known.contains(id)).await;
+        self.rooms.disks.remove_strays(disks).await;
         self.remove_stray_cgroups(&stray).await;
         self.remove_stray_links(&stray).await;
     }

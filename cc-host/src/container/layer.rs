@@ -10,7 +10,7 @@ use super::record::ContainerRecord;
 use super::remove_tree::remove_tree;
 use super::room::Containers;
 use super::start::private_dir;
-use crate::disk::{Claimed, Disks, Holder, Layer};
+use crate::disk::{Claimed, Disk, Disks, Holder, Layer};
 use crate::error_chain;
 use crate::ids::ContainerId;
 
@@ -23,6 +23,7 @@ const START_LOOK: Duration = Duration::from_millis(2);
 pub(super) struct HeldDisk {
     disks: Arc<Disks>,
     id: ContainerId,
+    disk: Disk,
 }
 
 impl std::fmt::Debug for HeldDisk {
@@ -33,8 +34,8 @@ impl std::fmt::Debug for HeldDisk {
 
 impl Drop for HeldDisk {
     fn drop(&mut self) {
-        let (disks, id) = (Arc::clone(&self.disks), self.id.clone());
-        tokio::spawn(async move { disks.let_go(&id, Holder::Copy).await });
+        let (disks, id, disk) = (Arc::clone(&self.disks), self.id.clone(), self.disk);
+        tokio::spawn(async move { disks.let_go(&id, &disk, Holder::Copy).await });
     }
 }
 
@@ -50,6 +51,14 @@ impl Containers {
         self.rooms.disks.settle(&record.id, claimed).await?;
         pace.step(if claimed.is_ready() { "ready-disk" } else { "new-disk" });
         Ok(())
+    }
+
+    /// Of one that runs; nobody waits for it.
+    pub(super) fn name_disk(&self, record: &ContainerRecord) {
+        if let Some(disk) = record.disk {
+            let (disks, id) = (Arc::clone(&self.rooms.disks), record.id.clone());
+            tokio::spawn(async move { disks.name(&id, &disk).await });
+        }
     }
 
     /// Nothing has become of it. Where nobody keeps those that are ready any more, it goes.
@@ -78,8 +87,8 @@ impl Containers {
         let work = layer.work.clone();
         let emptied = tokio::task::spawn_blocking(move || remove_tree(&work).and_then(|()| private_dir(&work))).await;
         if let Err(source) = emptied.expect("removing files does not panic") {
-            if record.disk.is_some() {
-                self.rooms.disks.let_go(&record.id, holder).await;
+            if let Some(disk) = &record.disk {
+                self.rooms.disks.let_go(&record.id, disk, holder).await;
             }
             return Err(failed(record, "prepare the writable layer", source));
         }
@@ -87,7 +96,7 @@ impl Containers {
     }
 
     pub(super) fn held_for_copy(&self, record: &ContainerRecord) -> Option<HeldDisk> {
-        record.disk.as_ref().map(|_| HeldDisk { disks: Arc::clone(&self.rooms.disks), id: record.id.clone() })
+        record.disk.map(|disk| HeldDisk { disks: Arc::clone(&self.rooms.disks), id: record.id.clone(), disk })
     }
 
     /// Of one that goes on. Its overlay has what it needs, whatever becomes of the mount on the host.
@@ -101,8 +110,8 @@ impl Containers {
 
     /// When nothing of it runs any more; what is in it stays.
     pub(super) async fn let_disk_go(&self, record: &ContainerRecord) {
-        if record.disk.is_some() {
-            self.rooms.disks.let_go(&record.id, Holder::Container).await;
+        if let Some(disk) = &record.disk {
+            self.rooms.disks.let_go(&record.id, disk, Holder::Container).await;
         }
     }
 

@@ -75,7 +75,10 @@ impl Containers {
             self.bring_up(&record, image, command, parked, attach, &mut pace).await
         };
         match brought_up.await {
-            Ok(started) => Ok(started),
+            Ok(started) => {
+                self.name_disk(&started.record);
+                Ok(started)
+            }
             Err(error) => {
                 self.tear_down(&record).await;
                 self.erase(&record).await?;

@@ -195,7 +195,7 @@ impl Disks {
 
     async fn drop_ready(&self, gone: Vec<Disk>) {
         for disk in gone {
-            let removed: Result<(), DiskError> = self.at(move |place| place.remove(&ready_name(&disk))).await;
+            let removed: Result<(), DiskError> = self.at(move |place| place.remove(&ready_name(&disk), &disk)).await;
             if let Err(error) = removed {
                 tracing::error!(error = error_chain(&error), "cannot remove a disk that was made ahead");
             }

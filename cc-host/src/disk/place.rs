@@ -1,5 +1,5 @@
-//! Disks by the names of their files and mounts: a container's id, or, before it is anybody's, that it is ready. Every call blocks. Refuses to
-//! make a file system where there is one, and to mount what is not the disk's own.
+//! Disks by the names of their files, which are a container's id, or, before it is anybody's, that it is ready; mounts have the disk's UUID. Every
+//! call blocks. Refuses to make a file system where there is one, and to mount what is not the disk's own.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -54,12 +54,12 @@ impl Place {
         self.files.image(name).file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    pub(super) fn upper(&self, name: &str) -> PathBuf {
-        self.mounts.path(name).join(UPPER)
+    pub(super) fn upper(&self, disk: &Disk) -> PathBuf {
+        self.mounts.path(&disk.uuid.to_string()).join(UPPER)
     }
 
-    pub(super) fn work(&self, name: &str) -> PathBuf {
-        self.mounts.path(name).join(WORK)
+    pub(super) fn work(&self, disk: &Disk) -> PathBuf {
+        self.mounts.path(&disk.uuid.to_string()).join(WORK)
     }
 
     /// Mounted, with nothing in it. When it fails, nothing is left. `allocated` is called when its space is nobody else's.
@@ -69,7 +69,7 @@ impl Place {
         fault::point("disk.make.allocated");
         let made = self.make_in(name, disk);
         if made.is_err()
-            && let Err(error) = self.remove(name)
+            && let Err(error) = self.remove(name, disk)
         {
             tracing::error!(disk = name, error = error_chain(&error), "cannot remove what was made of it");
         }
@@ -82,12 +82,13 @@ impl Place {
         fault::point("disk.make.formatted");
         let device = self.files.attach(name).map_err(DiskError::file("attach", name))?;
         fault::point("disk.make.attached");
-        self.mount_from(&device, name)
+        self.mount_from(&device, name, disk)
     }
 
     /// One that is mounted is no error.
     pub(super) fn mount(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
-        if self.mounts.mounted(name).map_err(DiskError::mount("look for", name))?.is_some() {
+        self.name(name, disk)?;
+        if self.mounts.mounted(&disk.uuid.to_string()).map_err(DiskError::mount("look for", name))?.is_some() {
             return Ok(());
         }
         self.is_its_own(name, disk)?;
@@ -102,10 +103,10 @@ impl Place {
                 return Err(DiskError::NeedsRepair { name: name.to_owned(), why });
             }
         }
-        self.mount_from(&device, name)
+        self.mount_from(&device, name, disk)
     }
 
-    fn mount_from(&self, device: &LoopDevice, name: &str) -> Result<(), DiskError> {
+    fn mount_from(&self, device: &LoopDevice, name: &str, disk: &Disk) -> Result<(), DiskError> {
         let mount = || {
             // What has never been written reads as zeros: nobody has to write them. Set-uid programs are as good in it as in a directory of
             // the host's; the container's root, which is mounted over it, says what of that is left.
@@ -116,7 +117,7 @@ impl Place {
                     Err(source) => return Err(source.into()),
                 }
             }
-            self.mounts.place(&mount, name)
+            self.mounts.place(&mount, &disk.uuid.to_string())
         };
         mount().map_err(DiskError::mount("mount", name))?;
         fault::point("disk.mounted");
@@ -140,21 +141,31 @@ impl Place {
         }
     }
 
-    /// One that was ready becomes a container's, mounted as it is.
-    pub(super) fn give(&self, disk: &Disk, to: &str) -> Result<(), DiskError> {
-        let from = ready_name(disk);
-        self.files.rename(&from, to).map_err(DiskError::file("give", &from))?;
-        fault::point("disk.give.renamed");
-        self.mounts.rename(&from, to).map_err(DiskError::mount("give", &from))
+    /// The file of one that was ready gets its container's name. One that has it is no error, nor one that is gone.
+    pub(super) fn name(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
+        let ready = ready_name(disk);
+        if ready == name || !self.files.image(&ready).exists() {
+            return Ok(());
+        }
+        fault::point("disk.name.begun");
+        self.files.rename(&ready, name).map_err(DiskError::file("name", name))?;
+        fault::point("disk.name.done");
+        Ok(())
     }
 
-    pub(super) fn unmount(&self, name: &str) -> Result<(), DiskError> {
-        self.mounts.unmount(name).map_err(DiskError::mount("unmount", name))
+    pub(super) fn unmount(&self, disk: &Disk) -> Result<(), DiskError> {
+        let name = disk.uuid.to_string();
+        self.mounts.unmount(&name).map_err(DiskError::mount("unmount", &name))
     }
 
     /// With all that is in it. What is not there is no error.
-    pub(super) fn remove(&self, name: &str) -> Result<(), DiskError> {
-        self.unmount(name)?;
+    pub(super) fn remove(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
+        self.name(name, disk)?;
+        self.unmount(disk)?;
+        self.remove_file(name)
+    }
+
+    pub(super) fn remove_file(&self, name: &str) -> Result<(), DiskError> {
         fault::point("disk.remove.unmounted");
         let began = Instant::now();
         while self.files.is_attached(name).map_err(DiskError::file("detach", name))? {
@@ -170,12 +181,13 @@ impl Place {
         Ok(())
     }
 
-    /// Of whatever there is of any.
     pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
-        let mut names = self.files.names().map_err(DiskError::file("list", "*"))?;
-        names.extend(self.mounts.places().map_err(DiskError::mount("list", "*"))?);
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
+        self.files.names().map_err(DiskError::file("list", "*"))
+    }
+
+    /// What is mounted, was, or was about to be.
+    pub(super) fn places(&self) -> Result<Vec<Uuid>, DiskError> {
+        let places = self.mounts.places().map_err(DiskError::mount("list", "*"))?;
+        Ok(places.into_iter().filter_map(|name| Uuid::try_from(name).ok()).collect())
     }
 }

@@ -2,34 +2,52 @@
 //! one of ours.
 
 use super::Disk;
-use super::place::is_ready_name;
+use super::error::DiskError;
+use super::place::{Place, is_ready_name};
 use super::room::Disks;
 use crate::error_chain;
 use crate::ids::ContainerId;
 
 impl Disks {
-    /// Before anybody asks for room.
-    pub fn count_again<'a>(&self, disks: impl Iterator<Item = &'a Disk>) {
-        for disk in disks {
+    /// Before anybody asks for room, and before anything becomes of a container: each is named by its own, should a daemon, or the host, have gone
+    /// down before that was on the disk.
+    pub async fn take_up(&self, disks: Vec<(ContainerId, Disk)>) {
+        for (_, disk) in &disks {
             self.volumes.note_disk(disk.uuid, disk.bytes);
         }
+        self.at(move |place| {
+            for (id, disk) in disks {
+                if let Err(error) = place.name(id.as_str(), &disk) {
+                    tracing::error!(container = %id, error = error_chain(&error), "cannot name its disk");
+                }
+            }
+        })
+        .await;
     }
 
     /// What a former daemon made ahead, and what it was making or removing when it died.
-    pub async fn remove_strays(&self, is_known: impl Fn(&ContainerId) -> bool) {
-        let names = match self.at(|place| place.names()).await {
-            Ok(names) => names,
-            Err(error) => return tracing::error!(error = error_chain(&error), "cannot list disks"),
-        };
-        for name in names {
-            let is_stray = is_ready_name(&name) || ContainerId::parse(&name).is_some_and(|id| !is_known(&id));
-            if !is_stray {
-                continue;
+    pub async fn remove_strays(&self, known: &[(ContainerId, Disk)]) {
+        let known: Vec<(ContainerId, Disk)> = known.to_vec();
+        self.at(move |place| {
+            if let Err(error) = remove_strays(place, &known) {
+                tracing::error!(error = error_chain(&error), "cannot remove stray disks");
             }
-            let gone = name.clone();
-            if let Err(error) = self.at(move |place| place.remove(&gone)).await {
-                tracing::error!(disk = name, error = error_chain(&error), "cannot remove a stray disk");
-            }
+        })
+        .await;
+    }
+}
+
+fn remove_strays(place: &Place, known: &[(ContainerId, Disk)]) -> Result<(), DiskError> {
+    for uuid in place.places()? {
+        if !known.iter().any(|(_, disk)| disk.uuid == uuid) {
+            place.unmount(&Disk { uuid, bytes: 0 })?;
         }
     }
+    for name in place.names()? {
+        let is_known = |id: &ContainerId| known.iter().any(|(other, _)| other == id);
+        if is_ready_name(&name) || ContainerId::parse(&name).is_some_and(|id| !is_known(&id)) {
+            place.remove_file(&name)?;
+        }
+    }
+    Ok(())
 }

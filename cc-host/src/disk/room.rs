@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::Disk;
 use super::ahead::Ahead;
 use super::error::DiskError;
-use super::place::{Place, ready_name};
+use super::place::Place;
 use crate::error_chain;
 use crate::ids::ContainerId;
 use crate::volume::backend::{BackendError, Room};
@@ -99,51 +99,47 @@ impl Disks {
         }
     }
 
-    /// It is that container's from here on, and the container has it mounted. When it fails, `remove` is to follow.
+    /// It is that container's from here on, and the container has it mounted. When it fails, `remove` is to follow; when the container runs,
+    /// `name`.
     pub async fn settle(&self, id: &ContainerId, claimed: &Claimed) -> Result<(), DiskError> {
         let mut holders = self.lock(id).await;
-        let (disk, name) = (claimed.disk, id.to_string());
-        if !claimed.is_ready || !self.settle_ready(&disk, &name).await {
-            let (volumes, made) = (Arc::clone(&self.volumes), name.clone());
-            self.at(move |place| place.make(&made, &disk, || volumes.note_disk(disk.uuid, disk.bytes))).await?;
+        if !claimed.is_ready {
+            let (disk, name, volumes) = (claimed.disk, id.to_string(), Arc::clone(&self.volumes));
+            self.at(move |place| place.make(&name, &disk, || volumes.note_disk(disk.uuid, disk.bytes))).await?;
         }
         holders.insert(Holder::Container);
         Ok(())
     }
 
-    /// Whether it could be given; if not, nothing is left of it.
-    async fn settle_ready(&self, disk: &Disk, name: &str) -> bool {
-        let (given, to) = (*disk, name.to_owned());
-        let Err(error) = self.at(move |place| place.give(&given, &to)).await else { return true };
-        tracing::warn!(disk = name, error = error_chain(&error), "a disk that was ready is of no use");
-        let names = [ready_name(disk), name.to_owned()];
-        let removed = self.at(move |place| names.iter().try_for_each(|name| place.remove(name))).await;
-        if let Err(error) = removed {
-            tracing::error!(disk = name, error = error_chain(&error), "cannot remove it");
+    /// The file of one that was ready gets its container's name, which no start has to wait for: until then it is known by its UUID.
+    pub async fn name(&self, id: &ContainerId, disk: &Disk) {
+        let _holders = self.lock(id).await;
+        let (disk, name) = (*disk, id.to_string());
+        if let Err(error) = self.at(move |place| place.name(&name, &disk)).await {
+            tracing::warn!(container = %id, error = error_chain(&error), "its disk's file has no name of its own yet");
         }
-        false
     }
 
     /// Mounted, until it is let go. Again is no error.
     pub async fn hold(&self, id: &ContainerId, disk: &Disk, holder: Holder) -> Result<Layer, DiskError> {
         let mut holders = self.lock(id).await;
         if holders.is_empty() {
-            let (disk, name) = (*disk, id.to_string());
-            self.at(move |place| place.mount(&name, &disk)).await?;
+            let (mounted, name) = (*disk, id.to_string());
+            self.at(move |place| place.mount(&name, &mounted)).await?;
         }
         holders.insert(holder);
-        Ok(Layer { upper: self.place.upper(id.as_str()), work: self.place.work(id.as_str()) })
+        Ok(Layer { upper: self.place.upper(disk), work: self.place.work(disk) })
     }
 
     /// Unmounted, if nobody else has it; one that nobody has is no error. As far as it goes: whoever of the host's is there keeps it.
-    pub async fn let_go(&self, id: &ContainerId, holder: Holder) {
+    pub async fn let_go(&self, id: &ContainerId, disk: &Disk, holder: Holder) {
         let mut holders = self.lock(id).await;
         holders.remove(&holder);
         if !holders.is_empty() {
             return;
         }
-        let name = id.to_string();
-        if let Err(error) = self.at(move |place| place.unmount(&name)).await {
+        let disk = *disk;
+        if let Err(error) = self.at(move |place| place.unmount(&disk)).await {
             tracing::warn!(container = %id, error = error_chain(&error), "its disk stays mounted");
         }
     }
@@ -151,8 +147,8 @@ impl Disks {
     /// Nothing of it is left when this returns, and its place in the pool is another's.
     pub async fn remove(&self, id: &ContainerId, disk: &Disk) -> Result<(), DiskError> {
         let mut holders = self.lock(id).await;
-        let name = id.to_string();
-        self.at(move |place| place.remove(&name)).await?;
+        let (gone, name) = (*disk, id.to_string());
+        self.at(move |place| place.remove(&name, &gone)).await?;
         holders.clear();
         self.volumes.let_disk_go(disk.uuid);
         Ok(())

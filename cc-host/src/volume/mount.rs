@@ -92,19 +92,6 @@ impl Mounts {
         Ok(move_mount(mount, "", &onto, "", flags)?)
     }
 
-    /// From one place to another, whoever has files open there.
-    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (from, to) = (self.path(from), self.path(to));
-        private_dir(&to)?;
-        if let Err(error) = move_mount(CWD, &from, CWD, &to, MoveMountFlags::empty()) {
-            // It fails if something is there, which then is not ours to remove.
-            let _ = std::fs::remove_dir(&to);
-            return Err(error.into());
-        }
-        std::fs::remove_dir(&from)
-    }
-
     /// Fails with EBUSY if somebody on the host is there. What is not mounted is no error.
     pub fn unmount(&self, id: &str) -> io::Result<()> {
         let at = self.path(id);

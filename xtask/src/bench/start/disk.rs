@@ -14,23 +14,32 @@ const WITH: &str = "cc --disk 64MiB";
 /// For one to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const READY_LOOK: Duration = Duration::from_millis(10);
+/// For what the start before has left behind.
+const QUIET: Duration = Duration::from_millis(250);
 
 pub fn figures(ours: &Ours, aside: &CgroupV2Thread, rounds: usize) -> Result<Vec<Figure>> {
     let run = |flags: &[&str]| ours.run(&[&["--rm"], flags].concat(), &["true"]);
-    let with = |round: usize| {
+    // Alike before either: whoever comes after a pause finds more parked than whoever does not.
+    let turn = |round: usize, flags: &[&str]| {
         // Nobody has asked for any before the first.
         if round > 0 {
             wait_for_one(ours);
         }
-        run(&["--disk", "64MiB"])
+        std::thread::sleep(QUIET);
+        run(flags)
     };
-    let setup = "cc run --rm, with network, rules and limits";
+    let setup = "cc run --rm, with network, rules and limits, after a pause";
     let contenders = [
-        Contender { name: OURS, setup: setup.to_owned(), turn: Box::new(|_| run(&[])), in_cgroup_v2: false },
+        Contender {
+            name: OURS,
+            setup: setup.to_owned(),
+            turn: Box::new(|round| turn(round, &[])),
+            in_cgroup_v2: false,
+        },
         Contender {
             name: WITH,
             setup: format!("{setup}, and --disk 64MiB, of which one is ready"),
-            turn: Box::new(with),
+            turn: Box::new(|round| turn(round, &["--disk", "64MiB"])),
             in_cgroup_v2: false,
         },
     ];
