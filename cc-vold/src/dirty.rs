@@ -153,6 +153,6 @@ mod tests {
         dirty.depart();
         dirty.put(5, block(1));
         assert_eq!(dirty.known(0..10), [5, 3]);
-        assert_eq!(dirty.known(4..5), []);
+        assert!(dirty.known(4..5).is_empty());
     }
 }

@@ -132,5 +132,13 @@ impl Drop for Weed {
             eprintln!("the last of SeaweedFS, newest first:\n{}", last.join("\n"));
         }
         self.kill();
+        // Its sockets are not in its directory, wherever that is; they have its ports in their names.
+        for entry in std::fs::read_dir("/tmp").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_ours = |port: &u16| name.starts_with("seaweedfs-") && name.ends_with(&format!("-{port}.sock"));
+            if self.ports.iter().any(is_ours) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 }
