@@ -231,12 +231,22 @@ impl Filesystem for Fs {
     }
 
     fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.flush_now(inode, reply);
+        if inode != IMAGE_INODE {
+            return reply.ok();
+        }
+        let volume = self.volume.clone();
+        self.runtime.spawn(async move {
+            match volume.flush().await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno("flush", &error)),
+            }
+        });
     }
 
-    /// Of a descriptor that is closed: who looks at the result of close learns whether it is kept.
-    fn flush(&self, _: &Request, inode: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.flush_now(inode, reply);
+    /// Of a descriptor that is closed. The kernel never asks again: no disk flushes then, and each process that starts closes copies of descriptors,
+    /// so that it would wait for the store, or for ever if we are stopped.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -270,21 +280,6 @@ impl Filesystem for Fs {
             255,
             shape.block_bytes,
         );
-    }
-}
-
-impl Fs {
-    fn flush_now(&self, inode: INodeNo, reply: ReplyEmpty) {
-        if inode != IMAGE_INODE {
-            return reply.ok();
-        }
-        let volume = self.volume.clone();
-        self.runtime.spawn(async move {
-            match volume.flush().await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno("flush", &error)),
-            }
-        });
     }
 }
 

@@ -45,6 +45,8 @@ pub async fn serve(args: &Serve) -> Result<End, Refusal> {
     let opening = open(store, &at, &args.volume, args.shape(), args.cache_mib * MIB, limits);
     let volume = timeout(args.patience(), opening).await.map_err(|_| Refusal::Silent(args.patience()))??;
     let fs = Fs::new(volume.clone(), counts, Handle::current());
+    // Before anybody is told that it is served: who reads that may end it at once.
+    let mut told = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
     let mut unmounted = mount(fs, &args.mount, &args.volume)?;
     let shape = volume.shape();
     println!(
@@ -56,7 +58,6 @@ pub async fn serve(args: &Serve) -> Result<End, Refusal> {
     );
 
     let mut failure = volume.failure();
-    let mut told = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok());
     let [terminate, interrupt] = &mut told;
     loop {
         tokio::select! {

@@ -46,7 +46,7 @@ fn a_flush_is_not_promised_and_fails_in_time() {
 fn a_short_absence_is_only_slow() {
     assert!(common::is_root(), "it mounts");
     let mut weed = Weed::start();
-    let vold = Vold::serve(&weed, "short", &["--size", "64MiB", "--patience-s", "60"]);
+    let vold = Vold::serve(&weed, "short", &["--size", "64MiB", "--patience-s", "240"]);
     let image = vold.open();
     weed.kill();
     image.write_all_at(&block(1, b'1'), 4096).expect("it is in memory");

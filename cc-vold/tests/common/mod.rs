@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 pub use weed::Weed;
 
 /// For what takes as long as it takes, on a busy machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// Asks until it is so, and says what was waited for when it does not come.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {

@@ -13,6 +13,8 @@ use super::eventually;
 const KEY: &str = "cc-vold-tests";
 const SECRET: &str = "cc-vold-tests-secret";
 const BUCKET: &str = "volumes";
+/// Of its log, when a test has failed.
+const LOG_LINES: usize = 40;
 
 pub struct Weed {
     child: Option<Child>,
@@ -112,7 +114,8 @@ impl Weed {
             .with_secret_access_key(SECRET)
             .with_region("us-east-1")
             .with_endpoint(self.endpoint())
-            .with_allow_http(true);
+            .with_allow_http(true)
+            .with_retry(object_store::RetryConfig { max_retries: 0, ..Default::default() });
         std::sync::Arc::new(builder.build().expect("all is given"))
     }
 
@@ -128,8 +131,9 @@ impl Drop for Weed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            let last: Vec<&str> = log.lines().rev().take(20).collect();
-            eprintln!("the last of SeaweedFS, newest first:\n{}", last.join("\n"));
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(LOG_LINES);
+            eprintln!("the last of SeaweedFS:\n{}", lines[last..].join("\n"));
         }
         self.kill();
         // Its sockets are not in its directory, wherever that is; they have its ports in their names.
