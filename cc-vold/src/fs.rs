@@ -142,11 +142,12 @@ impl Filesystem for Fs {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if inode == IMAGE_INODE {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
-        }
+        // Nothing is flushed when a descriptor is closed, as with disks: each process that starts closes copies of descriptors, and would wait for
+        // the store, or for ever if we are stopped.
+        let every = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+        let parallel =
+            if inode == IMAGE_INODE { FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES } else { FopenFlags::empty() };
+        reply.opened(FileHandle(0), every | parallel);
     }
 
     fn read(
@@ -241,12 +242,6 @@ impl Filesystem for Fs {
                 Err(error) => reply.error(errno("flush", &error)),
             }
         });
-    }
-
-    /// Of a descriptor that is closed. The kernel never asks again: no disk flushes then, and each process that starts closes copies of descriptors,
-    /// so that it would wait for the store, or for ever if we are stopped.
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
     }
 
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
