@@ -21,13 +21,13 @@ use crate::dirty::{Batch, Content};
 
 const MIB: usize = 1 << 20;
 /// What is in memory before it becomes a table of its own, and what is read again from the log after a crash.
-const TABLE_BYTES: usize = 32 * MIB;
+const TABLE_BYTES: usize = 16 * MIB;
 /// Writers wait beyond it.
-const UNFLUSHED_BYTES: usize = 96 * MIB;
+const UNFLUSHED_BYTES: usize = 48 * MIB;
 /// Where tables' indexes and filters are: 1 MiB for some 170 MiB of blocks.
 const INDEX_CACHE_BYTES: u64 = 16 << 20;
 /// Of tables that compaction writes.
-const COMPACTED_BYTES: usize = 64 * MIB;
+const COMPACTED_BYTES: usize = 32 * MIB;
 /// In one request, where blocks are read in a row.
 const AHEAD_BYTES: usize = MIB;
 /// Within that, who was fenced and has nothing to flush notices it.
@@ -155,6 +155,8 @@ fn settings() -> Settings {
                 max_concurrent_compactions: 1,
                 max_subcompactions: 1,
                 max_sst_size: COMPACTED_BYTES,
+                max_fetch_tasks: 2,
+                bytes_to_fetch: AHEAD_BYTES,
                 ..Default::default()
             }),
             ..Default::default()

@@ -54,11 +54,6 @@ impl Counts {
         self.puts.fetch_add(1, Ordering::Relaxed);
         self.put_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
-
-    fn get(&self, bytes: u64) {
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        self.get_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
 }
 
 #[derive(Debug)]
@@ -93,15 +88,19 @@ impl ObjectStore for Counted {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        // Those that find nothing are requests, too: it is how SlateDB asks whether there is a newer manifest.
+        self.counts.gets.fetch_add(1, Ordering::Relaxed);
         let head = options.head;
         let got = self.inner.get_opts(location, options).await?;
-        self.counts.get(if head { 0 } else { got.range.end - got.range.start });
+        let bytes = if head { 0 } else { got.range.end - got.range.start };
+        self.counts.get_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.counts.gets.fetch_add(1, Ordering::Relaxed);
         let got = self.inner.get_ranges(location, ranges).await?;
-        self.counts.get(got.iter().map(|part| part.len() as u64).sum());
+        self.counts.get_bytes.fetch_add(got.iter().map(|part| part.len() as u64).sum(), Ordering::Relaxed);
         Ok(got)
     }
 
