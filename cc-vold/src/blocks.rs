@@ -62,7 +62,8 @@ impl Blocks {
 
     /// Those that are there, in order.
     pub async fn visit(&self, range: Range<u64>, each: &mut (dyn FnMut(u64, Bytes) + Send)) -> Result<(), Error> {
-        let options = ScanOptions { read_ahead_bytes: AHEAD_BYTES, cache_blocks: true, ..ScanOptions::default() };
+        // Not cached: what is read in a row is in the file system's own cache then.
+        let options = ScanOptions { read_ahead_bytes: AHEAD_BYTES, cache_blocks: false, ..ScanOptions::default() };
         let mut found = self.db.scan_with_options(key(range.start)..key(range.end), &options).await?;
         while let Some(entry) = found.next().await? {
             if let Some(block) = number(&entry.key) {
