@@ -21,6 +21,7 @@ mod test;
 mod tidy;
 mod tools;
 mod vm;
+mod vold;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,6 +74,9 @@ enum Task {
     /// Compare with others on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// The experiment with volumes in an object store, which no other task builds
+    #[command(subcommand)]
+    Vold(vold::Vold),
     /// Write the generated half of the API anew, after a change of cc-common/proto
     Proto,
     /// Sizes of files, and their opening lines
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Task::Mutate { which } => mutate::run(&root, which.as_deref()),
         Task::Conformance { which } => conformance::run(&root, which.as_deref()),
         Task::Bench(which) => bench::run(&root, which),
+        Task::Vold(which) => vold::run(&root, &which),
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),
         Task::Traffic(options) => bench::traffic::run(&options),

@@ -93,8 +93,10 @@ impl From<VolumeError> for Fault {
             E::NoObjectStore { .. } => fault(
                 Code::FailedPrecondition,
                 "volume.no_object_store",
-                "a persistent volume is kept in an object store as well, and this host has none configured".into(),
-                "leave --persistent out: a volume outlives its containers and the host's restarts anyhow, but not its disk",
+                "a persistent volume is kept in an object store, and the daemon cannot be configured with one yet".into(),
+                "leave --persistent out: a volume outlives its containers and the host's restarts anyhow, but not its disk; \
+                 what there is with an object store is an experiment beside the daemon, cc-vold --experimental serve \
+                 --store s3://BUCKET/PREFIX: see docs/design/persistent-volumes.md",
             ),
             E::NameTaken { .. } => fault(
                 Code::AlreadyExists,
