@@ -17,7 +17,7 @@ use tonic::Code;
 
 use super::claims::Claim;
 use super::error::ContainerError;
-use super::layer::HeldDisk;
+use super::layer::HeldLayer;
 use super::record::{ContainerRecord, Exit, State};
 use super::room::Containers;
 use super::start::ID_RANGE;
@@ -89,7 +89,7 @@ pub struct Copying {
 #[derive(Debug)]
 struct Held {
     /// Of one that has ended: nobody starts or removes it, or what its files are made of.
-    _claim: Option<(Option<HeldDisk>, Claim, Hold)>,
+    _claim: Option<(HeldLayer, Hold)>,
     _turn: Turn,
 }
 
@@ -139,9 +139,9 @@ impl Containers {
             }
             None => {
                 let claim = self.claims.of(&record.id).await;
-                let (stopped, hold, disk) = self.stopped(record, &wanted).await?;
+                let (stopped, held) = self.stopped(record, &wanted, claim).await?;
                 // Whoever has the claim may be waiting for the copies: not for one that waits for the claim.
-                (Stdio::null(), Some(stopped), None, Some((disk, claim, hold)), self.copy_turn(record)?)
+                (Stdio::null(), Some(stopped), None, Some(held), self.copy_turn(record)?)
             }
         };
         let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(failed("make a socket")).map_err(copy)?;
@@ -195,12 +195,13 @@ impl Containers {
         }
     }
 
-    /// What the files of one that has ended are made of. It is not started meanwhile: its caller has the claim.
+    /// What the files of one that has ended are made of. It is not started meanwhile.
     async fn stopped(
         &self,
         record: &ContainerRecord,
         wanted: &Wanted,
-    ) -> Result<(Stopped, Hold, Option<HeldDisk>), ContainerError> {
+        claim: Claim,
+    ) -> Result<(Stopped, (HeldLayer, Hold)), ContainerError> {
         let name = record.name.to_string();
         self.wait_for_leaving_of(record.slot).await;
         let record = self.find(&record.project, record.id.as_str())?;
@@ -213,10 +214,10 @@ impl Containers {
         }
         let image = self.rooms.images.get(&record.project, &record.image_digest).await?;
         let hold = self.rooms.images.hold(&record.project, &image).await?;
+        let held = self.hold_for_copy(&record, claim);
         let Layer { upper, work } = self.layer_anew(&record, Holder::Copy).await?;
-        let disk = self.held_for_copy(&record);
         let rootfs = Rootfs { layers: self.rooms.images.layer_dirs(&image), upper, work, volatile: true };
-        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, hold, disk))
+        Ok((Stopped { rootfs, id_base: self.id_base(&record), id_count: ID_RANGE }, (held, hold)))
     }
 }
 

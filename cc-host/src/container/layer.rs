@@ -19,23 +19,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Whether a start is under way.
 const START_LOOK: Duration = Duration::from_millis(2);
 
-/// For a copy of its files; dropped, it is let go.
-pub(super) struct HeldDisk {
-    disks: Arc<Disks>,
-    id: ContainerId,
-    disk: Disk,
+/// For a copy of the files of one that has ended, which nobody starts or removes meanwhile. Dropped, its disk is let go, and then its claim.
+pub(super) struct HeldLayer {
+    disk: Option<(Arc<Disks>, ContainerId, Disk)>,
+    claim: Option<Claim>,
 }
 
-impl std::fmt::Debug for HeldDisk {
+impl std::fmt::Debug for HeldLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("HeldDisk").field(&self.id).finish()
+        f.debug_tuple("HeldLayer").field(&self.disk.as_ref().map(|(_, id, _)| id)).finish()
     }
 }
 
-impl Drop for HeldDisk {
+impl Drop for HeldLayer {
     fn drop(&mut self) {
-        let (disks, id, disk) = (Arc::clone(&self.disks), self.id.clone(), self.disk);
-        tokio::spawn(async move { disks.let_go(&id, &disk, Holder::Copy).await });
+        if let Some((disks, id, disk)) = self.disk.take() {
+            let claim = self.claim.take();
+            tokio::spawn(async move {
+                disks.let_go(&id, &disk, Holder::Copy).await;
+                drop(claim);
+            });
+        }
     }
 }
 
@@ -95,8 +99,10 @@ impl Containers {
         Ok(layer)
     }
 
-    pub(super) fn held_for_copy(&self, record: &ContainerRecord) -> Option<HeldDisk> {
-        record.disk.map(|disk| HeldDisk { disks: Arc::clone(&self.rooms.disks), id: record.id.clone(), disk })
+    /// Before it is mounted for that: whoever goes away meanwhile lets it go.
+    pub(super) fn hold_for_copy(&self, record: &ContainerRecord, claim: Claim) -> HeldLayer {
+        let disk = record.disk.map(|disk| (Arc::clone(&self.rooms.disks), record.id.clone(), disk));
+        HeldLayer { disk, claim: Some(claim) }
     }
 
     /// Of one that goes on. Its overlay has what it needs, whatever becomes of the mount on the host.

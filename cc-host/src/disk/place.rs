@@ -137,7 +137,10 @@ impl Place {
         match Superblock::read(&file).map_err(|error| not_its(error.to_string()))? {
             Some(found) if found.uuid == disk.uuid => Ok(()),
             Some(found) => Err(not_its(format!("it has the UUID {} instead of {}", found.uuid, disk.uuid))),
-            None => Err(not_its("its superblock cannot be read".to_owned())),
+            None => {
+                let why = format!("the superblock of {} cannot be read", path.display());
+                Err(DiskError::NeedsRepair { name: name.to_owned(), why })
+            }
         }
     }
 
@@ -161,7 +164,9 @@ impl Place {
     /// With all that is in it. What is not there is no error.
     pub(super) fn remove(&self, name: &str, disk: &Disk) -> Result<(), DiskError> {
         self.name(name, disk)?;
-        self.unmount(disk)?;
+        // A shell of the host's that is in it keeps nobody from removing a container.
+        let uuid = disk.uuid.to_string();
+        self.mounts.detach(&uuid).map_err(DiskError::mount("unmount", &uuid))?;
         self.remove_file(name)
     }
 

@@ -3,7 +3,7 @@
 
 use super::Disk;
 use super::error::DiskError;
-use super::place::{Place, is_ready_name};
+use super::place::{Place, is_ready_name, ready_name};
 use super::room::Disks;
 use crate::error_chain;
 use crate::ids::ContainerId;
@@ -45,6 +45,10 @@ fn remove_strays(place: &Place, known: &[(ContainerId, Disk)]) -> Result<(), Dis
     }
     for name in place.names()? {
         let is_known = |id: &ContainerId| known.iter().any(|(other, _)| other == id);
+        // It could not be given its name: it is a container's all the same.
+        if known.iter().any(|(_, disk)| ready_name(disk) == name) {
+            continue;
+        }
         if is_ready_name(&name) || ContainerId::parse(&name).is_some_and(|id| !is_known(&id)) {
             place.remove_file(&name)?;
         }

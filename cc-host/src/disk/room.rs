@@ -120,15 +120,20 @@ impl Disks {
         }
     }
 
-    /// Mounted, until it is let go. Again is no error.
-    pub async fn hold(&self, id: &ContainerId, disk: &Disk, holder: Holder) -> Result<Layer, DiskError> {
-        let mut holders = self.lock(id).await;
-        if holders.is_empty() {
-            let (mounted, name) = (*disk, id.to_string());
-            self.at(move |place| place.mount(&name, &mounted)).await?;
-        }
-        holders.insert(holder);
-        Ok(Layer { upper: self.place.upper(disk), work: self.place.work(disk) })
+    /// Mounted, until it is let go. Again is no error. Whoever goes away meanwhile has it, too, and is to let it go: nobody mounts it beside what
+    /// is under way.
+    pub async fn hold(self: &Arc<Self>, id: &ContainerId, disk: &Disk, holder: Holder) -> Result<Layer, DiskError> {
+        let (disks, id, disk) = (Arc::clone(self), id.clone(), *disk);
+        let held = tokio::spawn(async move {
+            let mut holders = disks.lock(&id).await;
+            if holders.is_empty() {
+                let name = id.to_string();
+                disks.at(move |place| place.mount(&name, &disk)).await?;
+            }
+            holders.insert(holder);
+            Ok(Layer { upper: disks.place.upper(&disk), work: disks.place.work(&disk) })
+        });
+        held.await.expect("holding a disk does not panic")
     }
 
     /// Unmounted, if nobody else has it; one that nobody has is no error. As far as it goes: whoever of the host's is there keeps it.

@@ -166,8 +166,9 @@ fn mount(backend: &dyn Backend, mounts: &Mounts, record: &VolumeRecord) -> Resul
     if let Some(device) = mounts.mounted(id).map_err(failed)? {
         return Ok(device);
     }
-    is_its_own(backend, record)?;
     let attach = |source| VolumeError::Backend { operation: "attach", name: name.clone(), source };
+    backend.prepare(&record.id).map_err(attach)?;
+    is_its_own(backend, record)?;
     let device = backend.attach(&record.id).map_err(attach)?;
     fault::point("volume.attach.device");
     // One that is mounted already, by whoever has kept it, is not looked at: that is for what nobody writes to.

@@ -94,10 +94,19 @@ impl Mounts {
 
     /// Fails with EBUSY if somebody on the host is there. What is not mounted is no error.
     pub fn unmount(&self, id: &str) -> io::Result<()> {
+        // Writes what is not written yet.
+        self.unmount_with(id, UnmountFlags::NOFOLLOW)
+    }
+
+    /// Whoever is there keeps what nobody finds any more.
+    pub fn detach(&self, id: &str) -> io::Result<()> {
+        self.unmount_with(id, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+    }
+
+    fn unmount_with(&self, id: &str, flags: UnmountFlags) -> io::Result<()> {
         let at = self.path(id);
         if mounted_at(&at)?.is_some() {
-            // Writes what is not written yet.
-            unmount(&at, UnmountFlags::NOFOLLOW)?;
+            unmount(&at, flags)?;
         }
         let _own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match std::fs::remove_dir(&at) {

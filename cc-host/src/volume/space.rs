@@ -19,6 +19,13 @@ const AHEAD_PARTS: u64 = 4;
 /// Of the file system that something is to be on.
 pub type Measure = Arc<dyn Fn() -> Result<Room, BackendError> + Send + Sync>;
 
+/// Where something is to be: where volumes are not files, what one takes is not the other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Volume,
+    Disk,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum NoSpace {
     #[error("the pool has {free_bytes} bytes left")]
@@ -74,7 +81,7 @@ impl Volumes {
     pub async fn keep_for_disk(&self, disk: Uuid, bytes: u64, measure: Measure) -> Result<(), NoSpace> {
         let _quota = self.space.quota.lock().await;
         let all = self.all().await.map_err(|error| NoSpace::Records(Box::new(error)))?;
-        self.find_room(&all, bytes, &measure).await?;
+        self.find_room(&all, bytes, &measure, For::Disk).await?;
         self.space.disks().insert(disk, Noted { bytes, is_allocated: false });
         Ok(())
     }
@@ -83,7 +90,7 @@ impl Volumes {
     pub async fn keep_ahead(&self, disk: Uuid, bytes: u64, measure: Measure) -> Result<(), NoSpace> {
         let _quota = self.space.quota.lock().await;
         let all = self.all().await.map_err(|error| NoSpace::Records(Box::new(error)))?;
-        let free_bytes = self.free_bytes(&all, &measure).await.map_err(NoSpace::Measure)?;
+        let free_bytes = self.free_bytes(&all, &measure, For::Disk).await.map_err(NoSpace::Measure)?;
         if bytes > free_bytes / AHEAD_PARTS {
             return Err(NoSpace::Full { free_bytes });
         }
@@ -104,36 +111,42 @@ impl Volumes {
     pub(super) async fn has_room(&self, all: &[VolumeRecord], name: &Name, bytes: u64) -> Result<(), VolumeError> {
         let backend = Arc::clone(&self.backend);
         let measure: Measure = Arc::new(move || backend.room());
-        self.find_room(all, bytes, &measure).await.map_err(|none| match none {
+        self.find_room(all, bytes, &measure, For::Volume).await.map_err(|none| match none {
             NoSpace::Full { free_bytes } => VolumeError::PoolFull { name: name.clone(), bytes, free_bytes },
             NoSpace::Measure(source) => VolumeError::Backend { operation: "make room for", name: name.clone(), source },
             NoSpace::Records(error) => *error,
         })
     }
 
-    async fn find_room(&self, all: &[VolumeRecord], bytes: u64, measure: &Measure) -> Result<(), NoSpace> {
-        let mut free_bytes = self.free_bytes(all, measure).await.map_err(NoSpace::Measure)?;
+    async fn find_room(&self, all: &[VolumeRecord], bytes: u64, measure: &Measure, what: For) -> Result<(), NoSpace> {
+        let mut free_bytes = self.free_bytes(all, measure, what).await.map_err(NoSpace::Measure)?;
         if bytes > free_bytes
             && let Some(lender) = self.space.lender.get().and_then(Weak::upgrade)
             && lender.give_back().await
         {
-            free_bytes = self.free_bytes(all, measure).await.map_err(NoSpace::Measure)?;
+            free_bytes = self.free_bytes(all, measure, what).await.map_err(NoSpace::Measure)?;
         }
         if bytes > free_bytes { Err(NoSpace::Full { free_bytes }) } else { Ok(()) }
     }
 
     /// By the limit and by what there is, but for what was promised and is not allocated yet.
-    async fn free_bytes(&self, all: &[VolumeRecord], measure: &Measure) -> Result<u64, BackendError> {
+    async fn free_bytes(&self, all: &[VolumeRecord], measure: &Measure, what: For) -> Result<u64, BackendError> {
         let (backend, measure) = (Arc::clone(&self.backend), Arc::clone(measure));
         let under_way = |state: &VolumeState| matches!(state, VolumeState::Creating | VolumeState::Resizing { .. });
         let begun: Vec<_> =
             all.iter().filter(|v| under_way(&v.state)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
         let disks: Vec<Noted> = self.space.disks().values().copied().collect();
         let of_disks: u64 = disks.iter().filter(|disk| !disk.is_allocated).map(|disk| disk.bytes).sum();
+        let is_shared = backend.is_of_files();
         let there = blocking(move || {
             // One that cannot be measured has nothing yet.
             let missing = |(id, bytes): &(VolumeId, u64)| bytes.saturating_sub(backend.size(id).unwrap_or(0));
-            let missing = begun.iter().map(missing).sum::<u64>() + of_disks;
+            let of_volumes = || begun.iter().map(missing).sum::<u64>();
+            let missing = match what {
+                _ if is_shared => of_volumes() + of_disks,
+                For::Volume => of_volumes(),
+                For::Disk => of_disks,
+            };
             measure().map(|room| Room { free_bytes: room.free_bytes.saturating_sub(missing), ..room })
         });
         let there = there.await?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::lvm::{self, Logical};
 use super::{Advice, Attached, Backend, BackendError, Room};
+use crate::error_chain;
 use crate::ids::VolumeId;
 
 /// Of every logical volume that is ours.
@@ -51,11 +52,12 @@ impl LvmThin {
         let none = || BackendError::NoPool { pool: pool.to_owned() };
         let (group, name) = pool.split_once('/').ok_or_else(none)?;
         let backend = LvmThin { group: group.to_owned(), pool: name.to_owned(), promised_percent };
-        backend.pool()?;
-        // A host that has started may have left them out.
-        for one in backend.all()?.iter().filter(|one| backend.is_ours(one) && !one.is_active) {
-            if let Some(id) = VolumeId::parse(&one.name) {
-                backend.activate(&id)?;
+        let all = backend.all()?;
+        backend.pool_of(&all)?;
+        // A host that has started may have left them out. One that cannot be had keeps nobody else from theirs.
+        for one in all.iter().filter(|one| backend.is_ours(one) && !one.is_active) {
+            if let Some(Err(error)) = VolumeId::parse(&one.name).map(|id| backend.activate(&id)) {
+                tracing::error!(volume = one.name, error = error_chain(&error), "its logical volume is not activated");
             }
         }
         Ok(backend)
@@ -71,9 +73,22 @@ impl LvmThin {
     }
 
     /// How full it is.
-    pub fn pool(&self) -> Result<Logical, BackendError> {
-        let found = self.all()?.into_iter().find(|one| one.is_thin_pool && one.name == self.pool);
+    fn pool_of<'a>(&self, all: &'a [Logical]) -> Result<&'a Logical, BackendError> {
+        let found = all.iter().find(|one| one.is_thin_pool && one.name == self.pool);
         found.ok_or_else(|| BackendError::NoPool { pool: format!("{}/{}", self.group, self.pool) })
+    }
+
+    fn free_of(&self, all: &[Logical]) -> Result<u64, BackendError> {
+        let has = u128::from(self.pool_of(all)?.bytes) * u128::from(self.promised_percent) / 100;
+        // Whoever has them: what is promised to others is not ours to give.
+        let promised: u64 = all.iter().filter(|one| one.pool == self.pool).map(|one| one.bytes).sum();
+        Ok(u64::try_from(has).unwrap_or(u64::MAX).saturating_sub(promised))
+    }
+
+    /// From which hundredth on nothing is added: LVM itself adds nothing once it should have made the pool larger.
+    fn limit_percent(&self) -> Result<u8, BackendError> {
+        let autoextend = lvm::autoextend_percent().map_err(self.failed("ask how LVM extends", &self.pool))?;
+        Ok(autoextend.min(FULL_PERCENT))
     }
 
     fn find(&self, id: &VolumeId) -> Result<Option<Logical>, BackendError> {
@@ -101,14 +116,15 @@ impl LvmThin {
 
     /// Whether the pool has so much more to promise, and room for what is written to it.
     fn has(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
-        let pool = self.pool()?;
+        let (all, limit) = (self.all()?, self.limit_percent()?);
+        let pool = self.pool_of(&all)?;
         for (part, percent) in [("data", pool.data_percent), ("metadata", pool.metadata_percent)] {
-            if percent >= FULL_PERCENT {
+            if percent >= limit {
                 let pool = format!("{}/{}", self.group, self.pool);
-                return Err(BackendError::Filling { pool, part, percent, limit: FULL_PERCENT });
+                return Err(BackendError::Filling { pool, part, percent, limit });
             }
         }
-        match self.room()?.free_bytes < bytes {
+        match self.free_of(&all)? < bytes {
             true => Err(BackendError::Full { path: self.image(id), bytes }),
             false => Ok(()),
         }
@@ -136,13 +152,20 @@ impl Backend for LvmThin {
         "lvm-thin"
     }
 
+    fn is_of_files(&self) -> bool {
+        false
+    }
+
     fn room(&self) -> Result<Room, BackendError> {
-        let (all, pool) = (self.all()?, self.pool()?);
-        let has = u128::from(pool.bytes) * u128::from(self.promised_percent) / 100;
-        // Whoever has them: what is promised to others is not ours to give.
-        let promised: u64 = all.iter().filter(|one| one.pool == self.pool).map(|one| one.bytes).sum();
-        let has = u64::try_from(has).unwrap_or(u64::MAX);
-        Ok(Room { free_bytes: has.saturating_sub(promised), reserve_bytes: 0 })
+        Ok(Room { free_bytes: self.free_of(&self.all()?)?, reserve_bytes: 0 })
+    }
+
+    fn prepare(&self, id: &VolumeId) -> Result<(), BackendError> {
+        match self.find(id)? {
+            Some(found) if !found.is_active => self.activate(id),
+            // One that is not there is told as such by whoever looks at it.
+            _ => Ok(()),
+        }
     }
 
     fn create(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
@@ -217,9 +240,7 @@ impl Backend for LvmThin {
     }
 
     fn attach(&self, id: &VolumeId) -> Result<Box<dyn Attached>, BackendError> {
-        if !self.get(id)?.is_active {
-            self.activate(id)?;
-        }
+        self.prepare(id)?;
         Ok(Box::new(Open { path: self.image(id), file: self.device(id, false)? }))
     }
 
@@ -233,22 +254,21 @@ impl Backend for LvmThin {
     }
 
     fn advice(&self) -> Result<Vec<Advice>, BackendError> {
-        let (pool, name) = (self.pool()?, format!("{}/{}", self.group, self.pool));
+        let (all, limit, name) = (self.all()?, self.limit_percent()?, format!("{}/{}", self.group, self.pool));
+        let pool = self.pool_of(&all)?;
         let full = |(part, percent): (&str, u8)| Advice {
             problem: format!(
-                "{percent} % of the {part} of thin pool {name} are in use: nothing is added from {FULL_PERCENT} % on, and its volumes stop writing when it is full"
+                "{percent} % of the {part} of thin pool {name} are in use: nothing is added from {limit} % on, and its volumes stop writing when it is full"
             ),
             next: "delete volumes (cc volume prune), or extend the pool: lvextend, and lvextend --poolmetadatasize",
             grave: true,
         };
         let parts = [("data", pool.data_percent), ("metadata", pool.metadata_percent)];
-        let mut advice: Vec<Advice> =
-            parts.into_iter().filter(|(_, percent)| *percent >= FULL_PERCENT).map(full).collect();
-        let autoextend = lvm::autoextend_percent().map_err(self.failed("ask how LVM extends", &self.pool))?;
-        if autoextend >= 100 {
+        let mut advice: Vec<Advice> = parts.into_iter().filter(|(_, percent)| *percent >= limit).map(full).collect();
+        if lvm::autoextend_percent().map_err(self.failed("ask how LVM extends", &self.pool))? >= 100 {
             advice.push(Advice {
                 problem: format!("thin pool {name} does not grow by itself"),
-                next: "set thin_pool_autoextend_threshold (70, say) and thin_pool_autoextend_percent (20) in lvm.conf, with dmeventd running",
+                next: "set thin_pool_autoextend_threshold (90, say) and thin_pool_autoextend_percent (20) in lvm.conf, with dmeventd running",
                 grave: false,
             });
         }

@@ -65,7 +65,18 @@ pub trait Attached: Send + std::fmt::Debug {
 pub trait Backend: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
 
+    /// Whether what it has is a file system's, as containers' disks are.
+    fn is_of_files(&self) -> bool {
+        true
+    }
+
     fn room(&self) -> Result<Room, BackendError>;
+
+    /// Before `image` of one that was created is looked at.
+    fn prepare(&self, id: &VolumeId) -> Result<(), BackendError> {
+        let _ = id;
+        Ok(())
+    }
 
     /// Space that nobody else gets, which reads as zeros. When it fails, nothing is left.
     fn create(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
