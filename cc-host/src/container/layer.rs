@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::claims::Claim;
 use super::error::ContainerError;
 use super::pace::Pace;
 use super::pool::WAIT_FOR_STARTS;
