@@ -8,9 +8,8 @@ use cc_tests::{Leave, World, eventually};
 const BOUND: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 
-/// Writes until it is refused; says the error and how many MiB were written.
-const FILL: &str =
-    "dd if=/dev/zero of=/full bs=64k 2>/tmp/said; grep -o 'No space left on device' /tmp/said; du -m /full | cut -f 1";
+/// Writes until it is refused; says the error and how many MiB were written. There is no room for its words anywhere in it then.
+const FILL: &str = "dd if=/dev/zero of=/full bs=64k 2>&1 | grep -o 'No space left on device'; du -m /full | cut -f 1";
 
 fn files(world: &World) -> Vec<String> {
     let entries = std::fs::read_dir(world.path("state/disks")).unwrap();
