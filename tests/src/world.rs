@@ -286,14 +286,8 @@ impl World {
             cgroup_dirs(&self.cgroup).is_empty().then_some(())
         });
         let run = self.path("run");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts can be read");
-        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        for place in places.filter(|place| Path::new(place).starts_with(&run)) {
-            // What is mounted below another goes with it.
-            match nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH) {
-                Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-                Err(error) => panic!("cannot unmount {place}: {error}"),
-            }
+        for (place, error) in unmount_below(&run) {
+            panic!("cannot unmount {place}: {error}");
         }
         std::fs::remove_dir_all(run).expect("nothing of it is in use");
         let _ = nix::mount::umount2(&self.path("bpf"), nix::mount::MntFlags::MNT_DETACH);
@@ -312,6 +306,19 @@ impl Default for World {
     fn default() -> Self {
         World::new()
     }
+}
+
+/// All that is mounted there, and what could not be unmounted.
+fn unmount_below(dir: &Path) -> Vec<(String, nix::errno::Errno)> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| Path::new(place).starts_with(dir));
+    let failed = places.filter_map(|place| match nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH) {
+        // What is mounted below another goes with it.
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => None,
+        Err(error) => Some((place.to_owned(), error)),
+    });
+    failed.collect()
 }
 
 fn ran(output: Output) -> Ran {
@@ -339,8 +346,9 @@ impl Drop for World {
         }
         // Containers outlive their daemon: those of other projects, and all if it is gone already.
         kill_cgroups(&self.cgroup);
-        let bpf = self.path("bpf");
-        let _ = nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH);
+        for (place, error) in unmount_below(self.dir.path()) {
+            eprintln!("cannot unmount {place}: {error}");
+        }
         let clean = || {
             remove_cgroups(&self.cgroup);
             cgroup_dirs(&self.cgroup).is_empty().then_some(())
