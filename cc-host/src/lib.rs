@@ -1,5 +1,6 @@
 //! The rooms of the daemon, as a library so that their tests and the shim can use them. Refuses to hold a `main`.
 
+mod inside;
 pub mod mutation;
 pub mod shim;
 

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{CopyError, disk};
+use crate::inside;
 
 /// As many symlinks as the kernel follows in one path.
 const LINKS_MAX: usize = 40;
@@ -84,13 +85,7 @@ fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Err
     let path = path.strip_prefix("/").unwrap_or(path);
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // A rename somewhere made the kernel unsure.
-            Err(Errno::AGAIN) => {}
-            other => return other,
-        }
-    }
+    inside::open(root, path, flags, Mode::empty(), resolve)
 }
 
 /// What is there, without following a symlink at the end. `None` if nothing is.

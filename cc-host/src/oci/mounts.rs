@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -17,6 +17,7 @@ use super::copy_up;
 use super::error::OciError;
 use super::options::{IdMap, Kind, Mappings, Plan, Propagation};
 use super::userns;
+use crate::inside;
 use crate::shim::mounts::{explained, mount_failure};
 use crate::shim::protocol::StartFailure;
 use crate::shim::rootfs::{attach_at, directory, file, is_directory, open_in};
@@ -266,10 +267,10 @@ fn filesystem(plan: &Plan, name: &str, source: &str) -> Result<OwnedFd, StartFai
 
 /// An open file or directory inside, if it is there, wherever links of the container's own lead.
 pub fn existing(root: &OwnedFd, path: &str) -> Result<Option<(OwnedFd, bool)>, StartFailure> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let flags = OFlags::PATH;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let failed = |e: rustix::io::Errno| mount_failure(&format!("open {path} in the container"), e.into());
-    match openat2(root, path, flags, Mode::empty(), resolve) {
+    match inside::open(root, path, flags, Mode::empty(), resolve) {
         Ok(found) => {
             let mode = rustix::fs::fstat(&found).map_err(failed)?.st_mode;
             Ok(Some((found, FileType::from_raw_mode(mode) == FileType::Directory)))

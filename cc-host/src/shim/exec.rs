@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, openat2};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat};
 use rustix::io::Errno;
 use rustix::process::{fchdir, getcwd};
 
@@ -14,6 +14,7 @@ use super::filter::Filter;
 use super::protocol::{FailureKind, StartFailure};
 use super::rootfs;
 use super::user::User;
+use crate::inside;
 use crate::mutation::{self, Control};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -29,7 +30,7 @@ fn open_directory(root: &OwnedFd, cwd: &str) -> rustix::io::Result<OwnedFd> {
         true => ResolveFlags::empty(),
         false => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     };
-    openat2(root, cwd, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+    inside::open(root, cwd, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), resolve)
 }
 
 fn enter(opened: rustix::io::Result<OwnedFd>, cwd: &str) -> Result<(), StartFailure> {

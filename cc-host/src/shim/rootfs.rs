@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -16,6 +16,7 @@ use super::mounts::{DEVICES, mount_failure};
 use super::protocol::{FailureKind, StartFailure};
 use super::spec::{Bind, DeviceSpec, TmpfsSpec};
 use super::sys::mount_setattr;
+use crate::inside;
 use crate::mutation::{self, Control};
 
 const STRICT: MountAttrFlags =
@@ -241,12 +242,12 @@ pub fn open_strictly(dir: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Re
         true => ResolveFlags::IN_ROOT,
         false => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
     };
-    openat2(dir, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    inside::open(dir, path, flags | OFlags::PATH, Mode::empty(), resolve)
 }
 
 /// Links lead inside the container's root, whatever they say.
 pub fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-    openat2(root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    inside::open(root, path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
 /// Opens a directory of the container, making what is missing of its path.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstatfs, openat2};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstatfs};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::{FailureKind, StartFailure};
 use super::sys;
 use super::user::User;
+use crate::inside;
 
 /// `DEVPTS_SUPER_MAGIC` of the kernel's uapi/linux/magic.h.
 const DEVPTS: u64 = 0x1cd1;
@@ -27,8 +28,8 @@ pub struct Size {
 /// Both ends of a new one. Inside the container, after its mounts are there.
 pub fn open(root: &OwnedFd) -> Result<(OwnedFd, OwnedFd), StartFailure> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = openat2(root, "dev/pts/ptmx", flags, Mode::empty(), resolve).map_err(|e| failed("make", e))?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = inside::open(root, "dev/pts/ptmx", flags, Mode::empty(), resolve).map_err(|e| failed("make", e))?;
     let kind = fstatfs(&master).map_err(|e| failed("look at", e))?.f_type;
     if kind as u64 != DEVPTS {
         let why = "cannot make a terminal: the container has something else over /dev/pts";

@@ -10,13 +10,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, setns};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{DumpableBehavior, Signal, fchdir, set_dumpable_behavior, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use super::ioctl::user_namespace;
+use crate::inside;
 use crate::shim::{mounts, privileges, rootfs, sys};
 
 /// The hidden subcommand's name.
@@ -118,7 +119,7 @@ fn mount_at(mount: &OwnedFd, target: &str) -> Result<Report, String> {
 
 /// The last one first, in case one lies on another.
 fn unmount_all(own: &OwnedFd, device: u64) -> Result<Report, String> {
-    let file = openat2(own, "mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH);
+    let file = inside::open(own, "mountinfo", OFlags::RDONLY, Mode::empty(), ResolveFlags::BENEATH);
     let text =
         step("the list of mounts", std::io::read_to_string(std::fs::File::from(step("the list of mounts", file)?)))?;
     for target in targets_of(&text, device).iter().rev() {
@@ -128,7 +129,7 @@ fn unmount_all(own: &OwnedFd, device: u64) -> Result<Report, String> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = step("the root", rustix::fs::open("/", flags, Mode::empty()))?;
         let strict = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let parent = step("the directory above it", openat2(&root, above, flags, Mode::empty(), strict))?;
+        let parent = step("the directory above it", inside::open(&root, above, flags, Mode::empty(), strict))?;
         let stat = step("look at it", rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW))?;
         if stat.st_dev != device {
             return Err(format!("something else is mounted on {target}"));

@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 
 /// Far above any real index or manifest, which are kilobytes.
 const JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// At opening one file: each fails only when a rename falls into the same microseconds.
+const OPEN_ATTEMPTS: usize = 10_000;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +178,12 @@ impl Layout {
         let how = OpenHow::new()
             .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let file = openat2(&self.root, path, how)
+        // EAGAIN: something was renamed somewhere on the host while a link's `..` was followed, so that the kernel is not sure where it led.
+        let again = |tried: &nix::Result<OwnedFd>| matches!(tried, Err(nix::Error::EAGAIN));
+        let mut tries = std::iter::repeat_with(|| openat2(&self.root, path, how)).take(OPEN_ATTEMPTS).skip_while(again);
+        let file = tries
+            .next()
+            .unwrap_or(Err(nix::Error::EAGAIN))
             .map(File::from)
             .map_err(|errno| LayoutError::Open { path: full.clone(), source: errno.into() })?;
         match file.metadata() {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::UnpackError;
 use super::path::join;
 use crate::image::limits::OPAQUE_BYTES_MAX;
+use crate::inside;
 use crate::mutation::{self, Control};
 
 pub struct Tree {
@@ -77,19 +78,14 @@ impl Tree {
             true => ResolveFlags::empty(),
             false => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
         };
-        loop {
-            return match rustix::fs::openat2(&self.root, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            {
-                Ok(fd) => {
-                    let stat = rustix::fs::fstat(&fd).map_err(|e| disk("inspect", &path, e))?;
-                    Ok(Some((fd, stat)))
-                }
-                // A rename somewhere on the host made the kernel unsure; nobody renames in here.
-                Err(Errno::AGAIN) => continue,
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-                Err(Errno::LOOP) => Err(UnpackError::Refused(format!("{path:?} goes through a loop of symlinks"))),
-                Err(e) => Err(disk("resolve", &path, e)),
-            };
+        match inside::open(&self.root, &path, OFlags::PATH, Mode::empty(), resolve) {
+            Ok(fd) => {
+                let stat = rustix::fs::fstat(&fd).map_err(|e| disk("inspect", &path, e))?;
+                Ok(Some((fd, stat)))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(Errno::LOOP) => Err(UnpackError::Refused(format!("{path:?} goes through a loop of symlinks"))),
+            Err(e) => Err(disk("resolve", &path, e)),
         }
     }
 
