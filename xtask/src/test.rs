@@ -56,6 +56,11 @@ impl Report {
         }
     }
 
+    fn emulated(&mut self, (tally, failures): (Tally, Vec<String>)) {
+        self.tally += tally;
+        self.failures.extend(failures);
+    }
+
     fn tests(&mut self, name: &str, done: Result<Outcome>) {
         match done {
             Ok(outcome) => {
@@ -85,11 +90,15 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             end_to_end(root, seed, name, &mut report)?;
         }
         (None, false) => {
-            setup::run(root, setup::For::Tests)?;
+            setup::run(root, setup::For::Kernels)?;
             build_ebpf::run(root, Layout::Own)?;
             lints(root, &mut report);
             unit(root, seed, Built::AsReleased, &mut report);
             end_to_end(root, seed, "", &mut report)?;
+            match vm::briefly(root, seed) {
+                Ok(ran) => report.emulated(ran),
+                Err(error) => report.step("other kernels", Err(error)),
+            }
             fuzz(root, &mut report);
         }
     }
@@ -114,19 +123,27 @@ fn lints(root: &Path, report: &mut Report) {
     report.step("tidy", tidy::run(root));
     report.step("fmt of the kernel programs", run_command(kernel_programs(root).args(["fmt", "--check"])));
     // For the host: their compiler has no clippy, and only what is linked must be for BPF.
-    let clippy = ["clippy", "--quiet", "--", "-D", "warnings"];
-    report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(clippy)));
-    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-    report.step("clippy", run_command(cargo(root).args(clippy)));
+    let plain = ["clippy", "--quiet", "--", "-D", "warnings"];
+    report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(plain)));
+    report.step("clippy", run_command(&mut clippy(root, &["--workspace", "--all-targets"])));
     // The layout that only the tests of upgrades have.
     report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
     let both = "--features=cc-host/next-abi,cc-host/mutations";
-    let clippy = ["clippy", "--quiet", "--package=cc-host", both, "--", "-D", "warnings"];
-    report.step("clippy of the next layout, and of switched-off controls", run_command(cargo(root).args(clippy)));
+    let switched = &mut clippy(root, &["--package=cc-host", both]);
+    report.step("clippy of the next layout, and of switched-off controls", run_command(switched));
     match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),
     }
+}
+
+/// In the profile of what is tested next, so that build scripts and macros are compiled once for both.
+fn clippy(root: &Path, of: &[&str]) -> Command {
+    let mut command = cargo(root);
+    command.args(["clippy", "--quiet"]).args(of);
+    build::checked(&mut command);
+    command.args(["--", "-D", "warnings"]);
+    command
 }
 
 /// Cargo in their own workspace.
@@ -254,9 +271,7 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
         let names = choice.names(root)?;
         build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
     }
-    let (tally, failures) = vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, seed)?;
-    report.tally += tally;
-    report.failures.extend(failures);
+    report.emulated(vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, seed)?);
     Ok(())
 }
 

@@ -141,6 +141,9 @@ fn told(plan: &Plan, teller: &Teller) -> Result<()> {
 fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(&suite.program);
+    if !suite.tests.is_empty() {
+        command.arg("--exact").args(&suite.tests);
+    }
     command.current_dir(&suite.package_dir).env("CARGO_MANIFEST_DIR", &suite.package_dir);
     command.env("CC_BIN_DIR", &plan.bin_dir).env("CC_NO_SKIP", "1").env("CC_TEST_SEED", plan.seed.to_string());
     command.env("CC_TEST_PATIENCE", plan.patience.to_string()).env("PROPTEST_RNG_SEED", plan.seed.to_string());

@@ -22,6 +22,23 @@ const REQUIRED: [&str; 9] = [
     "volumes_on_lvm",
 ];
 
+/// What CI has time for: of each file that is required a test or two. Of a file without tests here, all.
+pub const BRIEFLY: &[(&str, &[&str])] = &[
+    ("limits_hold", &["a_container_over_its_memory_limit_is_killed_and_says_so", "the_number_of_processes_is_bounded"]),
+    ("same_cidr_vpcs_never_hear_each_other", ISOLATION),
+    ("containers_reach_out", &["tcp_udp_and_icmp_go_out_and_come_back"]),
+    ("firewall_rules_are_in_force", &["a_denial_ends_what_lived_by_the_rule_before_and_nothing_else"]),
+    ("ports_are_published", &["clients_from_outside_keep_their_address"]),
+    ("datapath_packets", &[]),
+    ("restart_keeps_containers", &["an_open_connection_loses_no_byte"]),
+    ("volume_lvm", &[]),
+];
+
+/// For a kernel of which no more is asked than that everything begins to work.
+pub const AT_A_GLANCE: &[(&str, &[&str])] = &[("same_cidr_vpcs_never_hear_each_other", ISOLATION)];
+
+const ISOLATION: &[&str] = &["tcp_udp_and_icmp_reach_the_own_vpc_only"];
+
 /// Files that need what only these machines have: below `tests/vm` of their packages, and named in its Cargo.toml.
 const ONLY_HERE: [&str; 2] = ["volume_lvm", "volumes_on_lvm"];
 
@@ -74,6 +91,15 @@ pub fn build(root: &Path, names: &[String]) -> Result<Vec<Suite>> {
     names.iter().map(of).collect()
 }
 
+/// Some tests of some of these files, in that order.
+pub fn chosen(built: &[Suite], wanted: &[(&str, &[&str])]) -> Vec<Suite> {
+    let of = |(name, tests): &(&str, &[&str])| {
+        let suite = built.iter().find(|suite| suite.name == *name)?;
+        Some(Suite { tests: tests.iter().map(|&test| test.to_owned()).collect(), ..suite.clone() })
+    };
+    wanted.iter().filter_map(of).collect()
+}
+
 /// Of a message of cargo's, if it is about a test.
 fn suite(message: &Value) -> Option<Suite> {
     let target = &message["target"];
@@ -84,6 +110,7 @@ fn suite(message: &Value) -> Option<Suite> {
         name: target["name"].as_str()?.to_owned(),
         program: PathBuf::from(message["executable"].as_str()?),
         package_dir: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
+        tests: Vec::new(),
     })
 }
 
@@ -102,13 +129,32 @@ mod tests {
     }
 
     #[test]
-    fn cargo_says_where_a_test_is() {
-        let message = serde_json::json!({
+    fn every_test_of_a_brief_run_is_in_its_file() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for (name, tests) in BRIEFLY.iter().chain(AT_A_GLANCE) {
+            assert!(REQUIRED.contains(name), "{name}");
+            let text = std::fs::read_to_string(root.join(format!("tests/tests/{name}.rs"))).unwrap_or_default();
+            let missing = tests.iter().find(|test| !text.contains(&format!("#[test]\nfn {test}()")));
+            assert_eq!(missing, None, "{name}");
+        }
+        let built = suite(&message("limits_hold")).unwrap();
+        let chosen = chosen(std::slice::from_ref(&built), BRIEFLY);
+        assert_eq!(chosen.len(), 1);
+        assert_eq!(chosen[0].tests, BRIEFLY[0].1);
+    }
+
+    fn message(name: &str) -> Value {
+        serde_json::json!({
             "reason": "compiler-artifact", "manifest_path": "/src/tests/Cargo.toml", "executable": "/target/x-1",
-            "target": { "kind": ["test"], "name": "x" },
-        });
-        let expected = Suite { name: "x".into(), program: "/target/x-1".into(), package_dir: "/src/tests".into() };
-        assert_eq!(suite(&message), Some(expected));
+            "target": { "kind": ["test"], "name": name },
+        })
+    }
+
+    #[test]
+    fn cargo_says_where_a_test_is() {
+        let expected =
+            Suite { name: "x".into(), program: "/target/x-1".into(), package_dir: "/src/tests".into(), tests: vec![] };
+        assert_eq!(suite(&message("x")), Some(expected));
         assert_eq!(suite(&serde_json::json!({ "reason": "build-finished" })), None);
     }
 }

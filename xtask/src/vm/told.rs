@@ -28,6 +28,8 @@ pub struct Suite {
     pub name: String,
     pub program: PathBuf,
     pub package_dir: PathBuf,
+    /// All of them if empty.
+    pub tests: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
