@@ -1,11 +1,11 @@
-//! bpf(2), for what aya does not do or where aya is not. Refuses to know a command: each room has its own, with the parts of the kernel's
-//! `bpf_attr` that belong to it.
+//! bpf(2), and its instructions, for what aya does not do or where aya is not. Refuses to know a command: each room has its own, with the
+//! parts of the kernel's `bpf_attr` that belong to it.
 
 use std::io;
 
 /// Runs a command, whose `attr` is only read.
 pub fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is a struct of `datapath::replace`, of `datapath::xdp_link` or of `devices`, whose layout is the kernel's for its command; it
+    // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `devices` or `kernel::departure`, whose layout is the kernel's for its command; it
     // and what it points at live through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
@@ -16,6 +16,21 @@ pub fn bpf_filled<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_i
     // SAFETY: as of `bpf`; nobody else refers to what the kernel writes to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// An instruction as the kernel takes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    pub code: u8,
+    /// Destination in the lower half, source in the upper.
+    pub registers: u8,
+    pub offset: i16,
+    pub immediate: i32,
+}
+
+pub const fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction { code, registers: from << 4 | to, offset, immediate }
 }
 
 pub fn number(fd: libc::c_int) -> io::Result<u32> {

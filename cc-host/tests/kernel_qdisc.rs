@@ -1,18 +1,21 @@
-//! What the kernel makes of a queue that was set: `tc` reads it back, and so do we.
+//! What the kernel makes of a rate that was set: `tc` reads it back, and so do we. Where it has fq, by that, elsewhere by a token bucket.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::io::Write as _;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 
+use cc_host::kernel::departure::{self, Departures};
 use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
 use cc_host::kernel::netns;
-use cc_host::kernel::qdisc::{QdiscError, Tbf, queue_inside, shape_inside};
+use cc_host::kernel::qdisc::{QdiscError, queue_inside};
+use cc_host::kernel::shape::{Shape, shape_inside};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
-const SLOW: Tbf = Tbf { bytes_per_s: 125_000, burst_bytes: 12_500, queue_bytes: 262_144 };
+const SLOW: Shape = Shape { bytes_per_s: 125_000, burst_bytes: 12_500, queue_bytes: 262_144 };
 
 /// A namespace for the calling thread, a veth pair out of it, and the namespace of its other end.
 fn pair() -> (u32, Arc<OwnedFd>, tokio::runtime::Runtime) {
@@ -31,38 +34,98 @@ fn tc(interface: &str) -> serde_json::Value {
     found[0].clone()
 }
 
+/// Whether the kernel has fq, tried where nothing of ours is.
+fn has_fq() -> bool {
+    let elsewhere = netns::create(|| {}).unwrap();
+    let tried = || Command::new("tc").args(["qdisc", "add", "dev", "lo", "root", "fq"]).output().unwrap();
+    netns::in_netns(elsewhere.as_fd(), tried).unwrap().status.success()
+}
+
+/// That it is what was asked for; where nothing of the rate can be read, that something writes times.
+fn assert_holds(interface: &str, asked: &Shape) {
+    let found = tc(interface);
+    if has_fq() {
+        assert_eq!((&found["kind"], &found["options"]["limit"]), (&"fq".into(), &(asked.queue_bytes / 60).into()));
+        let output = Command::new("tc").args(["filter", "show", "dev", interface, "egress"]).output().unwrap();
+        let filters = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(filters.matches("handle 0x2 cc_depart direct-action").count(), 1, "{filters}");
+        return;
+    }
+    assert_eq!((&found["kind"], &found["options"]["rate"]), (&"tbf".into(), &asked.bytes_per_s.into()));
+    // Told as a time in microseconds, and so rounded.
+    let (burst, rounding) = (found["options"]["burst"].as_u64().unwrap(), asked.bytes_per_s / 1_000_000);
+    assert!(burst.abs_diff(asked.burst_bytes.into()) <= rounding, "{found}");
+}
+
 #[test]
 fn a_queue_is_as_it_was_asked_for() {
     let (ifindex, inside, runtime) = pair();
     runtime.block_on(async {
         let links = Links::open().unwrap();
         assert_eq!(links.queue(ifindex).await.unwrap(), None, "nobody has set one");
-        let fast = Tbf { bytes_per_s: 12_500_000_000, burst_bytes: 64 << 20, queue_bytes: 4 << 20 };
+        let fast = Shape { bytes_per_s: 12_500_000_000, burst_bytes: 64 << 20, queue_bytes: 4 << 20 };
         for asked in [SLOW, fast] {
             links.shape(ifindex, &asked).await.unwrap();
-            let found = tc("ccq");
-            assert_eq!((&found["kind"], &found["options"]["rate"]), (&"tbf".into(), &asked.bytes_per_s.into()));
-            // Told as a time in microseconds, and so rounded.
-            let (burst, rounding) = (found["options"]["burst"].as_u64().unwrap(), asked.bytes_per_s / 1_000_000);
-            assert!(burst.abs_diff(asked.burst_bytes.into()) <= rounding, "{found}");
+            assert_holds("ccq", &asked);
             assert!(links.queue(ifindex).await.unwrap().is_some());
         }
         shape_inside(Arc::clone(&inside), SLOW).await.unwrap();
         assert!(queue_inside(Arc::clone(&inside)).await.unwrap().is_some());
     });
-    let found = netns::in_netns(inside.as_fd(), || tc("eth0")).unwrap();
-    assert_eq!(found["options"]["rate"], SLOW.bytes_per_s);
-    assert_eq!(tc("ccq")["options"]["rate"], 12_500_000_000_u64, "the other end has its own");
+    netns::in_netns(inside.as_fd(), || assert_holds("eth0", &SLOW)).unwrap();
+    assert_holds("ccq", &Shape { bytes_per_s: 12_500_000_000, burst_bytes: 64 << 20, queue_bytes: 4 << 20 });
+}
+
+/// What the program writes on a packet of a thousand bytes that says `tstamp` already. The kernel runs it, on no interface.
+fn departs(program: &OwnedFd, tstamp: u64) -> u64 {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap();
+    let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap().trim().to_owned();
+    let mut packet = tempfile::NamedTempFile::new().unwrap();
+    packet.write_all(&[0; 64]).unwrap();
+    let mut context = [0; 192];
+    context[152..160].copy_from_slice(&tstamp.to_ne_bytes());
+    context[160..164].copy_from_slice(&1000_u32.to_ne_bytes());
+    let mut given = tempfile::NamedTempFile::new().unwrap();
+    given.write_all(&context).unwrap();
+    let taken = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new("bpftool");
+    command.args(["prog", "run", "id", &id, "data_in"]).arg(packet.path());
+    command.arg("ctx_in").arg(given.path()).arg("ctx_out").arg(taken.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("Return value: 4294967295"), "{said}");
+    u64::from_ne_bytes(std::fs::read(taken.path()).unwrap()[152..160].try_into().unwrap())
+}
+
+/// A second for each packet, which is much longer than a run takes.
+#[test]
+fn packets_are_told_to_leave_at_the_rate() {
+    const SECOND: u64 = 1_000_000_000;
+    let times = Departures { bytes_per_s: 1000, burst_ns: 0, wait_ns: 4 * SECOND, never_ns: 1000 * SECOND };
+    let program = departure::open(&times).unwrap();
+    assert_eq!(departs(&program, 0), 0, "the first leaves at once");
+    let second = departs(&program, 0);
+    assert!(second > 0);
+    assert_eq!(departs(&program, 0), second + SECOND);
+    assert_eq!(departs(&program, second + 100 * SECOND), second + 100 * SECOND, "its own flow's later time stays");
+    // Five seconds ahead would be more than may wait, and takes nothing from who comes later.
+    let (lost, too) = (departs(&program, 0), departs(&program, 0));
+    assert!(lost > second + 900 * SECOND && too > second + 900 * SECOND, "{lost} {too}");
+
+    let burst = Departures { burst_ns: 3 * SECOND, ..times };
+    let program = departure::open(&burst).unwrap();
+    assert_eq!([(); 4].map(|()| departs(&program, 0)), [0; 4], "the burst, and the one that is its turn");
+    assert!(departs(&program, 0) > 0);
 }
 
 #[test]
 fn what_waits_is_lost_and_passes_is_counted() {
     let (_, inside, runtime) = pair();
-    let tbf = Tbf { bytes_per_s: 100_000, burst_bytes: 1464, queue_bytes: 14_640 };
+    let shape = Shape { bytes_per_s: 100_000, burst_bytes: 1464, queue_bytes: 14_640 };
     let address =
         EndpointAddress { address: [10, 0, 0, 2].into(), prefix_len: 24, gateway: Some([10, 0, 0, 1].into()) };
     runtime.block_on(async {
-        shape_inside(Arc::clone(&inside), tbf).await.unwrap();
+        shape_inside(Arc::clone(&inside), shape).await.unwrap();
         configure_endpoint(inside.try_clone().unwrap(), vec![address]).await.unwrap();
     });
     let sender = netns::in_netns(inside.as_fd(), || {

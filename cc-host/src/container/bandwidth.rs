@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::error::ContainerError;
 use super::record::ContainerRecord;
 use super::room::Containers;
-use crate::kernel::qdisc::{self, QdiscError, QueueStats, Tbf};
+use crate::kernel::qdisc::{self, QdiscError, QueueStats};
+use crate::kernel::shape::{Shape, shape_inside};
 
 /// A full frame, which a burst cannot be less than, is 2 % of what passes in 10 s then.
 const BYTES_PER_S_MIN: u64 = 8 << 10;
@@ -112,10 +113,10 @@ impl RateLimit {
         self.burst_bytes.unwrap_or_else(usual).max(u64::from(mtu) + ETHERNET_HEADER_BYTES)
     }
 
-    pub(super) fn tbf(&self, mtu: u16) -> Tbf {
+    pub(super) fn shape(&self, mtu: u16) -> Shape {
         let queue_bytes = (self.bytes_per_s / QUEUE_PART_OF_SECOND).clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX);
         let small = |bytes: u64| u32::try_from(bytes).expect("bursts and queues have their limits");
-        Tbf {
+        Shape {
             bytes_per_s: self.bytes_per_s,
             burst_bytes: small(self.burst_bytes(mtu)),
             queue_bytes: small(queue_bytes),
@@ -147,12 +148,22 @@ impl Containers {
         let Bandwidth { egress, ingress } = record.spec.bandwidth;
         let failed = |source| ContainerError::Bandwidth { name: record.name.to_string(), source };
         if let Some(limit) = ingress {
-            self.rooms.links.shape(ifindex, &limit.tbf(mtu)).await.map_err(failed)?;
+            self.rooms.links.shape(ifindex, &limit.shape(mtu)).await.map_err(failed)?;
         }
         if let Some(limit) = egress {
-            qdisc::shape_inside(netns, limit.tbf(mtu)).await.map_err(failed)?;
+            shape_inside(netns, limit.shape(mtu)).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// What it receives: somebody else was at the host's end of its interface, and what was put back there since may stand before what
+    /// tells packets when to leave.
+    pub(super) async fn limit_again(&self, record: &ContainerRecord, ifindex: u32) {
+        let Some(limit) = record.spec.bandwidth.ingress else { return };
+        let shape = limit.shape(self.mtu(record));
+        if let Err(error) = self.rooms.links.shape(ifindex, &shape).await {
+            tracing::error!(container = %record.id, error = crate::error_chain(&error), "what it receives is not limited");
+        }
     }
 
     /// How its queues fare. One that is gone already is left out: a container that ends while it is measured is no error.
@@ -192,8 +203,8 @@ mod tests {
     const MTU: u16 = 1450;
     const MTU_ETHERNET: u16 = 1500;
 
-    fn tbf(bytes_per_s: u64, burst_bytes: Option<u64>) -> Tbf {
-        RateLimit::new(bytes_per_s, burst_bytes).unwrap().tbf(MTU)
+    fn shape(bytes_per_s: u64, burst_bytes: Option<u64>) -> Shape {
+        RateLimit::new(bytes_per_s, burst_bytes).unwrap().shape(MTU)
     }
 
     #[test]
@@ -220,10 +231,10 @@ mod tests {
             (100_000_000, 2_000_000, 4 << 20),
             (BYTES_PER_S_MAX, 64 << 20, 4 << 20),
         ] {
-            assert_eq!(tbf(rate, None), Tbf { bytes_per_s: rate, burst_bytes: burst, queue_bytes: queue });
+            assert_eq!(shape(rate, None), Shape { bytes_per_s: rate, burst_bytes: burst, queue_bytes: queue });
         }
-        assert_eq!(tbf(1 << 20, Some(20_000)).burst_bytes, 20_000);
-        let jumbo = RateLimit::new(1 << 20, Some(2000)).unwrap().tbf(9000);
+        assert_eq!(shape(1 << 20, Some(20_000)).burst_bytes, 20_000);
+        let jumbo = RateLimit::new(1 << 20, Some(2000)).unwrap().shape(9000);
         assert_eq!(jumbo.burst_bytes, 9014, "a frame fits");
     }
 

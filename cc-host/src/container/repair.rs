@@ -73,6 +73,9 @@ impl Containers {
             Ok(None) => self.bring_back_up(ifindex).await,
             Ok(Some(repaired)) => {
                 self.tell_of_repair(&repaired).await;
+                if let Some(record) = self.on_interface(ifindex) {
+                    self.limit_again(&record, ifindex).await;
+                }
                 self.bring_back_up(ifindex).await;
             }
             // It has gone with its container.

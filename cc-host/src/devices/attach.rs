@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::program::{Instruction, Rule, program};
-use crate::bpf::{bpf, bpf_filled, number};
+use super::program::{Rule, program};
+use crate::bpf::{Instruction, bpf, bpf_filled, number};
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;

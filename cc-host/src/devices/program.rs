@@ -5,6 +5,8 @@ use std::ops::BitOr;
 
 use rustix::fs::{FileType, Stat, major, minor};
 
+use crate::bpf::{Instruction, op};
+
 /// What may be done with a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Access(u8);
@@ -90,17 +92,6 @@ impl Rule {
     }
 }
 
-/// An instruction as the kernel takes it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
 const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
 /// What is asked for and not allowed yet.
@@ -118,10 +109,6 @@ const SHIFT_RIGHT: u8 = 0x77;
 const JUMP_UNLESS_EQUAL: u8 = 0x55;
 const JUMP_IF_EQUAL: u8 = 0x15;
 const EXIT: u8 = 0x95;
-
-const fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: from << 4 | to, offset, immediate }
-}
 
 /// What the kernel hands over is three words: kind in the lower half and access in the upper half of the first, major, minor. The last rule
 /// comes first; what a rule allows is asked for no more, so that an older one, which lost, does not see it.
