@@ -11,11 +11,16 @@ const INTERVAL: Duration = Duration::from_millis(20);
 
 /// `bound` as this machine is allowed it: the same on a real one, longer on an emulated one.
 pub fn allowed(bound: Duration) -> Duration {
+    bound * patience()
+}
+
+/// How much slower than a real machine this one may be.
+pub fn patience() -> u32 {
     static PATIENCE: LazyLock<u32> = LazyLock::new(|| {
         let set = std::env::var("CC_TEST_PATIENCE").ok();
         set.map_or(1, |text| text.parse().expect("CC_TEST_PATIENCE is a whole number"))
     });
-    bound * *PATIENCE
+    *PATIENCE
 }
 
 /// Returns when `condition` gives a value; panics, saying what was waited for, when it does not within `bound`.

@@ -28,5 +28,5 @@ pub mod websocket;
 pub mod world;
 
 pub use daemon::{Build, Leave};
-pub use eventually::{allowed, eventually};
+pub use eventually::{allowed, eventually, patience};
 pub use world::{Ran, World};

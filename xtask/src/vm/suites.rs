@@ -9,8 +9,8 @@ use super::told::Suite;
 use crate::process::{cargo, output};
 use crate::test::files;
 
-/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, thin volumes.
-const REQUIRED: [&str; 9] = [
+/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, rates, thin volumes.
+const REQUIRED: [&str; 11] = [
     "limits_hold",
     "same_cidr_vpcs_never_hear_each_other",
     "containers_reach_out",
@@ -18,6 +18,8 @@ const REQUIRED: [&str; 9] = [
     "ports_are_published",
     "datapath_packets",
     "restart_keeps_containers",
+    "kernel_qdisc",
+    "bandwidth_is_held",
     "volume_lvm",
     "volumes_on_lvm",
 ];
@@ -31,6 +33,8 @@ pub const BRIEFLY: &[(&str, &[&str])] = &[
     ("ports_are_published", &["clients_from_outside_keep_their_address"]),
     ("datapath_packets", &[]),
     ("restart_keeps_containers", &["an_open_connection_loses_no_byte"]),
+    ("kernel_qdisc", &[]),
+    ("bandwidth_is_held", &[]),
     ("volume_lvm", &[]),
 ];
 
