@@ -113,6 +113,13 @@ impl World {
         self.path("bpf").join(self.build.pins())
     }
 
+    /// The daemon's directory on the v2 tree, once there is one.
+    pub fn cgroup(&self) -> PathBuf {
+        let hybrid = Path::new("/sys/fs/cgroup/unified");
+        let tree = if hybrid.is_dir() { hybrid } else { Path::new("/sys/fs/cgroup") };
+        tree.join(&self.cgroup)
+    }
+
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket().display())
     }

@@ -1,7 +1,7 @@
 //! Each page that tells people what to type is executed as it stands, in a world of its own: every command, in order, its exit code and what
 //! is written of its output. What the blocks of a page mean is in tests/src/page.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use cc_tests::beyond::Beyond;
 use cc_tests::daemon::bin_dir;
 use cc_tests::netns::Netns;
 use cc_tests::page::{Names, Page, Shell, play};
+use cc_tests::promql::Used;
 use cc_tests::{World, allowed, images};
 
 /// What one command may take.
@@ -27,6 +28,21 @@ fn the_quick_start() {
 #[test]
 fn the_operators_guide() {
     execute("docs/operators-guide.md");
+}
+
+#[test]
+fn alerts_are_about_metrics_that_there_are() {
+    let guide = read("docs/operators-guide.md");
+    let known = std::fs::read_to_string(root().join("docs/metrics.md")).expect("the list of metrics");
+    let rules = guide.not_run.iter().filter(|block| block.kind == "yaml").flat_map(|block| block.text.lines());
+    let expressions: Vec<&str> = rules.filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(!expressions.is_empty());
+    for expression in expressions {
+        // Of Prometheus' own, there is `up`.
+        for metric in Used::in_expression(expression).metrics.iter().filter(|metric| *metric != "up") {
+            assert!(known.contains(&format!("\n| `{metric}` |")), "{metric} of {expression} is not in metrics.md");
+        }
+    }
 }
 
 #[test]
@@ -57,7 +73,11 @@ fn execute(name: &str) {
     let page = read(name);
     let stage = Stage::new();
     let (began, mut shell) = (Instant::now(), stage.shell());
-    let played = play(&page, &stage.names, &mut shell).unwrap_or_else(|complaint| panic!("{complaint}"));
+    let played = play(&page, &stage.names, &mut shell).unwrap_or_else(|complaint| {
+        // Where each page has the daemon write it.
+        let log = std::fs::read_to_string(stage.world.path("home/cc-host.log")).unwrap_or_default();
+        panic!("{complaint}\n--- the daemon's log\n{log}")
+    });
     let (slowest, took) = &played.slowest;
     println!("{name}: {} commands in {:.1?}, the slowest {took:.1?}: {slowest}", played.commands, began.elapsed());
     let jobs = shell.run("jobs -r").expect("the shell is there");
@@ -95,6 +115,7 @@ impl Stage {
             .path("/run/cc", &real("run"))
             .path("/sys/fs/bpf/cc", &real("bpf"))
             .path("/etc/cc", &real("etc"))
+            .path("/sys/fs/cgroup/cc", &world.cgroup().display().to_string())
             .registry(&registry.address().to_string(), &PUBLIC);
         let stage = Stage { names, _registry: registry, world, _beyond: beyond };
         stage.put_daemon_in_path();
@@ -128,9 +149,10 @@ impl Stage {
     fn shell(&self) -> Shell {
         let mut bash: Command = self.world.netns.command("bash");
         let home = self.world.path("home");
-        let path = std::env::join_paths([self.world.path("bin"), bin_dir()].into_iter().chain(
-            ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from),
-        ));
+        let path =
+            std::env::join_paths([self.world.path("bin"), bin_dir()].into_iter().chain(
+                ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from),
+            ));
         bash.env_clear().env("PATH", path.expect("a path")).env("HOME", &home).env("LC_ALL", "C.UTF-8");
         bash.env("CC_ENDPOINT_URL", self.world.endpoint()).current_dir(&home);
         Shell::start(bash, self.world.path("step"), allowed(BOUND))

@@ -92,7 +92,10 @@ mod tests {
         ] {
             assert_eq!(names.real(written), real);
         }
-        assert_eq!(names.written("127.0.0.1:5000/library/nginx in /tmp/w/state/x"), "docker.io/library/nginx in /var/lib/cc/x");
+        assert_eq!(
+            names.written("127.0.0.1:5000/library/nginx in /tmp/w/state/x"),
+            "docker.io/library/nginx in /var/lib/cc/x"
+        );
         assert_eq!(names.file("/var/lib/cc/a").as_deref(), Some("/tmp/w/state/a"));
         assert_eq!(names.file("/etc/passwd"), None);
     }

@@ -12,7 +12,11 @@ pub fn fits(expected: &[String], said: &str) -> Result<(), usize> {
             let first = starts.first().copied().unwrap_or_default();
             (first..=said.len()).collect()
         } else {
-            starts.iter().filter(|&&from| said.get(from).is_some_and(|said| line_fits(line, said))).map(|from| from + 1).collect()
+            starts
+                .iter()
+                .filter(|&&from| said.get(from).is_some_and(|said| line_fits(line, said)))
+                .map(|from| from + 1)
+                .collect()
         };
         if next.is_empty() {
             return Err(at);

@@ -67,13 +67,21 @@ impl Page {
                 "text" | "yaml" => {
                     let reason = opened.checked_sub(1).and_then(|before| reason(lines[before]));
                     let reason = reason.ok_or_else(|| {
-                        wrong(opened, "it is not executed, and the line before it does not say why: <!-- not run: REASON -->")
+                        wrong(
+                            opened,
+                            "it is not executed, and the line before it does not say why: <!-- not run: REASON -->",
+                        )
                     })?;
                     let (line, kind) = (opened + 1, kind.trim().to_owned());
                     page.not_run.push(Block { line, kind, reason: reason.to_owned(), text: body.join("\n") });
                 }
                 "" => return Err(wrong(opened, "a fence without a word: console, toml, text or yaml")),
-                other => return Err(wrong(opened, &format!("{other:?} is no block that we know: console, toml, text or yaml"))),
+                other => {
+                    return Err(wrong(
+                        opened,
+                        &format!("{other:?} is no block that we know: console, toml, text or yaml"),
+                    ));
+                }
             }
             at = opened + length + 2;
         }
@@ -99,7 +107,8 @@ fn commands(fence: &Complaint, body: &[&str]) -> Result<Vec<Step>, Complaint> {
     let mut steps = Vec::new();
     let mut lines = body.iter().enumerate().map(|(at, line)| (fence.line + 1 + at, *line)).peekable();
     while let Some((line, first)) = lines.next() {
-        let first = first.strip_prefix(PROMPT).ok_or_else(|| wrong(line, "a line of output, and no command before it"))?;
+        let first =
+            first.strip_prefix(PROMPT).ok_or_else(|| wrong(line, "a line of output, and no command before it"))?;
         let mut text = first.to_owned();
         while text.ends_with('\\') {
             let (_, more) = lines.next().ok_or_else(|| wrong(line, "a command that goes on after the block's end"))?;
@@ -124,7 +133,9 @@ fn commands(fence: &Complaint, body: &[&str]) -> Result<Vec<Step>, Complaint> {
 fn file(fence: &Complaint, body: &[&str]) -> Result<Step, Complaint> {
     let path = body.first().and_then(|first| first.strip_prefix("# ")).map(str::trim);
     match path.filter(|path| path.starts_with('/') && !path.contains(' ')) {
-        Some(path) => Ok(Step::File { line: fence.line, path: path.to_owned(), text: format!("{}\n", body.join("\n")) }),
+        Some(path) => {
+            Ok(Step::File { line: fence.line, path: path.to_owned(), text: format!("{}\n", body.join("\n")) })
+        }
         None => Err(Complaint { what: "its first line is not `# /PATH`, where it belongs".into(), ..fence.copy() }),
     }
 }
@@ -181,7 +192,10 @@ mod tests {
             // Beside what is right, too.
             if !text.starts_with("Only") {
                 let said = complaint(&format!("{text}\n{good}"));
-                assert!(said.contains(word.rsplit(": ").next().unwrap_or_default()) || said.contains("not closed"), "{said}");
+                assert!(
+                    said.contains(word.rsplit(": ").next().unwrap_or_default()) || said.contains("not closed"),
+                    "{said}"
+                );
             }
         }
     }

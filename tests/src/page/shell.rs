@@ -59,7 +59,8 @@ impl Shell {
 
     /// Its output of both streams, in order, and its exit code. Standard input is empty.
     pub fn run(&mut self, command: &str) -> Result<Said, String> {
-        std::fs::write(&self.step, format!("{command}\n")).map_err(|error| format!("{}: {error}", self.step.display()))?;
+        std::fs::write(&self.step, format!("{command}\n"))
+            .map_err(|error| format!("{}: {error}", self.step.display()))?;
         let step = self.step.display().to_string();
         self.tell(&format!(". '{step}' </dev/null; printf '\\036%d\\n' $?"));
         let (began, mut text) = (Instant::now(), Vec::new());
@@ -73,13 +74,16 @@ impl Shell {
                     };
                     // What it said without an end of line is before it.
                     text.extend(&line[..at]);
-                    let code = shown(&line[at + 1..]).trim().parse().map_err(|_| "its exit code cannot be read".to_owned())?;
+                    let code =
+                        shown(&line[at + 1..]).trim().parse().map_err(|_| "its exit code cannot be read".to_owned())?;
                     return Ok(Said { text: shown(&text), code });
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!("it has not ended after {:?}, and said:\n{}", self.bound, shown(&text)));
                 }
-                Err(RecvTimeoutError::Disconnected) => return Err(format!("it ended the shell, and said:\n{}", shown(&text))),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(format!("it ended the shell, and said:\n{}", shown(&text)));
+                }
             }
         }
     }
