@@ -21,6 +21,11 @@ const PUBLIC: [&str; 3] = ["busybox", "nginx", "redis"];
 const NOT_RUN_MAX: usize = 4;
 
 #[test]
+fn the_tour_of_the_readme() {
+    execute("README.md");
+}
+
+#[test]
 fn the_quick_start() {
     execute("docs/quick-start.md");
 }
@@ -85,7 +90,8 @@ fn execute(name: &str) {
     stage.world.assert_clean();
 }
 
-/// A host as a page's reader has it: with a way out, a registry, and nothing running.
+/// A host as a page's reader has it: with a way out, a registry, and nothing running; at hand are an image in a directory and a password in
+/// a file.
 struct Stage {
     names: Names,
     // Before what it was started in.
@@ -119,8 +125,16 @@ impl Stage {
             .registry(&registry.address().to_string(), &PUBLIC);
         let stage = Stage { names, _registry: registry, world, _beyond: beyond };
         stage.put_daemon_in_path();
-        std::fs::create_dir(stage.world.path("home")).expect("a directory");
+        stage.put_files_at_hand();
         stage
+    }
+
+    fn put_files_at_hand(&self) {
+        let (home, layout) = (self.world.path("home"), images::build("busybox").expect("the image can be made"));
+        std::fs::create_dir(&home).expect("a directory");
+        let copied = Command::new("cp").arg("-r").arg(layout).arg(home.join("my-image")).status();
+        assert!(copied.is_ok_and(|status| status.success()), "the image is copied");
+        std::fs::write(home.join("password"), "secret\n").expect("a file");
     }
 
     /// `cc-host` with what makes it this world's beside what a page configures.
