@@ -15,6 +15,7 @@ pub mod iperf;
 pub mod netns;
 pub mod oci;
 pub mod packet;
+pub mod page;
 pub mod podman;
 pub mod power;
 pub mod promql;

@@ -76,6 +76,13 @@ impl World {
     }
 
     pub fn in_netns(netns: Netns, extra: &str) -> World {
+        let mut world = World::without_daemon(netns, extra);
+        world.start();
+        world
+    }
+
+    /// Whose daemon is somebody else's to start and to end, with this world's configuration.
+    pub fn without_daemon(netns: Netns, extra: &str) -> World {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a temporary directory");
         let tag = format!("{PREFIX}{:08x}", rand::random::<u32>());
         let path = |name: &str| dir.path().join(name).display().to_string();
@@ -90,9 +97,7 @@ impl World {
             path("bpf"),
         );
         std::fs::write(dir.path().join("config.toml"), config).expect("the configuration can be written");
-        let mut world = World { dir, netns, daemon: None, build: Build::Own, cgroup: tag, loaded: Default::default() };
-        world.start();
-        world
+        World { dir, netns, daemon: None, build: Build::Own, cgroup: tag, loaded: Default::default() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -106,6 +111,13 @@ impl World {
     /// Where the daemon's version of maps, programs and links is pinned.
     pub fn pins(&self) -> PathBuf {
         self.path("bpf").join(self.build.pins())
+    }
+
+    /// The daemon's directory on the v2 tree, once there is one.
+    pub fn cgroup(&self) -> PathBuf {
+        let hybrid = Path::new("/sys/fs/cgroup/unified");
+        let tree = if hybrid.is_dir() { hybrid } else { Path::new("/sys/fs/cgroup") };
+        tree.join(&self.cgroup)
     }
 
     pub fn endpoint(&self) -> String {
