@@ -5,6 +5,7 @@ pub mod events;
 mod lock;
 mod logging;
 mod memory;
+mod notify;
 pub mod privileges;
 mod rooms;
 
@@ -101,6 +102,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     tell_of_console(&doors, &events).await;
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
+    notify::tell(notify::State::Ready);
     let (tell, mut told) = tokio::sync::watch::channel(false);
     let stopping = async move {
         // The sender lives until the end of this function.
@@ -112,6 +114,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
         // By itself, so by a failure.
         result = &mut serving => result,
         () = &mut stop => {
+            notify::tell(notify::State::Stopping);
             tell.send_replace(true);
             // At once: whoever follows a container is told that it goes on, or how it ended.
             let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE));
