@@ -233,8 +233,8 @@ impl House {
     }
 
     /// Starts nothing more, and stops the containers if the configuration says so.
-    pub(super) async fn close(&self, grace: std::time::Duration) {
-        self.containers.close(grace).await;
+    pub(super) async fn close(&self, grace: std::time::Duration, with_containers: bool) {
+        self.containers.close(grace, with_containers).await;
     }
 
     /// When nothing is served any more; returns how many containers go on.

@@ -26,7 +26,8 @@ const REQUIRED: [&str; 9] = [
 const ONLY_HERE: [&str; 2] = ["volume_lvm", "volumes_on_lvm"];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
-const NOT_HERE: &[(&str, &str)] = &[];
+const NOT_HERE: &[(&str, &str)] =
+    &[("the_package_installs", "it makes a Debian root from the network, which the machine has not")];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
