@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer};
 use crate::resolver::NameServer;
 
 mod flows;
+#[cfg(test)]
+mod packaged;
 
 pub use flows::Flows;
 
@@ -143,8 +145,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Pinned maps, programs and links go to `v<ABI>` below it. Mounted if it is not on a bpffs yet.
     pub bpffs_dir: PathBuf,
-    /// Our directory below each cgroup hierarchy's root.
-    pub cgroup_dir: PathBuf,
+    /// Our directory below each cgroup hierarchy's root; default: in what systemd delegated to the daemon's unit, else `cc`.
+    pub cgroup_dir: Option<PathBuf>,
     /// The gRPC socket of root; default `<run_dir>/cc.sock`.
     pub socket: Option<PathBuf>,
     /// Also serve TLS here, for signed requests.
@@ -204,7 +206,7 @@ impl Default for Config {
             state_dir: "/var/lib/cc".into(),
             run_dir: "/run/cc".into(),
             bpffs_dir: "/sys/fs/bpf/cc".into(),
-            cgroup_dir: "cc".into(),
+            cgroup_dir: None,
             socket: None,
             listen: None,
             metrics_listen: Listen::Default,

@@ -5,6 +5,7 @@ pub mod events;
 mod lock;
 mod logging;
 mod memory;
+mod notify;
 pub mod privileges;
 mod rooms;
 
@@ -45,7 +46,7 @@ const WEB_ACCEPTED_MAX: usize = 64;
 const WEB_GRACE: Duration = Duration::from_secs(1);
 const HOST_ID_KEY: &str = "host/id";
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until SIGQUIT, by which the containers are stopped too.
 pub async fn serve(config: Config) -> Result<(), Fault> {
     // First of all: from here on a signal stops the daemon in order, wherever it is.
     let stop = stop_signal()?;
@@ -62,7 +63,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let house = tokio::select! {
         house = House::open(&config, store.clone(), events.clone(), &host_id) => house?,
         // What it leaves half done, the next boot does.
-        () = &mut stop => return Ok(()),
+        _ = &mut stop => return Ok(()),
     };
     let doors = Doors::open(&config).await?;
     let metrics_door = metrics::open(&config, doors.identity(), &events).await?;
@@ -101,6 +102,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     tell_of_console(&doors, &events).await;
     tracing::info!(socket = %config.socket().display(), "serving");
     events.add("host.started", "", "the daemon started").await;
+    notify::tell(notify::State::Ready);
     let (tell, mut told) = tokio::sync::watch::channel(false);
     let stopping = async move {
         // The sender lives until the end of this function.
@@ -111,10 +113,11 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let result = tokio::select! {
         // By itself, so by a failure.
         result = &mut serving => result,
-        () = &mut stop => {
+        with = &mut stop => {
+            notify::tell(notify::State::Stopping);
             tell.send_replace(true);
             // At once: whoever follows a container is told that it goes on, or how it ended.
-            let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE));
+            let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE, with == Stop::WithContainers));
             let (_, result) = tokio::join!(closed, serving);
             result
         }
@@ -172,17 +175,29 @@ async fn host_id(store: &dyn Store) -> Result<String, Fault> {
     }
 }
 
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// They go on, unless the configuration says otherwise.
+    Alone,
+    /// Nobody is to come after us, as when the package is removed.
+    WithContainers,
+}
+
+fn stop_signal() -> Result<impl Future<Output = Stop> + Send + 'static, Fault> {
     let failed = |error: std::io::Error| {
         Fault::new(Code::Internal, "server.signals", "cannot start", format!("cannot wait for signals: {error}"))
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
+        let (name, stop) = tokio::select! {
+            _ = terminate.recv() => ("SIGTERM", Stop::Alone),
+            _ = interrupt.recv() => ("SIGINT", Stop::Alone),
+            _ = quit.recv() => ("SIGQUIT", Stop::WithContainers),
+        };
+        tracing::info!("{name}: stopping");
+        stop
     })
 }
 

@@ -43,6 +43,8 @@ pub mod image;
 #[cfg(feature = "daemon")]
 pub mod kernel;
 #[cfg(feature = "daemon")]
+pub mod manual;
+#[cfg(feature = "daemon")]
 pub mod metrics;
 #[cfg(any(feature = "daemon", feature = "oci"))]
 mod mountinfo;

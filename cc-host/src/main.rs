@@ -1,7 +1,7 @@
 //! The daemon's command line: serve, check the host, manage access keys. Refuses to do any of it here.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use cc_host::config::Config;
 use cc_host::daemon::{self, LogFormat};
 use cc_host::ids::{Name, Project};
 use cc_host::kernel::check;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tonic::Code;
 
 /// The daemon of a Container cloud host.
@@ -43,13 +43,26 @@ enum Command {
     /// Make, list and revoke access keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Writes manual pages and completion scripts into a directory that exists.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
+
+/// Read where none is named, if it is there: packages bring it.
+const CONFIG_FILE: &str = "/etc/cc/config.toml";
 
 #[derive(clap::Args)]
 struct ConfigFile {
-    /// TOML; without it, the defaults.
+    /// TOML; without it, /etc/cc/config.toml if there is one, else the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Fault> {
+        let packaged = Some(Path::new(CONFIG_FILE)).filter(|file| file.exists());
+        Ok(Config::load(self.config.as_deref().or(packaged))?)
+    }
 }
 
 #[derive(Subcommand)]
@@ -131,14 +144,14 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             daemon::init_logging(log_format);
             // Before there is a second thread, which would keep them.
             daemon::privileges::give_up();
-            let config = Config::load(config.config.as_deref())?;
+            let config = config.load()?;
             let runtime = runtime()?;
             let result = runtime.block_on(daemon::serve(config));
             runtime.shutdown_timeout(CUT_AFTER);
             result.map(|()| ExitCode::SUCCESS)
         }
         Command::Check { config, json } => {
-            let checks = check::all(&Config::load(config.config.as_deref())?);
+            let checks = check::all(&config.load()?);
             if json {
                 print_json(&checks)?;
             } else {
@@ -148,6 +161,10 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Key(command) => runtime()?.block_on(key(command)).map(|()| ExitCode::SUCCESS),
+        Command::Manual { dir } => {
+            let written = cc_host::manual::write(Cli::command(), &dir).map(|()| ExitCode::SUCCESS);
+            written.map_err(|e| Fault::new(Code::Internal, "output", "cannot write the pages", e.to_string()))
+        }
     }
 }
 
@@ -166,7 +183,7 @@ async fn key(command: KeyCommand) -> Result<(), Fault> {
                 return Err(Fault::new(Code::InvalidArgument, "key.all_projects", "cannot make the key", why)
                     .next("give it a project: --project NAME"));
             };
-            let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
+            let store = daemon::open_store(&config.load()?)?;
             let key = keys::create(&*store, project.clone(), role).await?;
             if json {
                 return print_json(&serde_json::json!({
@@ -177,7 +194,7 @@ async fn key(command: KeyCommand) -> Result<(), Fault> {
             print(&format!("CC_ACCESS_TOKEN={}\nCC_SECRET_KEY={}\n", key.id, *key.secret))
         }
         KeyCommand::List { config, json } => {
-            let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
+            let store = daemon::open_store(&config.load()?)?;
             let (keys, tokens) = (keys::list(&*store).await?, tokens::list(&*store).await?);
             if json {
                 let keys = keys.iter().map(|(id, key)| {
@@ -202,7 +219,7 @@ async fn key(command: KeyCommand) -> Result<(), Fault> {
         }
         KeyCommand::Revoke { keys: ids, config } => {
             let ids = ids.iter().map(|id| Revocable::parse(id)).collect::<Result<Vec<_>, _>>()?;
-            let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
+            let store = daemon::open_store(&config.load()?)?;
             for id in &ids {
                 match id {
                     Revocable::Key(id) => keys::revoke(&*store, id).await?,
@@ -216,7 +233,7 @@ async fn key(command: KeyCommand) -> Result<(), Fault> {
 
 /// Whoever runs this is root on the host, and so may give away all of it.
 async fn create_token(config: &ConfigFile, project: Option<Project>, json: bool) -> Result<(), Fault> {
-    let store = daemon::open_store(&Config::load(config.config.as_deref())?)?;
+    let store = daemon::open_store(&config.load()?)?;
     let scope = project.clone().map_or(Scope::Host, Scope::Project);
     let token = tokens::create(&*store, scope).await?;
     if json {

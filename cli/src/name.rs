@@ -1,5 +1,5 @@
-//! The name `cc`, which is also the C compiler's: which of the two was meant, and becoming the other one. Refuses to run
-//! any of our own commands.
+//! The name `cc`, which is also the C compiler's: which of the two was meant, becoming the other one, and what we call ourselves under
+//! another name. Refuses to run any of our own commands.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -21,6 +21,32 @@ const TRIED: &str = "CC_NAME_TRIED";
 pub enum Meaning {
     Ours,
     Compiler,
+}
+
+/// As what packages call us, so that a machine's `cc` stays what it was.
+pub const PACKAGED: &str = "ccloud";
+
+/// What we were called by, of the two names that we go by in what we say.
+pub fn called(args: &[OsString]) -> &'static str {
+    let file = args.first().map(Path::new).and_then(Path::file_name);
+    if file == Some(OsStr::new(PACKAGED)) { PACKAGED } else { "cc" }
+}
+
+/// Of a text that names our commands as `cc COMMAND`: the same as `name COMMAND`.
+pub fn spoken(text: &str, name: &str, subcommands: &[&str]) -> String {
+    let mut said = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("cc ") {
+        let (before, after) = (&rest[..at], &rest[at + 3..]);
+        let begins = !before.ends_with(|c: char| c.is_alphanumeric() || "-_/.".contains(c));
+        let word = after.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+        let ours = word.starts_with("--") || subcommands.contains(&word) || after.starts_with("COMMAND");
+        said.push_str(before);
+        said.push_str(if begins && ours { name } else { "cc" });
+        said.push(' ');
+        rest = after;
+    }
+    said + rest
 }
 
 /// Argument 1 decides, and only under the name `cc`. `--version` is the compiler's: build scripts ask for it.
@@ -120,6 +146,23 @@ mod tests {
     fn under_another_name_all_is_ours() {
         assert_eq!(meaning(&["ccloud", "-m64"]), Meaning::Ours);
         assert_eq!(meaning(&["ccloud", "--version"]), Meaning::Ours);
+    }
+
+    #[test]
+    fn our_commands_are_spoken_of_by_the_name_that_we_have() {
+        let spoken = |text| spoken(text, "ccloud", &["run", "ps", "local-remote"]);
+        assert_eq!(spoken("  cc run x\n  cc ps --json"), "  ccloud run x\n  ccloud ps --json");
+        assert_eq!(
+            spoken("source <(cc local-remote); see cc --help"),
+            "source <(ccloud local-remote); see ccloud --help"
+        );
+        for other in
+            ["the next cc on PATH, the C compiler", "apt-get install gcc", "gcc run", "/usr/bin/cc run", "cc runs"]
+        {
+            assert_eq!(spoken(other), other);
+        }
+        assert_eq!(called(&["/usr/bin/ccloud".into()]), "ccloud");
+        assert_eq!((called(&["cc".into()]), called(&["other".into()]), called(&[])), ("cc", "cc", "cc"));
     }
 
     #[test]

@@ -37,6 +37,15 @@ pub struct Ran {
 }
 
 impl Ran {
+    pub fn of(output: Output) -> Ran {
+        ran(output)
+    }
+
+    /// For what is asked again until it goes well.
+    pub fn ok_or_none(self) -> Option<Ran> {
+        (self.code == 0).then_some(self)
+    }
+
     #[track_caller]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);

@@ -15,8 +15,13 @@ pub enum Profile {
     Debug,
 }
 
+/// Where sources are said to be, in what is packed.
+const SOURCES: &str = "/usr/src/ccloud";
+
 /// The only target a fully static program is made for: glibc's `libc.a` comes with libc6-dev.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+const STATIC_FLAGS: &str = "-C target-feature=+crt-static";
 
 impl Profile {
     fn dir(self) -> &'static str {
@@ -154,17 +159,46 @@ pub fn oci(root: &Path, profile: Profile) -> Result<()> {
 }
 
 fn static_program(root: &Path, profile: Profile, name: &str, feature: &str) -> Result<()> {
-    let mut command = cargo(root);
-    command.arg("build").args(profile.flag());
-    command.args(["-p", "cc-host", "--bin", name, "--no-default-features", "--features", feature]);
-    command.args(["--target", STATIC_TARGET, "--target-dir", "target/shim"]);
-    // Small, and there once for each container: what the rest of the release does without pays here.
-    command.args(["--config", "profile.release.package.cc-host.opt-level=3", "--config", "profile.release.lto=true"]);
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let mut command = static_command(root, profile, name, feature);
+    command.args(["--target-dir", "target/shim"]).env("RUSTFLAGS", STATIC_FLAGS);
     run_command(&mut command)?;
 
     let made = root.join("target/shim").join(STATIC_TARGET).join(profile.dir()).join(name);
     place(&made, &profile.bin_dir(root).join(name))
+}
+
+fn static_command(root: &Path, profile: Profile, name: &str, feature: &str) -> Command {
+    let mut command = cargo(root);
+    command.arg("build").args(profile.flag());
+    command.args(["-p", "cc-host", "--bin", name, "--no-default-features", "--features", feature]);
+    command.args(["--target", STATIC_TARGET]);
+    // Small, and there once for each container: what the rest of the release does without pays here.
+    command.args(["--config", "profile.release.package.cc-host.opt-level=3", "--config", "profile.release.lto=true"]);
+    command
+}
+
+/// The release for a package, in a directory of its own, since other flags compile everything anew: no path of this machine is in it.
+pub fn for_package(root: &Path, dir: &Path) -> Result<PathBuf> {
+    build_ebpf::run(root, Layout::Own)?;
+    let crates = crate::dist::cargo_home();
+    let moved = [(root, SOURCES), (&crates, "/usr/src/cargo")];
+    let all = |option: &str| moved.map(|(from, to)| format!("{option}={}={to}", from.display())).join(" ");
+    let (rust, c) = (all("--remap-path-prefix"), all("-ffile-prefix-map"));
+    let build = |mut command: Command, flags: &str, target_dir: &Path| {
+        command.arg("--locked").arg("--target-dir").arg(target_dir);
+        command.env("RUSTFLAGS", flags).env("CFLAGS", &c).env_remove("CARGO_ENCODED_RUSTFLAGS");
+        run_command(&mut command)
+    };
+    let ours = command_for(root, Profile::Release, None, &["cc-host", "cli"], &["cc-host", "cc"]);
+    build(ours, &rust, dir)?;
+    let built = dir.join("release");
+    for (name, feature) in [("cc-shim", "shim"), ("cc-oci", "oci")] {
+        let static_dir = dir.join("static");
+        let flags = format!("{STATIC_FLAGS} {rust}");
+        build(static_command(root, Profile::Release, name, feature), &flags, &static_dir)?;
+        place(&static_dir.join(STATIC_TARGET).join("release").join(name), &built.join(name))?;
+    }
+    Ok(built)
 }
 
 /// By rename: a program that is running keeps its own file.

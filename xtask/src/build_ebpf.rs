@@ -74,7 +74,11 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Lay
     // Functions that are verified by themselves find the same per-CPU row again: no reference to it is the only one. Small copies and
     // fillings are a few words each, not calls of loops over bytes, which is what expanding in order would leave of all but memcpy.
     let flags = "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order -Z mutable-noalias=no";
-    let flags = format!("{flags} -C linker={}", linker.display());
+    // What is in the object of where its sources were is the same wherever it is built.
+    let (own, crates) = (workspace_root.display(), crate::dist::cargo_home());
+    let moved =
+        format!("--remap-path-prefix={own}=/usr/src/ccloud --remap-path-prefix={}=/usr/src/cargo", crates.display());
+    let flags = format!("{flags} -C linker={} {moved}", linker.display());
     // Any cargo does: it is the compiler that must know BPF.
     let mut cargo = Command::new("cargo");
     // Cargo and rustup tell their children which toolchain runs: not this one.

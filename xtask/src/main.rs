@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod conformance;
 mod demo;
+mod dist;
 mod fuzz;
 mod host;
 mod interrupt;
@@ -50,6 +51,8 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// A Debian package of the release, in target/dist
+    Dist(dist::Options),
     /// Two VPCs with the same CIDR, told in a dozen lines of real output; leaves nothing behind
     Demo,
     /// Everything CI checks: set-up, format, lints, licences, unit tests, then end-to-end as root
@@ -58,7 +61,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// What takes longer than CI has: more kills, more containers, fuzz targets for 10 minutes each; writes docs/soak.md
     Soak {
-        /// Run only what starts with this, such as kill, churn or fuzz; "fuzz NAME NAME" runs those targets
+        /// Run only what starts with this, such as kill, churn, dist or fuzz; "fuzz NAME NAME" runs those targets
         which: Option<String>,
     },
     /// Switch each control of safety off, and require that its test fails; writes docs/mutations.md
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Task::Setup { tests } => setup::run(&root, if tests { setup::For::Tests } else { setup::For::Demo }),
         Task::BuildEbpf => build_ebpf::run(&root, build_ebpf::Layout::Own),
         Task::Build { debug } => build::run(&root, if debug { build::Profile::Debug } else { build::Profile::Release }),
+        Task::Dist(options) => dist::run(&root, &options),
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),
         Task::Fuzz(options) => fuzz::setup_and_run(&root, &options),

@@ -71,6 +71,8 @@ const TESTS: &[Package] = &[
     program("curl", "curl"),
     program("openssl", "openssl"),
     program("chromium", "chromium"),
+    program("debootstrap", "debootstrap"),
+    file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
     file("python3-scapy", "/usr/lib/python3/dist-packages/scapy/__init__.py"),
 ];
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Profile};
 use crate::process::{cargo, is_root, run as run_command};
-use crate::{fuzz, residue, setup, tally, test};
+use crate::{dist, fuzz, residue, setup, tally, test};
 
 /// Files whose counts grow under CC_SOAK=1; each prints lines that start with `soak: `.
 const FAMILIES: &[&str] = &["kill_", "churn_", "logs_stay_", "health_is_"];
@@ -18,6 +18,9 @@ const FAMILIES: &[&str] = &["kill_", "churn_", "logs_stay_", "health_is_"];
 const FUZZ: &str = "fuzz";
 /// Of each target.
 const FUZZ_SECONDS: u64 = 600;
+
+/// How two builds of the package are asked for.
+const DIST: &str = "dist";
 
 const PASSED: &str = "passed";
 
@@ -36,8 +39,10 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
     }
     let wanted = files(root, which)?;
     setup::run(root, setup::For::Tests)?;
-    build::run_with_images(root, Profile::Release)?;
-    run_command(std::process::Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+    if !wanted.is_empty() {
+        build::run_with_images(root, Profile::Release)?;
+        run_command(std::process::Command::new(Profile::Release.bin_dir(root).join("make-image")).arg("all"))?;
+    }
 
     let seed = test::seed();
     println!("seed: CC_TEST_SEED={seed} (set it to repeat this run)");
@@ -49,11 +54,15 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
         let ran = fuzz::all(root, &fuzz::Options::of(targets, FUZZ_SECONDS), fuzz::Coverage::All)?;
         rows.extend(ran.into_iter().map(|ran| Row::of_fuzzing(ran, seed)));
     }
+    if which.is_none_or(|which| DIST.starts_with(which)) {
+        rows.push(Row::of_packages(root, seed));
+    }
     let path = root.join("docs/soak.md");
     let before = std::fs::read_to_string(&path).unwrap_or_default();
     let known: Vec<String> = files(root, None)?
         .into_iter()
         .chain(fuzz::targets(root)?.iter().map(|name| format!("{FUZZ} {name}")))
+        .chain([DIST.to_owned()])
         .collect();
     let failed = rows.iter().any(|row| row.result != PASSED);
     let table = render(&merged(rows, &before, &known));
@@ -77,6 +86,15 @@ impl Row {
         let fuzz::Ran { target, executions, seconds, found } = ran;
         let result = found.unwrap_or_else(|| PASSED.to_owned());
         Row { file: format!("{FUZZ} {target}"), counts: format!("{executions} executions"), seconds, seed, result }
+    }
+
+    fn of_packages(root: &Path, seed: u64) -> Row {
+        let began = Instant::now();
+        let (counts, result) = match dist::twice::run(root) {
+            Ok(counts) => (counts, PASSED.to_owned()),
+            Err(error) => (String::new(), format!("failed: {error:#}")),
+        };
+        Row { file: DIST.to_owned(), counts, seconds: began.elapsed().as_secs(), seed, result }
     }
 
     /// Of a table that was written before.
@@ -104,9 +122,9 @@ fn files(root: &Path, which: Option<&str>) -> Result<Vec<String>> {
         .filter(|name| FAMILIES.iter().any(|family| name.starts_with(family)))
         .filter(|name| which.is_none_or(|which| name.starts_with(which)))
         .collect();
-    if names.is_empty() && fuzz_targets(which).is_none() {
+    if names.is_empty() && fuzz_targets(which).is_none() && which.is_none_or(|which| !DIST.starts_with(which)) {
         bail!(
-            "no file in tests/tests starts with {}; the fuzz targets are asked for by {FUZZ}",
+            "no file in tests/tests starts with {}; the fuzz targets are asked for by {FUZZ}, two builds of the package by {DIST}",
             which.unwrap_or_default()
         );
     }

@@ -235,6 +235,10 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
     let mut skipped = 0;
     for (label, mut command) in suites {
         command.env("CC_BIN_DIR", &programs).env("CC_NO_SKIP", "1");
+        // Who packs them.
+        if let Ok(own) = std::env::current_exe() {
+            command.env("CC_XTASK", own);
+        }
         let outcome = tally::run(seeded(&mut command, seed), "");
         skipped += outcome.as_ref().map_or(0, |outcome| outcome.tally.skipped);
         report.tests(label, outcome);

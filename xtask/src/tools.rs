@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::process::{ask, cargo, run};
 
 pub const BPF_LINKER: &str = "0.13.0";
+pub const CARGO_DEB: &str = "3.8.0";
 pub const CARGO_DENY: &str = "0.20.2";
 
 /// Where `cargo install --root` puts them.
@@ -35,11 +36,19 @@ pub fn install_bpf_linker(root: &Path, llvm: u32) -> Result<()> {
 }
 
 pub fn install_cargo_deny(root: &Path) -> Result<PathBuf> {
-    if let Some(found) = find(root, "cargo-deny", CARGO_DENY) {
+    install_quickly(root, "cargo-deny", CARGO_DENY)
+}
+
+pub fn install_cargo_deb(root: &Path) -> Result<PathBuf> {
+    install_quickly(root, "cargo-deb", CARGO_DEB)
+}
+
+/// They read and write a few files once: building them well takes minutes, and running them a second.
+fn install_quickly(root: &Path, program: &str, version: &str) -> Result<PathBuf> {
+    if let Some(found) = find(root, program, version) {
         return Ok(found);
     }
-    // It reads a few files once: building it well takes minutes, and running it a second.
-    let arguments = ["install", &format!("cargo-deny@{CARGO_DENY}"), "--locked", "--root", "target/tools", "--quiet"];
+    let arguments = ["install", &format!("{program}@{version}"), "--locked", "--root", "target/tools", "--quiet"];
     run(cargo(root).args(arguments).env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"))?;
-    Ok(dir(root).join("bin/cargo-deny"))
+    Ok(dir(root).join("bin").join(program))
 }

@@ -2,6 +2,7 @@
 //! configuration says so. Refuses to start any from then on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::record::{ContainerRecord, State};
@@ -10,9 +11,11 @@ use crate::error_chain;
 
 impl Containers {
     /// Returns when what ends has ended, and what has ended is gone.
-    pub async fn close(self: &Arc<Self>, grace: Duration) {
+    pub async fn close(self: &Arc<Self>, grace: Duration, with_containers: bool) {
+        // Before the other, which tells whoever follows one.
+        self.stops_containers.fetch_or(with_containers, Ordering::Relaxed);
         self.closing.send_replace(true);
-        if self.rooms.config.stop_containers {
+        if self.stops_containers.load(Ordering::Relaxed) {
             self.stop_running(grace).await;
         }
         tokio::join!(self.wait_for_leaving(), self.wait_for_pool(), self.rooms.disks.wait_for_keeper());
@@ -28,11 +31,11 @@ impl Containers {
 
     /// Ready when the daemon stops and leaves its containers running: whoever follows one will not hear of its end here.
     pub fn leaves(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (mut closing, stops_them) = (self.closing.subscribe(), self.rooms.config.stop_containers);
+        let (mut closing, stops_them) = (self.closing.subscribe(), Arc::clone(&self.stops_containers));
         async move {
             let closed = closing.wait_for(|closing| *closing).await.is_ok();
             // Where they are stopped, each is followed to its end.
-            if stops_them || !closed {
+            if stops_them.load(Ordering::Relaxed) || !closed {
                 std::future::pending::<()>().await;
             }
         }

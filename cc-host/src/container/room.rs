@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -68,6 +69,8 @@ pub struct Containers {
     pub(super) pool: Pool,
     /// Set when the daemon stops: from then on nothing starts.
     pub(super) closing: watch::Sender<bool>,
+    /// Whether it stops its containers then: by its configuration, or as it was told.
+    pub(super) stops_containers: Arc<AtomicBool>,
     /// The slots of those that have ended and are not gone yet.
     pub(super) leaving: watch::Sender<BTreeSet<u32>>,
     pub(super) claims: Claims,
@@ -93,11 +96,13 @@ impl Containers {
     pub fn new(rooms: Rooms) -> Arc<Self> {
         let slots = Slots::new(rooms.config.id_ranges.min(cc_common::limits::CONTAINERS_MAX));
         let pool = Pool::new(rooms.config.parked_max.min(PARKED_MAX));
+        let stops_containers = Arc::new(AtomicBool::new(rooms.config.stop_containers));
         Arc::new(Containers {
             rooms,
             slots,
             pool,
             closing: watch::Sender::new(false),
+            stops_containers,
             leaving: watch::Sender::default(),
             copying: watch::Sender::default(),
             claims: Claims::default(),

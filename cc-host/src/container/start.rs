@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -162,7 +163,7 @@ impl Containers {
     /// One that was being started when the daemon began to stop goes on as the others do. Where it stops them, it has not heard of
     /// this one.
     fn may_go_on(&self, name: &str) -> Result<(), ContainerError> {
-        if self.rooms.config.stop_containers { self.not_closing(name) } else { Ok(()) }
+        if self.stops_containers.load(Ordering::Relaxed) { self.not_closing(name) } else { Ok(()) }
     }
 
     /// Watches the shim until its container has ended, then takes everything down. The task outlives the call.

@@ -45,3 +45,19 @@ fn try_give_up() -> rustix::io::Result<()> {
     let effective = has.effective.difference(NEVER);
     set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_gives_up_the_same() {
+        let unit = include_str!("../../../packaging/cc-host.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=~")).unwrap();
+        let mut there: Vec<&str> = line.split(' ').map(|name| name.strip_prefix("CAP_").unwrap()).collect();
+        let mut given_up: Vec<&str> = NEVER.iter_names().map(|(name, _)| name).collect();
+        there.sort_unstable();
+        given_up.sort_unstable();
+        assert_eq!(there, given_up);
+    }
+}

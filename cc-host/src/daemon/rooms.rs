@@ -74,7 +74,8 @@ impl House {
         events: Events,
         host_id: &str,
     ) -> Result<House, Fault> {
-        let cgroups = CgroupRoot::open(&config.cgroup_dir).map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
+        let cgroups = CgroupRoot::find(config.cgroup_dir.as_deref(), &config.run_dir);
+        let cgroups = cgroups.map_err(|e| cannot("cgroup", "open our cgroups", &e))?;
         let cgroups_level = cgroups.v2_level();
         let datapath = open_datapath(config, cgroups_level).await?;
         tell_of_versions(&datapath, config, cgroups_level, &events).await;
@@ -232,8 +233,8 @@ impl House {
     }
 
     /// Starts nothing more, and stops the containers if the configuration says so.
-    pub(super) async fn close(&self, grace: std::time::Duration) {
-        self.containers.close(grace).await;
+    pub(super) async fn close(&self, grace: std::time::Duration, with_containers: bool) {
+        self.containers.close(grace, with_containers).await;
     }
 
     /// When nothing is served any more; returns how many containers go on.

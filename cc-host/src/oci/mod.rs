@@ -9,7 +9,7 @@
 pub mod cgroup;
 mod cgroup_mount;
 mod change;
-mod cli;
+pub(crate) mod cli;
 mod config;
 mod copy_up;
 mod create;

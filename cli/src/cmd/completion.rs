@@ -1,11 +1,12 @@
-//! `cc completion`: a shell's completion script. Refuses to install it.
+//! `cc completion`: a shell's completion script, and for packages the manual pages. Refuses to install either.
 
 use std::io::Write;
+use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::args::Cli;
+use super::command;
 use crate::error::Failure;
 
 #[derive(Debug, Args)]
@@ -14,12 +15,21 @@ use crate::error::Failure;
 )]
 pub struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell
-    shell: Shell,
+    #[arg(required_unless_present = "manual")]
+    shell: Option<Shell>,
+    /// Write the manual pages into this directory, which exists
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "shell")]
+    manual: Option<PathBuf>,
 }
 
-pub fn run(args: CompletionArgs) -> Result<i32, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "cc", &mut script);
-    std::io::stdout().write_all(&script)?;
+/// Of the command by the name it was called by.
+pub fn run(args: CompletionArgs, name: &'static str) -> Result<i32, Failure> {
+    if let Some(dir) = args.manual {
+        clap_mangen::generate_to(command(name).name(name), dir)?;
+    } else if let Some(shell) = args.shell {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command(name), name, &mut script);
+        std::io::stdout().write_all(&script)?;
+    }
     Ok(0)
 }

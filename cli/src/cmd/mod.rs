@@ -49,7 +49,7 @@ use crate::args::{Cli, Command, Globals};
 use crate::client::{ConnectOptions, Connection, connect};
 use crate::error::{self, EXIT_FAILED, EXIT_PIPE, EXIT_RUN_FAILED, Failure};
 use crate::ui::Ui;
-use crate::{argv, contexts, secret};
+use crate::{argv, contexts, name, secret};
 
 /// What a command gets: where to print, and how to reach the daemon.
 #[derive(Debug)]
@@ -120,9 +120,31 @@ pub const NAMES: &[&str] = &[
     "help",
 ];
 
+/// The command line as it is told under a name: in the packages' all of its texts have that one.
+pub fn command(name: &'static str) -> clap::Command {
+    let command = Cli::command();
+    if name == "cc" { command } else { renamed(command, name) }
+}
+
+fn renamed(mut command: clap::Command, name: &'static str) -> clap::Command {
+    let spoken = |text: &clap::builder::StyledStr| name::spoken(&text.to_string(), name, NAMES);
+    if let Some(text) = command.get_after_help().map(spoken) {
+        command = command.after_help(text);
+    }
+    if let Some(text) = command.get_about().map(spoken) {
+        command = command.about(text);
+    }
+    let command = command.mut_args(|arg| match arg.get_help().map(spoken) {
+        Some(text) => arg.help(text),
+        None => arg,
+    });
+    command.mut_subcommands(|sub| renamed(sub, name))
+}
+
 /// Runs one command line and returns the exit code.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let matches = match Cli::command().try_get_matches_from(&args) {
+    let name = name::called(&args);
+    let matches = match command(name).try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => return refuse(&error, &args),
     };
@@ -134,7 +156,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let json = cli.globals.json;
     if let Command::Context(args) = &cli.command {
         let ui = Ui { json, quiet: cli.globals.quiet };
-        return ended(context::run(ui, &cli.globals, args), None, false, json);
+        return ended(context::run(ui, &cli.globals, args), None, false, json, name);
     }
     let by_flag = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let given = contexts::Given {
@@ -143,18 +165,18 @@ pub fn main(args: Vec<OsString>) -> i32 {
     };
     let globals = match contexts::resolve(cli.globals, given) {
         Ok(globals) => globals,
-        Err(error) => return ended(Err(Fault::from(error).into()), None, is_run, json),
+        Err(error) => return ended(Err(Fault::from(error).into()), None, is_run, json, name),
     };
     let endpoint = globals.cc_endpoint_url.clone();
     let result = context(globals, &matches).map_err(Failure::from).and_then(|context| {
         // Started only now: the secret's argv bytes must be overwritten while there is one thread.
         let runtime = runtime_for(&cli.command).enable_all().build()?;
-        let done = runtime.block_on(dispatch(context, cli.command));
+        let done = runtime.block_on(dispatch(context, cli.command, name));
         // A read of standard input that nobody waits for any more would keep it.
         runtime.shutdown_background();
         done
     });
-    ended(result, endpoint.as_deref(), is_run, json)
+    ended(result, endpoint.as_deref(), is_run, json, name)
 }
 
 /// One thread is up soonest, and hands nothing to another. What moves a lot, or prints for as long as somebody reads, has a second one for
@@ -173,12 +195,15 @@ fn runtime_for(command: &Command) -> tokio::runtime::Builder {
 }
 
 /// Says what went wrong, and gives the exit code.
-fn ended(result: Result<i32, Failure>, endpoint: Option<&str>, is_run: bool, json: bool) -> i32 {
+fn ended(result: Result<i32, Failure>, endpoint: Option<&str>, is_run: bool, json: bool, name: &str) -> i32 {
     match result {
         Ok(code) => code,
         Err(Failure::OutputClosed) => EXIT_PIPE,
         Err(Failure::Fault(fault)) => {
-            let fault = error::explain(*fault, endpoint);
+            let mut fault = error::explain(*fault, endpoint);
+            if name != "cc" {
+                fault.next = name::spoken(&fault.next, name, NAMES);
+            }
             // Nobody left to tell when standard error is closed; the exit code still says it.
             let _ = error::print_into(&mut std::io::stderr().lock(), &fault, json);
             error::exit_code(&fault, is_run)
@@ -186,7 +211,7 @@ fn ended(result: Result<i32, Failure>, endpoint: Option<&str>, is_run: bool, jso
     }
 }
 
-async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
+async fn dispatch(context: Context, command: Command, name: &'static str) -> Result<i32, Failure> {
     match command {
         Command::Vpc(args) => vpc::run(&context, args).await,
         Command::Volume(args) => volume::run(&context, args).await,
@@ -222,7 +247,7 @@ async fn dispatch(context: Context, command: Command) -> Result<i32, Failure> {
         Command::Context(_) => unreachable!("it was run without a daemon"),
         Command::Console(args) => console::run(&context, args).await,
         Command::Info(args) => info::run(&context, args).await,
-        Command::Completion(args) => completion::run(args),
+        Command::Completion(args) => completion::run(args, name),
         Command::Version(args) => version::run(&context, args),
     }
 }
@@ -307,6 +332,22 @@ mod tests {
             command.get_subcommands().for_each(|sub| walk(sub, &path));
         }
         walk(&Cli::command(), "");
+    }
+
+    #[test]
+    fn under_the_packages_name_no_text_has_the_other() {
+        fn walk(command: &clap::Command) {
+            let about = command.get_about().into_iter().chain(command.get_after_help());
+            for text in about.chain(command.get_arguments().filter_map(|arg| arg.get_help())) {
+                let text = text.to_string();
+                let left = NAMES.iter().find(|name| text.contains(&format!(" cc {name}")));
+                assert_eq!(left, None, "{}: {text}", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        let command = command(name::PACKAGED);
+        assert!(command.get_after_help().unwrap().to_string().contains("ccloud run --rm --image"));
+        walk(&command);
     }
 
     #[test]

@@ -47,7 +47,8 @@ const ISOLATION: &[&str] = &["tcp_udp_and_icmp_reach_the_own_vpc_only"];
 const ONLY_HERE: [&str; 2] = ["volume_lvm", "volumes_on_lvm"];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
-const NOT_HERE: &[(&str, &str)] = &[];
+const NOT_HERE: &[(&str, &str)] =
+    &[("the_package_installs", "it makes a Debian root from the network, which the machine has not")];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {

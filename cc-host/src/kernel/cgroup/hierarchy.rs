@@ -96,18 +96,27 @@ impl Hierarchies {
             if !available.split_ascii_whitespace().any(|name| name == controller) {
                 return Err(CgroupError::NoController { controller, dir: path });
             }
+            // What is passed on already may be of a directory that is not ours.
+            let passed = std::fs::read_to_string(path.join("cgroup.subtree_control")).map_err(failed("read"))?;
+            if passed.split_ascii_whitespace().any(|name| name == controller) {
+                continue;
+            }
             std::fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"))
                 .map_err(failed("delegate"))?;
         }
         Ok(())
     }
 
-    /// Makes the controllers that live on v2 available below `dir`, by writing to directories of ours alone.
-    pub fn delegate(&self, dir: &Path) -> Result<(), CgroupError> {
+    /// Makes the controllers that live on v2 available below `dir`, by writing to directories of ours alone: the first of its parts are
+    /// others'.
+    pub fn delegate(&self, dir: &Path, others: usize) -> Result<(), CgroupError> {
         let on_v1 = |name: &str| self.legacy.iter().any(|one| one.controllers.iter().any(|c| c == name));
         let mut path = self.unified.mount.clone();
-        for part in dir.components() {
+        for (at, part) in dir.components().enumerate() {
             path.push(part);
+            if at < others {
+                continue;
+            }
             let available = std::fs::read_to_string(path.join("cgroup.controllers"))
                 .map_err(|source| CgroupError::Directory { operation: "read", dir: path.clone(), source })?;
             for controller in
