@@ -135,6 +135,9 @@ pub const LINK_SOCKETS: &str = "sockets-";
 /// Where our filters are on an interface: first, and under one handle, so that one replaces the other.
 pub const FILTER_PRIORITY: u16 = 1;
 pub const FILTER_HANDLE: u16 = 1;
+/// Beside them, and before them for packets that leave by the interface: the one that tells when to, of an interface with a rate.
+pub const DEPARTURE_HANDLE: u16 = 2;
+pub const PROGRAM_DEPARTURE: &str = "cc_depart";
 
 /// Leads the alias of every interface that we make.
 pub const OWNER_TAG: &str = "cc:";

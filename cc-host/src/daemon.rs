@@ -192,9 +192,11 @@ fn stop_signal() -> Result<impl Future<Output = Stop> + Send + 'static, Fault> {
     let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     Ok(async move {
         let (name, stop) = tokio::select! {
+            // Whoever removes the package says both, one right after the other.
+            biased;
+            _ = quit.recv() => ("SIGQUIT", Stop::WithContainers),
             _ = terminate.recv() => ("SIGTERM", Stop::Alone),
             _ = interrupt.recv() => ("SIGINT", Stop::Alone),
-            _ = quit.recv() => ("SIGQUIT", Stop::WithContainers),
         };
         tracing::info!("{name}: stopping");
         stop

@@ -7,7 +7,6 @@ mod datapath_support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::Link as _;
 use aya::programs::tc::{SchedClassifierLink, TcHandle};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
@@ -55,9 +54,7 @@ fn put_in_force(ebpf: &mut Ebpf, interface: &str) {
         let there = SchedClassifierLink::attached(interface, hook, FILTER_PRIORITY, handle, None).unwrap();
         let id = program.attach_to_link(there).unwrap();
         // Dropping it would detach.
-        let link = program.take_link(id).unwrap();
-        let _ = link.id();
-        std::mem::forget(link);
+        std::mem::forget(program.take_link(id).unwrap());
     }
 }
 

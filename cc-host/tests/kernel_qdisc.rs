@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 
-use cc_host::kernel::departure::{self, Departures};
+use cc_host::kernel::departure::{self, Departures, Earlier};
 use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
 use cc_host::kernel::netns;
 use cc_host::kernel::qdisc::{QdiscError, queue_inside};
@@ -64,8 +64,10 @@ fn a_queue_is_as_it_was_asked_for() {
         let links = Links::open().unwrap();
         assert_eq!(links.queue(ifindex).await.unwrap(), None, "nobody has set one");
         let fast = Shape { bytes_per_s: 12_500_000_000, burst_bytes: 64 << 20, queue_bytes: 4 << 20 };
+        assert!(!links.is_shaped(ifindex).await.unwrap());
         for asked in [SLOW, fast] {
             links.shape(ifindex, &asked).await.unwrap();
+            assert!(links.is_shaped(ifindex).await.unwrap());
             assert_holds("ccq", &asked);
             assert!(links.queue(ifindex).await.unwrap().is_some());
         }
@@ -97,25 +99,55 @@ fn departs(program: &OwnedFd, tstamp: u64) -> u64 {
     u64::from_ne_bytes(std::fs::read(taken.path()).unwrap()[152..160].try_into().unwrap())
 }
 
-/// A second for each packet, which is much longer than a run takes.
+/// A hundred seconds for each packet, which is much longer than all runs take.
 #[test]
 fn packets_are_told_to_leave_at_the_rate() {
-    const SECOND: u64 = 1_000_000_000;
-    let times = Departures { bytes_per_s: 1000, burst_ns: 0, wait_ns: 4 * SECOND, never_ns: 1000 * SECOND };
+    const TURN: u64 = 100_000_000_000;
+    let times =
+        Departures { bytes_per_s: 10, burst_ns: 0, wait_ns: 4 * TURN, never_ns: 1000 * TURN, earlier: Earlier::Kept };
     let program = departure::open(&times).unwrap();
     assert_eq!(departs(&program, 0), 0, "the first leaves at once");
     let second = departs(&program, 0);
     assert!(second > 0);
-    assert_eq!(departs(&program, 0), second + SECOND);
-    assert_eq!(departs(&program, second + 100 * SECOND), second + 100 * SECOND, "its own flow's later time stays");
-    // Five seconds ahead would be more than may wait, and takes nothing from who comes later.
+    assert_eq!(departs(&program, 0), second + TURN);
+    assert_eq!(departs(&program, second + 100 * TURN), second + 100 * TURN, "its own flow's later time stays");
+    // Five turns ahead would be more than may wait, and takes nothing from who comes later.
     let (lost, too) = (departs(&program, 0), departs(&program, 0));
-    assert!(lost > second + 900 * SECOND && too > second + 900 * SECOND, "{lost} {too}");
+    assert!(lost > second + 900 * TURN && too > second + 900 * TURN, "{lost} {too}");
 
-    let burst = Departures { burst_ns: 3 * SECOND, ..times };
+    let burst = Departures { burst_ns: 3 * TURN, ..times };
     let program = departure::open(&burst).unwrap();
     assert_eq!([(); 4].map(|()| departs(&program, 0)), [0; 4], "the burst, and the one that is its turn");
     assert!(departs(&program, 0) > 0);
+
+    // What others wrote counts for nothing.
+    let theirs = Departures { earlier: Earlier::Forgotten, ..times };
+    let program = departure::open(&theirs).unwrap();
+    assert_eq!(departs(&program, second + 100 * TURN), 0, "the first leaves at once");
+    let second = departs(&program, second + 100 * TURN);
+    assert_eq!(departs(&program, second + 100 * TURN), second + TURN);
+}
+
+/// Each part that somebody may take away is missed.
+#[test]
+fn a_rate_that_is_gone_is_not_taken_for_one() {
+    let (ifindex, _inside, runtime) = pair();
+    let links = runtime.block_on(async { Links::open().unwrap() });
+    let is_shaped = || runtime.block_on(links.is_shaped(ifindex)).unwrap();
+    let tc = |args: &[&str]| assert!(Command::new("tc").args(args).status().unwrap().success(), "{args:?}");
+    let mut ways: Vec<&[&str]> = vec![&["qdisc", "del", "dev", "ccq", "root"]];
+    if has_fq() {
+        ways.push(&["filter", "del", "dev", "ccq", "egress", "pref", "1", "handle", "2", "bpf"]);
+        ways.push(&["qdisc", "del", "dev", "ccq", "clsact"]);
+    }
+    for way in ways {
+        runtime.block_on(links.shape(ifindex, &SLOW)).unwrap();
+        assert!(is_shaped());
+        tc(way);
+        assert!(!is_shaped(), "{way:?}");
+    }
+    runtime.block_on(links.shape(ifindex, &SLOW)).unwrap();
+    assert!(is_shaped());
 }
 
 #[test]

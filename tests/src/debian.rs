@@ -143,8 +143,12 @@ fn bootstrapped() -> Result<PathBuf> {
             .stdin(Stdio::null())
             .output()
             .context("cannot start debootstrap; run `cargo xtask setup --tests`")?;
-        let said = String::from_utf8_lossy(&out.stdout);
-        ensure!(out.status.success(), "debootstrap: {}", said.lines().last().unwrap_or_default());
+        let said = [out.stdout, out.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        ensure!(
+            out.status.success(),
+            "debootstrap: {}",
+            said.map(|text| text.lines().last().unwrap_or_default().to_owned()).join("; ")
+        );
         // Nothing is installed from there again.
         let _ = std::fs::remove_dir_all(fresh.join("var/cache/apt/archives"));
         std::fs::rename(&fresh, &made).context("cannot rename")?;

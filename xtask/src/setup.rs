@@ -53,6 +53,7 @@ const BUILD: &[Package] = &[
 /// `g++` is for libFuzzer.
 const TESTS: &[Package] = &[
     program("g++", "g++"),
+    program("xz-utils", "xz"),
     program("skopeo", "skopeo"),
     program("umoci", "umoci"),
     program("crun", "crun"),

@@ -156,13 +156,21 @@ impl Containers {
         Ok(())
     }
 
-    /// What it receives: somebody else was at the host's end of its interface, and what was put back there since may stand before what
-    /// tells packets when to leave.
-    pub(super) async fn limit_again(&self, record: &ContainerRecord, ifindex: u32) {
-        let Some(limit) = record.spec.bandwidth.ingress else { return };
-        let shape = limit.shape(self.mtu(record));
-        if let Err(error) = self.rooms.links.shape(ifindex, &shape).await {
-            tracing::error!(container = %record.id, error = crate::error_chain(&error), "what it receives is not limited");
+    /// What it receives, if somebody has taken that away at the host's end of its interface; or if what was put back there since stands
+    /// before what tells packets when to leave. Whether it had to be.
+    pub(super) async fn limit_again(&self, record: &ContainerRecord, ifindex: u32) -> bool {
+        let Some(limit) = record.spec.bandwidth.ingress else { return false };
+        let links = &self.rooms.links;
+        if links.is_shaped(ifindex).await.unwrap_or(false) {
+            return false;
+        }
+        match links.shape(ifindex, &limit.shape(self.mtu(record))).await {
+            Ok(()) => true,
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                tracing::error!(container = %record.id, error, "what it receives is not limited");
+                false
+            }
         }
     }
 

@@ -70,17 +70,25 @@ impl Containers {
         let datapath = Arc::clone(&self.rooms.datapath);
         let looked = tokio::task::spawn_blocking(move || datapath.repair_interface(ifindex)).await;
         match looked.expect("a datapath call does not panic") {
-            Ok(None) => self.bring_back_up(ifindex).await,
-            Ok(Some(repaired)) => {
-                self.tell_of_repair(&repaired).await;
-                if let Some(record) = self.on_interface(ifindex) {
-                    self.limit_again(&record, ifindex).await;
+            Ok(repaired) => {
+                if let Some(repaired) = repaired {
+                    self.tell_of_repair(&repaired).await;
                 }
+                self.hold_back(ifindex).await;
                 self.bring_back_up(ifindex).await;
             }
             // It has gone with its container.
             Err(DatapathError::NoInterface { .. }) => {}
             Err(error) => self.cut_off(ifindex, &error).await,
+        }
+    }
+
+    /// A container's limit of what it receives, if it is gone.
+    async fn hold_back(&self, ifindex: u32) {
+        let Some(record) = self.on_interface(ifindex) else { return };
+        if self.limit_again(&record, ifindex).await {
+            let what = "the limit of what it receives".to_owned();
+            self.tell_of_repair(&Repaired { endpoint: Some(record.slot), what }).await;
         }
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cc_common::names;
 
 use super::Explain;
 use super::error::ExplainError;
@@ -93,9 +92,7 @@ impl Explain {
         };
         let Ok(ifindex) = nix::net::if_::if_nametoindex(interface.as_str()) else { return Ok(()) };
         for filter in self.links.filters(ifindex).await? {
-            let our_handle = u32::from(names::FILTER_HANDLE);
-            let at_our_place = filter.priority == names::FILTER_PRIORITY && filter.handle == our_handle;
-            if at_our_place && names::PROGRAMS.contains(&filter.program_name.as_str()) {
+            if filter.is_ours() {
                 continue;
             }
             let (hook, priority) = (filter.hook, filter.priority);
@@ -103,7 +100,9 @@ impl Explain {
                 "program {} of somebody else sees its packets ({hook} of {interface}, priority {priority})",
                 filter.program_name
             );
-            tell(problem, format!("tc filter del dev {interface} {hook} pref {priority}"), false);
+            let handle = filter.handle;
+            let next = format!("tc filter del dev {interface} {hook} pref {priority} handle {handle} bpf");
+            tell(problem, next, false);
         }
         for trap in Offload::of(interface.as_str()).traps(interface.as_str()) {
             tell(trap.problem, trap.next, false);

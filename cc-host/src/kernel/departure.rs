@@ -8,15 +8,14 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use cc_common::names::PROGRAM_DEPARTURE;
+
 use crate::bpf::{Instruction, bpf, number, op};
 
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
 const TYPE_ARRAY: u32 = 2;
 const TYPE_SCHED_CLS: u32 = 3;
-/// By which it is known. The kernel keeps 15 bytes.
-pub const NAME: &str = "cc_depart";
-
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// What leaves an interface, as times.
@@ -29,6 +28,16 @@ pub struct Departures {
     pub wait_ns: u64,
     /// Farther ahead than the queue looks, so that it drops.
     pub never_ns: u64,
+    pub earlier: Earlier,
+}
+
+/// What becomes of a time that a packet has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// It stays if it is later: of one's own conversations, their own pace.
+    Kept,
+    /// Others have written it, who could have their packets wait in a queue that is not theirs.
+    Forgotten,
 }
 
 impl Departures {
@@ -137,10 +146,18 @@ fn program(times: &Departures, map: u32) -> Vec<Instruction> {
         }
     }
     let leave = all.len();
-    // A time that it has already, of its own flow's pace, may be later.
-    all.push(op(JUMP_IF_NOT_LESS, NOW, FIRST, 3, 0));
-    all.push(op(LOAD_LONG, SECOND, PACKET, TSTAMP, 0));
-    all.push(op(JUMP_IF_NOT_LESS, SECOND, FIRST, 1, 0));
+    match times.earlier {
+        Earlier::Kept => {
+            all.push(op(JUMP_IF_NOT_LESS, NOW, FIRST, 3, 0));
+            all.push(op(LOAD_LONG, SECOND, PACKET, TSTAMP, 0));
+            all.push(op(JUMP_IF_NOT_LESS, SECOND, FIRST, 1, 0));
+        }
+        // No time at all is at once.
+        Earlier::Forgotten => {
+            all.push(op(JUMP_IF_GREATER, FIRST, NOW, 1, 0));
+            all.push(op(MOVE_NUMBER, FIRST, 0, 0, 0));
+        }
+    }
     all.push(op(STORE_LONG, PACKET, FIRST, TSTAMP, 0));
     all.push(op(MOVE_NUMBER, RESULT, 0, 0, NEXT));
     all.push(op(EXIT, 0, 0, 0, 0));
@@ -165,7 +182,7 @@ pub fn open(times: &Departures) -> io::Result<OwnedFd> {
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
     let program = program(times, number(map.as_raw_fd())?);
     let mut prog_name = [0; 16];
-    prog_name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+    prog_name[..PROGRAM_DEPARTURE.len()].copy_from_slice(PROGRAM_DEPARTURE.as_bytes());
     let load = Load {
         prog_type: TYPE_SCHED_CLS,
         insn_cnt: program.len() as u32,

@@ -1,6 +1,7 @@
 //! The eBPF filters on an interface, whoever put them there, as the kernel lists them. Refuses to add or remove one: the datapath does
 //! that with its own.
 
+use cc_common::names;
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
@@ -15,6 +16,17 @@ pub struct Filter {
     pub program_id: u32,
     pub program_name: String,
     pub tag: u64,
+}
+
+impl Filter {
+    /// By its place and its name, which somebody else would have to have chosen.
+    pub fn is_ours(&self) -> bool {
+        let [ours, departure] = [names::FILTER_HANDLE, names::DEPARTURE_HANDLE].map(u32::from);
+        let name = self.program_name.as_str();
+        self.priority == names::FILTER_PRIORITY
+            && ((self.handle == ours && names::PROGRAMS.contains(&name))
+                || (self.handle == departure && name == names::PROGRAM_DEPARTURE))
+    }
 }
 
 impl Links {

@@ -24,7 +24,7 @@ pub enum QdiscError {
     Depart { ifindex: u32, source: std::io::Error },
     #[error("cannot find interface {name}")]
     Find { name: &'static str, source: nix::Error },
-    #[error("cannot work in the container's network namespace")]
+    #[error("cannot work in the container's network namespace, or list an interface's filters")]
     Inside(#[from] LinkError),
 }
 
@@ -80,6 +80,20 @@ pub(super) fn attributes(kind: &str, options: Vec<(u16, Vec<u8>)>) -> Vec<TcAttr
 async fn read(handle: Handle, ifindex: u32) -> Result<Option<QueueStats>, QdiscError> {
     match ask(handle, RouteNetlinkMessage::GetQueueDiscipline(at_root(ifindex)), NLM_F_ECHO).await {
         Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(found))) => Ok(stats(&found)),
+        Ok(_) => Ok(None),
+        Err(source) => Err(QdiscError::Read { ifindex, source }),
+    }
+}
+
+/// Of the queue that somebody has set.
+pub(super) async fn kind(handle: Handle, ifindex: u32) -> Result<Option<String>, QdiscError> {
+    match ask(handle, RouteNetlinkMessage::GetQueueDiscipline(at_root(ifindex)), NLM_F_ECHO).await {
+        Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(found))) if found.header.handle != TcHandle::from(0) => {
+            Ok(found.attributes.into_iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            }))
+        }
         Ok(_) => Ok(None),
         Err(source) => Err(QdiscError::Read { ifindex, source }),
     }

@@ -7,14 +7,15 @@
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cc_common::names;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
-use super::departure::{self, Departures};
+use super::departure::{self, Departures, Earlier};
 use super::link::{Links, inside};
-use super::qdisc::{Discipline, QdiscError, ask, attributes, container_interface, set};
+use super::qdisc::{Discipline, QdiscError, ask, attributes, container_interface, kind, set};
 
 /// What an interface may let leave. Bytes are those of frames, without preamble and checksum; a buffer that will be cut into segments counts
 /// as these, with a header each.
@@ -31,23 +32,34 @@ pub struct Shape {
 impl Links {
     /// Of one of the host's interfaces, in place of what it was held to before.
     pub async fn shape(&self, ifindex: u32, shape: &Shape) -> Result<(), QdiscError> {
-        hold(&self.handle(), ifindex, shape).await
+        hold(&self.handle(), ifindex, shape, Earlier::Forgotten).await
+    }
+
+    /// Whether that is so still: a queue that somebody has set, and where it is fq, what tells packets when to leave before all else.
+    pub async fn is_shaped(&self, ifindex: u32) -> Result<bool, QdiscError> {
+        let Some(kind) = kind(self.handle(), ifindex).await? else { return Ok(false) };
+        if kind != Fq::KIND {
+            return Ok(kind == Tbf::KIND);
+        }
+        let filters = self.filters(ifindex).await?;
+        let first = filters.iter().find(|filter| filter.hook == "egress");
+        Ok(first.is_some_and(|filter| filter.is_ours() && filter.program_name == names::PROGRAM_DEPARTURE))
     }
 }
 
 /// As `Links::shape`, of a container's own interface: what it sends.
 pub async fn shape_inside(netns: impl AsFd + Send + 'static, shape: Shape) -> Result<(), QdiscError> {
-    inside(netns, move |handle| async move { hold(&handle, container_interface()?, &shape).await }).await
+    inside(netns, move |handle| async move { hold(&handle, container_interface()?, &shape, Earlier::Kept).await }).await
 }
 
 /// Whether the kernel has said that it has no fq.
 static NO_FQ: AtomicBool = AtomicBool::new(false);
 
-async fn hold(handle: &Handle, ifindex: u32, shape: &Shape) -> Result<(), QdiscError> {
+async fn hold(handle: &Handle, ifindex: u32, shape: &Shape, earlier: Earlier) -> Result<(), QdiscError> {
     let failed = |source| QdiscError::Set { ifindex, source };
     if !NO_FQ.load(Ordering::Relaxed) {
         match set(handle.clone(), ifindex, &Fq::of(shape)).await {
-            Ok(()) => return depart(handle, ifindex, shape).await,
+            Ok(()) => return depart(handle, ifindex, &shape.departures(earlier)).await,
             Err(error) if is(&error, nix::libc::ENOENT) => NO_FQ.store(true, Ordering::Relaxed),
             Err(error) => return Err(failed(error)),
         }
@@ -59,9 +71,6 @@ fn is(error: &rtnetlink::Error, number: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -number)
 }
 
-/// Ahead of the datapath's own filter, which ends what is asked of a packet.
-const PRIORITY: u32 = 1;
-const HANDLE: u32 = 2;
 /// Of all protocols, in the network's order.
 const EVERY_PROTOCOL: u32 = 0x0300;
 const BPF_FD: u16 = 6;
@@ -72,10 +81,9 @@ const DIRECT: u32 = 1;
 
 /// Has packets told when to leave, by a filter at the end of the interface's list of programs. One of the same handle goes first: a filter
 /// that is replaced keeps its place, which may be behind one that was put back meanwhile.
-async fn depart(handle: &Handle, ifindex: u32, shape: &Shape) -> Result<(), QdiscError> {
+async fn depart(handle: &Handle, ifindex: u32, times: &Departures) -> Result<(), QdiscError> {
     let failed = |source| QdiscError::Set { ifindex, source };
-    let program: OwnedFd =
-        departure::open(&shape.departures()).map_err(|source| QdiscError::Depart { ifindex, source })?;
+    let program: OwnedFd = departure::open(times).map_err(|source| QdiscError::Depart { ifindex, source })?;
     let mut clsact = TcMessage::with_index(ifindex.cast_signed());
     clsact.header.handle = TcHandle { major: 0xffff, minor: 0 };
     clsact.header.parent = TcHandle::CLSACT;
@@ -93,7 +101,7 @@ async fn depart(handle: &Handle, ifindex: u32, shape: &Shape) -> Result<(), Qdis
         "bpf",
         vec![
             (BPF_FD, program.as_raw_fd().to_ne_bytes().to_vec()),
-            (BPF_NAME, format!("{}\0", departure::NAME).into_bytes()),
+            (BPF_NAME, format!("{}\0", names::PROGRAM_DEPARTURE).into_bytes()),
             (BPF_FLAGS, DIRECT.to_ne_bytes().to_vec()),
         ],
     );
@@ -103,9 +111,9 @@ async fn depart(handle: &Handle, ifindex: u32, shape: &Shape) -> Result<(), Qdis
 
 fn filter(ifindex: u32) -> TcMessage {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
-    message.header.handle = HANDLE.into();
+    message.header.handle = u32::from(names::DEPARTURE_HANDLE).into();
     message.header.parent = TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS };
-    message.header.info = PRIORITY << 16 | EVERY_PROTOCOL;
+    message.header.info = u32::from(names::FILTER_PRIORITY) << 16 | EVERY_PROTOCOL;
     message
 }
 
@@ -114,13 +122,14 @@ impl Shape {
         Departures::time_of(bytes.into(), self.bytes_per_s)
     }
 
-    fn departures(&self) -> Departures {
+    fn departures(&self, earlier: Earlier) -> Departures {
         let wait_ns = self.time_of(self.queue_bytes);
         Departures {
             bytes_per_s: self.bytes_per_s,
             burst_ns: self.time_of(self.burst_bytes),
             wait_ns,
             never_ns: horizon_ns(wait_ns).saturating_mul(2),
+            earlier,
         }
     }
 }
@@ -151,9 +160,13 @@ impl Fq {
     }
 }
 
+impl Fq {
+    const KIND: &'static str = "fq";
+}
+
 impl Discipline for Fq {
     fn kind(&self) -> &'static str {
-        "fq"
+        Fq::KIND
     }
 
     fn options(&self) -> Vec<(u16, Vec<u8>)> {
@@ -175,9 +188,13 @@ const TBF_BURST: u16 = 6;
 /// The kernel needs no table of the time that each length takes if it is told what it is that is transmitted.
 const LINK_LAYER_ETHERNET: u8 = 1;
 
+impl Tbf {
+    const KIND: &'static str = "tbf";
+}
+
 impl Discipline for Tbf {
     fn kind(&self) -> &'static str {
-        "tbf"
+        Tbf::KIND
     }
 
     /// The struct holds 32 bits of rate, and a burst in time units of the kernel's: both are said again after it, in full.

@@ -49,16 +49,14 @@ pub fn run(root: &Path, kernels: &[String], choice: &Choice, seed: u64) -> Resul
     on_each(root, each, seed, Record::Kept)
 }
 
-/// A part of what is required, within a quarter of an hour: most of it on the oldest kernel, which lacks the most.
+/// A part of what is required, within a quarter of an hour, on the oldest kernel, which lacks the most; and the refusal. Not on the newest: what
+/// Debian brings out today is to break nothing that has not changed.
 pub fn briefly(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
     let names: Vec<String> = suites::BRIEFLY.iter().map(|(name, _)| (*name).to_owned()).collect();
     let built = build(root, &names)?;
-    let [oldest, newest, refused] = KERNELS;
-    let each = vec![
-        (Series::parse(oldest)?, suites::chosen(&built, suites::BRIEFLY)),
-        (Series::parse(newest)?, suites::chosen(&built, suites::AT_A_GLANCE)),
-        (Series::parse(refused)?, Vec::new()),
-    ];
+    let [oldest, _, refused] = KERNELS;
+    let each =
+        vec![(Series::parse(oldest)?, suites::chosen(&built, suites::BRIEFLY)?), (Series::parse(refused)?, Vec::new())];
     on_each(root, each, seed, Record::None)
 }
 

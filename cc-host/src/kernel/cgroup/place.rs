@@ -14,6 +14,8 @@ const OWN: &str = "cc";
 const DAEMON: &str = "daemon";
 /// Beside it.
 const CONTAINERS: &str = "containers";
+/// Below our directory, of the shims.
+const SHIMS: &str = "shims";
 /// By which systemd marks what it keeps its hands off; the first since 252, the second before.
 const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
 /// In the directory that lives as long as the machine is up.
@@ -49,7 +51,10 @@ impl Place {
         if let Some(before) = before.filter(|place| hierarchies.unified.mount.join(&place.dir).is_dir()) {
             return Ok(before);
         }
-        let place = given(&hierarchies).unwrap_or(Place { dir: OWN.into(), others: 0 });
+        // A daemon that kept no note had no other place, and its shims are there as long as its containers.
+        let unnoted = hierarchies.unified.mount.join(OWN).join(SHIMS).is_dir();
+        let found = if unnoted { None } else { given(&hierarchies) };
+        let place = found.unwrap_or(Place { dir: OWN.into(), others: 0 });
         write(&record, &place.dir).map_err(|source| CgroupError::Directory {
             operation: "note the place of",
             dir: place.dir.clone(),
