@@ -74,6 +74,8 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Lay
     // Functions that are verified by themselves find the same per-CPU row again: no reference to it is the only one. Small copies and
     // fillings are a few words each, not calls of loops over bytes, which is what expanding in order would leave of all but memcpy.
     let flags = "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order -Z mutable-noalias=no";
+    // Cargo names crates outside of a workspace by where they are, and by that rustc their symbols: ours are named for what they are.
+    let wrapper = std::env::current_exe().context("cannot tell where xtask is")?;
     // What is in the object of where its sources were is the same wherever it is built.
     let (own, crates) = (workspace_root.display(), crate::dist::cargo_home());
     let moved =
@@ -95,6 +97,8 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Lay
     cargo
         .current_dir(workspace_root.join("cc-ebpf"))
         .env("RUSTFLAGS", flags)
+        .env("RUSTC_WRAPPER", wrapper)
+        .env(WRAPS, "1")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("CARGO_TARGET_DIR", workspace_root.join("target/ebpf/build"))
         .args(["--quiet", "--release", "--locked", "--target", TARGET])
@@ -104,6 +108,30 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Lay
         bail!("the eBPF programs did not build ({toolchain:?} toolchain)");
     }
     Ok(())
+}
+
+/// Set where cargo runs this program as its compiler.
+const WRAPS: &str = "CC_EBPF_WRAPS";
+const OWN_CRATES: [&str; 2] = ["cc_common", "cc_ebpf"];
+
+/// Becomes the compiler, if that is what cargo wants of us; returns only then, with why it could not.
+pub fn wrap() -> Option<std::io::Error> {
+    use std::os::unix::process::CommandExt as _;
+    std::env::var_os(WRAPS)?;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (rustc, arguments) = words.split_first()?;
+    Some(Command::new(rustc).args(named_by_itself(arguments)).exec())
+}
+
+/// Of a crate of ours, without what cargo derives from its place.
+fn named_by_itself(arguments: &[String]) -> Vec<String> {
+    let name = arguments.iter().skip_while(|word| *word != "--crate-name").nth(1);
+    let ours = name.filter(|name| OWN_CRATES.contains(&name.as_str()));
+    let word = |word: &String| match ours {
+        Some(name) if word.starts_with("metadata=") => format!("metadata={name}"),
+        _ => word.clone(),
+    };
+    arguments.iter().map(word).collect()
 }
 
 /// The compiler to build with; setup asks the same, so that what it leaves here is what the build takes.
@@ -186,6 +214,19 @@ fn newest(path: &Path) -> Result<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_crates_are_named_by_themselves() {
+        let of = |text: &str| named_by_itself(&text.split(' ').map(str::to_owned).collect::<Vec<_>>()).join(" ");
+        let rest = "-C metadata=5d88 -C extra-filename=-5d88 x.rs";
+        assert_eq!(
+            of(&format!("--crate-name cc_common {rest}")),
+            "--crate-name cc_common -C metadata=cc_common -C extra-filename=-5d88 x.rs"
+        );
+        for other in [format!("--crate-name aya {rest}"), "-vV".to_owned()] {
+            assert_eq!(of(&other), other);
+        }
+    }
 
     #[test]
     fn an_object_older_than_a_source_is_stale() {

@@ -93,6 +93,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = build_ebpf::wrap() {
+        eprintln!("xtask: cannot become the compiler: {error}");
+        return ExitCode::FAILURE;
+    }
     let root = root();
     let done = match Cli::parse().task {
         Task::Setup { tests } => setup::run(&root, if tests { setup::For::Tests } else { setup::For::Demo }),
