@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-
 use super::Explain;
 use super::error::ExplainError;
 use crate::config::Config;
