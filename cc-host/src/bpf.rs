@@ -1,11 +1,12 @@
-//! bpf(2), and its instructions, for what aya does not do or where aya is not. Refuses to know a command: each room has its own, with the
-//! parts of the kernel's `bpf_attr` that belong to it.
+//! bpf(2), and its instructions, for what aya does not do or where aya is not. Refuses to know a command but the loading of a
+//! program: each room has its own, with the parts of the kernel's `bpf_attr` that belong to it.
 
 use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 /// Runs a command, whose `attr` is only read.
 pub fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `devices` or `kernel::departure`, whose layout is the kernel's for its command; it
+    // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `devices`, of `kernel::departure` or of this file, whose layout is the kernel's for its command; it
     // and what it points at live through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
@@ -31,6 +32,47 @@ pub struct Instruction {
 
 pub const fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction { code, registers: from << 4 | to, offset, immediate }
+}
+
+const PROG_LOAD: libc::c_int = 5;
+
+/// Of a kind that needs no more than this to be said. The kernel keeps 15 bytes of the name.
+pub fn load_program(
+    kind: u32,
+    expected_attach_type: u32,
+    name: &[u8; 16],
+    program: &[Instruction],
+) -> io::Result<OwnedFd> {
+    let load = Load {
+        prog_type: kind,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr().expose_provenance() as u64,
+        license: c"Apache-2.0".as_ptr().expose_provenance() as u64,
+        prog_name: *name,
+        expected_attach_type,
+        ..Load::default()
+    };
+    let fd = bpf(PROG_LOAD, &load)?;
+    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A part of the kernel's `bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 pub fn number(fd: libc::c_int) -> io::Result<u32> {

@@ -161,8 +161,14 @@ impl Containers {
     pub(super) async fn limit_again(&self, record: &ContainerRecord, ifindex: u32) -> bool {
         let Some(limit) = record.spec.bandwidth.ingress else { return false };
         let links = &self.rooms.links;
-        if links.is_shaped(ifindex).await.unwrap_or(false) {
-            return false;
+        match links.is_shaped(ifindex).await {
+            Ok(false) => {}
+            Ok(true) => return false,
+            // It may have gone with its container.
+            Err(error) => {
+                tracing::debug!(error = crate::error_chain(&error), "a queue cannot be looked at");
+                return false;
+            }
         }
         match links.shape(ifindex, &limit.shape(self.mtu(record))).await {
             Ok(()) => true,

@@ -5,9 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::program::{Rule, program};
-use crate::bpf::{Instruction, bpf, bpf_filled, number};
+use crate::bpf::{Instruction, bpf, bpf_filled, load_program, number};
 
-const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_DETACH: libc::c_int = 9;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
@@ -73,38 +72,10 @@ fn name_of(program: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
 }
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let load = Load {
-        prog_type: TYPE_CGROUP_DEVICE,
-        insn_cnt: program.len() as u32,
-        insns: program.as_ptr().expose_provenance() as u64,
-        license: c"Apache-2.0".as_ptr().expose_provenance() as u64,
-        prog_name: *NAME,
-        expected_attach_type: ATTACH_CGROUP_DEVICE,
-        ..Load::default()
-    };
-    let fd = bpf(PROG_LOAD, &load)?;
-    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    load_program(TYPE_CGROUP_DEVICE, ATTACH_CGROUP_DEVICE, NAME, program)
 }
 
 /// Parts of the kernel's `bpf_attr`, by command.
-#[repr(C)]
-#[derive(Default)]
-struct Load {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
-}
-
 #[repr(C)]
 #[derive(Default)]
 struct Attach {

@@ -10,10 +10,9 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use cc_common::names::PROGRAM_DEPARTURE;
 
-use crate::bpf::{Instruction, bpf, number, op};
+use crate::bpf::{Instruction, bpf, load_program, number, op};
 
 const MAP_CREATE: libc::c_int = 0;
-const PROG_LOAD: libc::c_int = 5;
 const TYPE_ARRAY: u32 = 2;
 const TYPE_SCHED_CLS: u32 = 3;
 const NS_PER_S: u64 = 1_000_000_000;
@@ -181,22 +180,12 @@ pub fn open(times: &Departures) -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
     let program = program(times, number(map.as_raw_fd())?);
-    let mut prog_name = [0; 16];
-    prog_name[..PROGRAM_DEPARTURE.len()].copy_from_slice(PROGRAM_DEPARTURE.as_bytes());
-    let load = Load {
-        prog_type: TYPE_SCHED_CLS,
-        insn_cnt: program.len() as u32,
-        insns: program.as_ptr().expose_provenance() as u64,
-        license: c"Apache-2.0".as_ptr().expose_provenance() as u64,
-        prog_name,
-        ..Load::default()
-    };
-    let fd = bpf(PROG_LOAD, &load)?;
-    // SAFETY: as above.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let mut name = [0; 16];
+    name[..PROGRAM_DEPARTURE.len()].copy_from_slice(PROGRAM_DEPARTURE.as_bytes());
+    load_program(TYPE_SCHED_CLS, 0, &name, &program)
 }
 
-/// Parts of the kernel's `bpf_attr`, by command.
+/// A part of the kernel's `bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
 struct MapCreate {
@@ -205,19 +194,4 @@ struct MapCreate {
     value_size: u32,
     max_entries: u32,
     map_flags: u32,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct Load {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
 }
