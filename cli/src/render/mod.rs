@@ -15,6 +15,7 @@ pub mod inspection;
 pub mod log;
 pub mod metrics;
 pub mod prefixes;
+pub mod spec;
 pub mod stats;
 pub mod table;
 pub mod top;
