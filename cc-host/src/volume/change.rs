@@ -208,9 +208,11 @@ fn copy_volume(
         rustix::fs::syncfs(root).map_err(|error| failed(error.into()))?;
     }
     let began = Instant::now();
-    let frozen = root.map(Frozen::freeze).transpose().map_err(failed)?;
+    let to_freeze = root.filter(|_| backend.copies_what_is_still());
+    let frozen = to_freeze.map(Frozen::freeze).transpose().map_err(failed)?;
     fault::point("volume.snapshot.frozen");
-    let go_on = || !is_mounted || began.elapsed() < FROZEN_WITHIN;
+    let is_frozen = frozen.is_some();
+    let go_on = || !is_frozen || began.elapsed() < FROZEN_WITHIN;
     let is_whole = backend.copy(&source.id, &copy.id, &go_on).map_err(disk)?;
     drop(frozen);
     if !is_whole {

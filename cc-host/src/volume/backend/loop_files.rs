@@ -81,6 +81,11 @@ impl Backend for LoopFiles {
         file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed("shorten", path))
     }
 
+    /// Block after block.
+    fn copies_what_is_still(&self) -> bool {
+        true
+    }
+
     fn copy(&self, from: &VolumeId, to: &VolumeId, go_on: &dyn Fn() -> bool) -> Result<bool, BackendError> {
         let (source, target, path) = (self.file(from)?, self.file(to)?, self.image(to));
         // What the device has written past the page cache must not be hidden by what is in it.

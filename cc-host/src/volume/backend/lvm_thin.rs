@@ -204,6 +204,11 @@ impl Backend for LvmThin {
         self.lvm("shorten", id, &["lvreduce", "--force", "--yes", "--size", &bytes_of(bytes)])
     }
 
+    /// The device mapper has the file system on it written out and still for the moment that a snapshot takes.
+    fn copies_what_is_still(&self) -> bool {
+        false
+    }
+
     /// A thin snapshot takes the place of what was created for it.
     fn copy(&self, from: &VolumeId, to: &VolumeId, go_on: &dyn Fn() -> bool) -> Result<bool, BackendError> {
         if !go_on() {

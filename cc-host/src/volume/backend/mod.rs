@@ -87,6 +87,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Back to a size that it had, after a growth of which nothing was used.
     fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
 
+    /// Whether a copy is of one moment only while nothing is written to its source.
+    fn copies_what_is_still(&self) -> bool;
+
     /// What is in `from` now, into `to`, which was created with its size. `go_on` is asked now and then.
     fn copy(&self, from: &VolumeId, to: &VolumeId, go_on: &dyn Fn() -> bool) -> Result<bool, BackendError>;
 
