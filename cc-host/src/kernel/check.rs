@@ -161,6 +161,7 @@ pub fn all(config: &Config) -> Vec<Check> {
             "without it: BPF maps may count against it on old kernels",
             "LimitMEMLOCK=infinity",
         ),
+        lvm(config.volumes.lvm_pool.as_deref()),
         optional("space", space(&config.state_dir), "without it: pulls fail", "free space below state_dir, or move it"),
     ]
 }
@@ -228,6 +229,17 @@ fn volumes(filesystems: &str) -> (bool, String) {
         true => (true, "ext4, loop devices and e2fsprogs".to_owned()),
         false => (false, format!("no {}", missing.join(", no "))),
     }
+}
+
+/// Required where it is asked for: the daemon does not start without its volumes.
+fn lvm(pool: Option<&str>) -> Check {
+    let (ok, found) = match (pool, crate::volume::has_tool("lvm")) {
+        (Some(pool), true) => (true, format!("lvm, for the pool {pool}")),
+        (Some(pool), false) => (false, format!("no lvm, and volumes.lvm_pool is {pool}")),
+        (None, _) => (true, "not asked for: volumes are files".to_owned()),
+    };
+    let next = "install lvm2, or remove volumes.lvm_pool from the configuration";
+    Check { name: "lvm", ok, required: pool.is_some(), found, cost: "without it: the daemon does not start", next }
 }
 
 fn exists(path: &str) -> (bool, String) {
@@ -368,6 +380,15 @@ mod tests {
         print_into(&mut out, &[check]).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("MISSING") && text.contains("without it: y; do z"), "{text}");
+    }
+
+    #[test]
+    fn lvm_is_asked_for_where_volumes_are_in_a_pool() {
+        let none = lvm(None);
+        assert!(none.ok && !none.required);
+        let some = lvm(Some("group/pool"));
+        assert!(some.required && some.found.contains("group/pool"));
+        assert_eq!(some.ok, crate::volume::has_tool("lvm"));
     }
 
     #[test]
