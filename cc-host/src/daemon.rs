@@ -60,10 +60,16 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     let host_id = host_id(&*store).await?;
 
     tokio::pin!(stop);
+    let opening = House::open(&config, store.clone(), events.clone(), &host_id);
+    tokio::pin!(opening);
     let house = tokio::select! {
-        house = House::open(&config, store.clone(), events.clone(), &host_id) => house?,
-        // What it leaves half done, the next boot does.
-        _ = &mut stop => return Ok(()),
+        house = &mut opening => house?,
+        with = &mut stop => return match with {
+            // What it leaves half done, the next boot does.
+            Stop::Alone => Ok(()),
+            // They have to be found to be stopped.
+            Stop::WithContainers => close_with_containers(opening.await?).await,
+        },
     };
     let doors = Doors::open(&config).await?;
     let metrics_door = metrics::open(&config, doors.identity(), &events).await?;
@@ -134,6 +140,16 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     events.add("host.stopped", "", &text).await;
     let _gone_already = std::fs::remove_file(config.socket());
     result
+}
+
+/// Before anybody could ask anything.
+async fn close_with_containers(house: House) -> Result<(), Fault> {
+    let closed = tokio::time::timeout(STOP_WITHIN, house.close(STOP_GRACE, true)).await;
+    if closed.is_err() {
+        tracing::warn!("not every container ended within {STOP_WITHIN:?}");
+    }
+    house.let_go();
+    Ok(())
 }
 
 async fn tell_of_console(doors: &Doors, events: &Events) {

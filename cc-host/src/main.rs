@@ -60,7 +60,8 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Fault> {
-        let packaged = Some(Path::new(CONFIG_FILE)).filter(|file| file.exists());
+        // Of one that cannot be looked at, reading it says why.
+        let packaged = Some(Path::new(CONFIG_FILE)).filter(|file| file.try_exists().unwrap_or(true));
         Ok(Config::load(self.config.as_deref().or(packaged))?)
     }
 }
