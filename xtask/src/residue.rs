@@ -9,6 +9,9 @@ use crate::process::ask;
 /// Every object that a test, the demo or a benchmark makes has a name that starts so.
 pub const PREFIX: &str = "cct";
 
+/// The cgroups of the daemon's own test files begin so.
+const CGROUPS: &str = "cc-test-";
+
 /// The objects there are now; taken before and after, the difference is what was left.
 pub fn now() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -18,17 +21,22 @@ pub fn now() -> BTreeSet<String> {
     found.extend(entries(&std::env::temp_dir(), "file"));
     found.extend(mounts());
     let cgroups = Path::new("/sys/fs/cgroup");
-    found.extend(entries(cgroups, "cgroup"));
-    for hierarchy in std::fs::read_dir(cgroups).into_iter().flatten().flatten() {
-        found.extend(entries(&hierarchy.path(), "cgroup"));
+    let hierarchies = std::fs::read_dir(cgroups).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([cgroups.to_owned()]) {
+        found.extend(entries(&hierarchy, "cgroup"));
+        found.extend(named(&hierarchy, CGROUPS, "cgroup"));
     }
     found.extend(processes());
     found
 }
 
 fn entries(dir: &Path, kind: &str) -> Vec<String> {
+    named(dir, PREFIX, kind)
+}
+
+fn named(dir: &Path, prefix: &str, kind: &str) -> Vec<String> {
     let list = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    list.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+    list.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
         .map(|entry| format!("{kind} {}", entry.path().display()))
         .collect()
 }
