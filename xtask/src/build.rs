@@ -182,19 +182,22 @@ pub fn for_package(root: &Path, dir: &Path) -> Result<PathBuf> {
     build_ebpf::run(root, Layout::Own)?;
     let crates = crate::dist::cargo_home();
     let moved = [(root, SOURCES), (&crates, "/usr/src/cargo")];
-    let all = |option: &str| moved.map(|(from, to)| format!("{option}={}={to}", from.display())).join(" ");
-    let (rust, c) = (all("--remap-path-prefix"), all("-ffile-prefix-map"));
-    let build = |mut command: Command, flags: &str, target_dir: &Path| {
+    let all = |option: &str| moved.map(|(from, to)| format!("{option}={}={to}", from.display()));
+    let rust = all("--remap-path-prefix");
+    // Whatever is in a directory's name: flags are words of a shell to the one, and told apart by a unit separator to the other.
+    let c = all("-ffile-prefix-map").map(|flag| format!("'{}'", flag.replace('\'', r"'\''"))).join(" ");
+    let build = |mut command: Command, flags: &[&str], target_dir: &Path| {
         command.arg("--locked").arg("--target-dir").arg(target_dir);
-        command.env("RUSTFLAGS", flags).env("CFLAGS", &c).env_remove("CARGO_ENCODED_RUSTFLAGS");
+        command.env("CFLAGS", &c).env("CC_SHELL_ESCAPED_FLAGS", "1").env_remove("RUSTFLAGS");
+        command.env("CARGO_ENCODED_RUSTFLAGS", [flags, &rust.each_ref().map(String::as_str)].concat().join("\x1f"));
         run_command(&mut command)
     };
     let ours = command_for(root, Profile::Release, None, &["cc-host", "cli"], &["cc-host", "cc"]);
-    build(ours, &rust, dir)?;
+    build(ours, &[], dir)?;
     let built = dir.join("release");
     for (name, feature) in [("cc-shim", "shim"), ("cc-oci", "oci")] {
         let static_dir = dir.join("static");
-        let flags = format!("{STATIC_FLAGS} {rust}");
+        let flags: Vec<&str> = STATIC_FLAGS.split(' ').collect();
         build(static_command(root, Profile::Release, name, feature), &flags, &static_dir)?;
         place(&static_dir.join(STATIC_TARGET).join("release").join(name), &built.join(name))?;
     }

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::{cargo, output, run as run_command};
 
-/// Of different lengths: a path that is left somewhere then moves what follows it.
-const NAMES: [&str; 2] = ["a", "another-directory"];
+/// Of different lengths: a path that is left somewhere then moves what follows it. And whatever a name may have.
+const NAMES: [&str; 2] = ["a", "another directory's name"];
 
 /// What is to be told of it.
 pub fn run(root: &Path) -> Result<String> {
