@@ -3,16 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use cc_tests::daemon::bin_dir;
-use cc_tests::debian::Debian;
+use cc_tests::debian::package::{UNIT, packed};
+use cc_tests::debian::{Debian, job};
 use cc_tests::eventually::eventually;
-use cc_tests::images;
 
-const UNIT: &str = "/usr/lib/systemd/system/cc-host.service";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]
@@ -32,7 +30,7 @@ fn it_is_the_same_bytes_each_time_installs_does_the_job_and_goes() {
 
     configure(&debian);
     let daemon = Daemon::start(&debian);
-    two_vpcs_with_one_cidr(&debian);
+    job::two_vpcs_with_one_cidr(&debian);
     daemon.stop_with_containers(&debian);
 
     // Removed: all but what an administrator may have changed, and whether the unit is enabled.
@@ -47,22 +45,6 @@ fn it_is_the_same_bytes_each_time_installs_does_the_job_and_goes() {
     debian.run("test", &["-e", "/var/lib/cc/store.sqlite"]).ok();
     debian.run("test", &["!", "-e", "/run/cc"]).ok();
     assert_eq!(debian.run("dpkg", &["-l", "ccloud"]).code, 1);
-}
-
-/// As `cargo xtask dist` packs a release, but that these are the programs under test.
-fn packed(out: &Path) -> PathBuf {
-    let mut command = match std::env::var_os("CC_XTASK") {
-        Some(xtask) => Command::new(xtask),
-        None => {
-            let mut cargo = Command::new("cargo");
-            cargo.arg("xtask");
-            cargo
-        }
-    };
-    command.args(["dist", "--fast", "--programs"]).arg(bin_dir()).arg("--out").arg(out);
-    let packed = command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).output().unwrap();
-    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
-    PathBuf::from(String::from_utf8(packed.stdout).unwrap().lines().last().unwrap())
 }
 
 /// Of the system, without what dpkg keeps of itself.
@@ -195,47 +177,4 @@ impl Daemon {
         assert!(status.success(), "{status}\n{}", log());
         eventually("the containers end with the daemon", Duration::from_secs(5), || shims().is_empty().then_some(()));
     }
-}
-
-/// Two servers at one address, each heard by its own network alone.
-fn two_vpcs_with_one_cidr(debian: &Debian) {
-    let cc = |args: &[&str]| debian.run("ccloud", args);
-    let layout = images::build("busybox").unwrap();
-    let copied = Command::new("cp").arg("-r").arg(&layout).arg(debian.share().join("busybox")).status().unwrap();
-    assert!(copied.success());
-    cc(&["image", "load", "oci:/srv/busybox:latest", "--name", "localhost/busybox:latest"]).ok();
-    for vpc in ["blue", "red", "empty"] {
-        cc(&["vpc", "create", "--cidr", "10.0.0.0/24", "--name", vpc]).ok();
-    }
-    let image = ["--image", "localhost/busybox:latest"];
-    cc(&["group", "create", "--name", "closed"]).ok();
-    for (name, vpc, group) in
-        [("web-blue", "blue", "default"), ("web-red", "red", "default"), ("closed", "blue", "closed")]
-    {
-        let serve = format!("mkdir /www; echo hello from {vpc} >/www/index.html; exec httpd -f -p 80 -h /www");
-        let own = if group == "default" { &[][..] } else { &["--group", group] };
-        let run = ["run", "-d", "--name", name, "--vpc", vpc, "--memory", "64MiB"];
-        cc(&[&run[..], own, &image, &["sh", "-c", &serve]].concat()).ok();
-    }
-    let url = |name: &str| {
-        let address = cc(&["inspect", name]).json()[0]["ipv4"].as_str().unwrap().to_owned();
-        format!("http://{}/", address.split('/').next().unwrap())
-    };
-    let (web, closed) = (url("web-blue"), url("closed"));
-    assert_eq!(web, url("web-red"), "the first of each network has its first address");
-    let get = |vpc: &str, url: &str| {
-        cc(&[&["run", "--rm", "--vpc", vpc][..], &image, &["timeout", "5", "wget", "-q", "-O", "-", url]].concat())
-    };
-    for vpc in ["blue", "red"] {
-        let what = format!("the server of {vpc}");
-        let said = eventually(&what, Duration::from_secs(10), || get(vpc, &web).ok_or_none());
-        assert_eq!(said.stdout, format!("hello from {vpc}\n"));
-    }
-    assert_ne!(get("empty", &web).code, 0, "a network without a server has heard another's");
-    // Nor what no rule allows, in the same network.
-    assert_ne!(get("blue", &closed).code, 0, "a group without rules let somebody in");
-    let metrics = |name: &str| cc(&["metrics", name, "--json"]).json()[0].clone();
-    let (web, closed) = (metrics("web-blue"), metrics("closed"));
-    assert!(web["received"]["packets"].as_u64().unwrap() > 0, "{web:#}");
-    assert!(!closed["drops"].as_array().unwrap().is_empty(), "{closed:#}");
 }

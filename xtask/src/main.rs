@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod conformance;
+mod debian;
 mod demo;
 mod dist;
 mod fuzz;
@@ -87,6 +88,9 @@ enum Task {
     /// The traffic tool of `bench net`; the same for every peer
     #[command(hide = true)]
     Traffic(bench::traffic::Options),
+    /// Where a clean Debian is, made if it is not there yet
+    #[command(hide = true)]
+    Debian,
     /// The first program of an emulated machine of `test --vm`
     #[command(hide = true)]
     Guest(vm::guest::Options),
@@ -114,6 +118,7 @@ fn main() -> ExitCode {
         Task::Proto => build::proto(&root),
         Task::Tidy => tidy::run(&root),
         Task::Traffic(options) => bench::traffic::run(&options),
+        Task::Debian => debian::root(&root).map(|dir| println!("{}", dir.display())),
         Task::Guest(options) => vm::guest::run(&options),
     };
     match done {

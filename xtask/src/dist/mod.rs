@@ -51,6 +51,12 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Programs as they are, quickly: for tests.
+pub fn pack_programs(root: &Path, programs: &Path, out: &Path) -> Result<PathBuf> {
+    let stage = stage::Stage::make(root, programs)?;
+    pack::run(root, &stage, out, true)
+}
+
 /// Where cargo keeps the sources of crates.
 pub fn cargo_home() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cargo");

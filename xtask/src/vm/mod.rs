@@ -102,6 +102,7 @@ fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut 
         suite_limit_seconds: SUITE_LIMIT_SECONDS,
         refused: kernel.series() < SUPPORTED_FROM,
         suites: suites.to_vec(),
+        clean: suites::clean(root, suites, &tested_dir(root))?,
     };
     let path = dir.join("plan.json");
     std::fs::write(&path, serde_json::to_vec(&plan).context("cannot write a plan")?)

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::told::Suite;
+use super::told::{Clean, Suite};
 use crate::process::{cargo, output};
 use crate::test::files;
+use crate::{debian, dist};
 
-/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, rates, thin volumes.
-const REQUIRED: [&str; 11] = [
+/// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, rates, thin volumes, and the unit.
+const REQUIRED: [&str; 12] = [
     "limits_hold",
     "same_cidr_vpcs_never_hear_each_other",
     "containers_reach_out",
@@ -22,7 +23,11 @@ const REQUIRED: [&str; 11] = [
     "bandwidth_is_held",
     "volume_lvm",
     "volumes_on_lvm",
+    UNIT,
 ];
+
+/// It needs a clean Debian, and the package.
+const UNIT: &str = "the_unit_runs";
 
 /// What CI has time for: of each file that is required a test or two. Of a file without tests here, all.
 pub const BRIEFLY: &[(&str, &[&str])] = &[
@@ -41,7 +46,7 @@ pub const BRIEFLY: &[(&str, &[&str])] = &[
 const ISOLATION: &[&str] = &["tcp_udp_and_icmp_reach_the_own_vpc_only"];
 
 /// Files that need what only these machines have: below `tests/vm` of their packages, and named in its Cargo.toml.
-const ONLY_HERE: [&str; 2] = ["volume_lvm", "volumes_on_lvm"];
+const ONLY_HERE: [&str; 3] = ["volume_lvm", "volumes_on_lvm", UNIT];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
 const NOT_HERE: &[(&str, &str)] =
@@ -91,6 +96,15 @@ pub fn build(root: &Path, names: &[String]) -> Result<Vec<Suite>> {
         found.with_context(|| format!("cargo does not say where {name} is"))
     };
     names.iter().map(of).collect()
+}
+
+/// For those of them that install the package: an emulated machine has no network to make either from.
+pub fn clean(root: &Path, suites: &[Suite], bin_dir: &Path) -> Result<Option<Clean>> {
+    if !suites.iter().any(|suite| suite.name == UNIT) {
+        return Ok(None);
+    }
+    let package = dist::pack_programs(root, bin_dir, &root.join("target/vm"))?;
+    Ok(Some(Clean { debian: debian::root(root)?, package }))
 }
 
 /// Some tests of some of these files, in that order.

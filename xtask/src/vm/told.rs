@@ -20,6 +20,15 @@ pub struct Plan {
     /// Whether the daemon is to refuse this kernel, and nothing else is to be run.
     pub refused: bool,
     pub suites: Vec<Suite>,
+    pub clean: Option<Clean>,
+}
+
+/// What the package is tested with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clean {
+    /// The root of a Debian.
+    pub debian: PathBuf,
+    pub package: PathBuf,
 }
 
 /// A file of tests, built.
