@@ -61,16 +61,7 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
 
     tokio::pin!(stop);
     let opening = House::open(&config, store.clone(), events.clone(), &host_id);
-    tokio::pin!(opening);
-    let house = tokio::select! {
-        house = &mut opening => house?,
-        with = &mut stop => return match with {
-            // What it leaves half done, the next boot does.
-            Stop::Alone => Ok(()),
-            // They have to be found to be stopped.
-            Stop::WithContainers => close_with_containers(opening.await?).await,
-        },
-    };
+    let Some(house) = open_unless(stop.as_mut(), opening).await? else { return Ok(()) };
     let doors = Doors::open(&config).await?;
     let metrics_door = metrics::open(&config, doors.identity(), &events).await?;
     let auth = AuthLayer::new(AuthConfig {
@@ -140,6 +131,24 @@ pub async fn serve(config: Config) -> Result<(), Fault> {
     events.add("host.stopped", "", &text).await;
     let _gone_already = std::fs::remove_file(config.socket());
     result
+}
+
+/// None if it is to stop before it has begun.
+async fn open_unless(
+    stop: impl Future<Output = Stop>,
+    opening: impl Future<Output = Result<House, Fault>>,
+) -> Result<Option<House>, Fault> {
+    tokio::pin!(opening);
+    tokio::select! {
+        house = &mut opening => house.map(Some),
+        with = stop => {
+            // What it leaves half done, the next boot does. But they have to be found to be stopped.
+            if with == Stop::WithContainers {
+                close_with_containers(opening.await?).await?;
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// Before anybody could ask anything.

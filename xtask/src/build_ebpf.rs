@@ -73,14 +73,19 @@ pub fn run(workspace_root: &Path, layout: Layout) -> Result<()> {
 fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Layout) -> Result<()> {
     // Functions that are verified by themselves find the same per-CPU row again: no reference to it is the only one. Small copies and
     // fillings are a few words each, not calls of loops over bytes, which is what expanding in order would leave of all but memcpy.
-    let flags = "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order -Z mutable-noalias=no";
+    let flags =
+        ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order", "-Zmutable-noalias=no"];
     // Cargo names crates outside of a workspace by where they are, and by that rustc their symbols: ours are named for what they are.
     let wrapper = std::env::current_exe().context("cannot tell where xtask is")?;
     // What is in the object of where its sources were is the same wherever it is built.
     let (own, crates) = (workspace_root.display(), crate::dist::cargo_home());
-    let moved =
-        format!("--remap-path-prefix={own}=/usr/src/ccloud --remap-path-prefix={}=/usr/src/cargo", crates.display());
-    let flags = format!("{flags} -C linker={} {moved}", linker.display());
+    let ours = [
+        format!("--remap-path-prefix={own}=/usr/src/ccloud"),
+        format!("--remap-path-prefix={}=/usr/src/cargo", crates.display()),
+        format!("-Clinker={}", linker.display()),
+    ];
+    // Whatever is in the name of a directory, it is one flag.
+    let flags = [&flags[..], &ours.each_ref().map(String::as_str)].concat().join("\x1f");
     // Any cargo does: it is the compiler that must know BPF.
     let mut cargo = Command::new("cargo");
     // Cargo and rustup tell their children which toolchain runs: not this one.
@@ -96,10 +101,10 @@ fn build(workspace_root: &Path, toolchain: Toolchain, linker: &Path, layout: Lay
     };
     cargo
         .current_dir(workspace_root.join("cc-ebpf"))
-        .env("RUSTFLAGS", flags)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("RUSTC_WRAPPER", wrapper)
         .env(WRAPS, "1")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS")
         .env("CARGO_TARGET_DIR", workspace_root.join("target/ebpf/build"))
         .args(["--quiet", "--release", "--locked", "--target", TARGET])
         .args(layout.features("cc-ebpf"));
