@@ -33,8 +33,10 @@ pub fn two_vpcs_with_one_cidr(debian: &Debian) {
     };
     let (web, closed) = (url("web-blue"), url("closed"));
     assert_eq!(web, url("web-red"), "the first of each network has its first address");
+    // With an init: whoever is process 1 is ended by no signal that it does not wait for.
     let get = |vpc: &str, url: &str| {
-        cc(&[&["run", "--rm", "--vpc", vpc][..], &image, &["timeout", "5", "wget", "-q", "-O", "-", url]].concat())
+        let run = ["run", "--rm", "--init", "--vpc", vpc];
+        cc(&[&run[..], &image, &["timeout", "3", "wget", "-q", "-O", "-", url]].concat())
     };
     for vpc in ["blue", "red"] {
         let what = format!("the server of {vpc}");

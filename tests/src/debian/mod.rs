@@ -22,7 +22,8 @@ const BOOTED_WITHIN: Duration = Duration::from_secs(30);
 /// In its root, when all is mounted.
 const READY: &str = "/run/root-is-ready";
 
-/// Makes the root of the arguments that follow, and waits until it is killed. Not by chroot: the kernel gives nobody a user namespace there.
+/// Makes the root of the arguments that follow, and waits until it is killed, for whoever ends without a parent meanwhile: what nobody waits
+/// for is in `/proc` as if it still ran. Not by chroot: the kernel gives nobody a user namespace there.
 const HOLD: &str = r#"set -e
 root=$1 lower=$2 dir=$3
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$root"
@@ -40,7 +41,8 @@ cd "$root"
 pivot_root . mnt
 umount -l /mnt
 touch /run/root-is-ready
-exec sleep infinity"#;
+sleep infinity &
+wait"#;
 
 /// Likewise, but that systemd is its first process, with a tree of cgroups that it takes for all there is: below the one that is named. For
 /// machines whose every controller is on cgroup v2. Only who has no parent among the processes of that tree can divide it: the holder stays
@@ -73,7 +75,7 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin /lib/systemd/systemd --unit=m
 /// Who is the first process of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
-    Sleep,
+    Shell,
     Systemd,
 }
 
@@ -88,7 +90,7 @@ pub struct Debian {
 impl Debian {
     /// Its `/srv` is `share`, and its `/var/lib/cc` a plain directory: no overlay can be over another. Nothing runs in it.
     pub fn new() -> Result<Debian> {
-        let debian = Debian::held(First::Sleep)?;
+        let debian = Debian::held(First::Shell)?;
         eventually("a clean Debian", MADE_WITHIN, || debian.run("test", &["-e", READY]).ok_or_none());
         Ok(debian)
     }
@@ -113,7 +115,7 @@ impl Debian {
         }
         let cgroup = format!("{}{:08x}", crate::world::PREFIX, rand::random::<u32>());
         let script = match first {
-            First::Sleep => HOLD,
+            First::Shell => HOLD,
             First::Systemd => {
                 std::fs::create_dir(Path::new("/sys/fs/cgroup").join(&cgroup)).context("cannot make a cgroup")?;
                 BOOT
@@ -146,7 +148,7 @@ impl Debian {
         Ran::of(self.command(program, args).output().expect("nsenter can be run"))
     }
 
-    /// The first process inside: unshare's child, which is in the new namespaces when it has become `sleep`.
+    /// The first process inside: unshare's child.
     fn first(&self) -> Option<u32> {
         let pid = self.holder.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
