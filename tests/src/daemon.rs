@@ -1,7 +1,7 @@
 //! A private `cc-host`: own directories, bpffs, cgroups, range of ids and network namespace. Refuses to touch the machine's.
 
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::eventually::{allowed, eventually};
 use crate::netns::Netns;
 
+const UMASK: libc::mode_t = 0o077;
 /// From start to the first answer; a debug build on a busy machine takes a second.
 const READY_BOUND: Duration = Duration::from_secs(20);
 
@@ -98,6 +99,14 @@ impl Daemon {
             command.env("CC_FAULT", place);
         }
         netns.enter(&mut command);
+        // As the package's unit has it: nothing of a container's is to depend on it.
+        // SAFETY: umask(2) is async-signal-safe and cannot fail.
+        unsafe {
+            command.pre_exec(|| {
+                libc::umask(UMASK);
+                Ok(())
+            });
+        }
         let child = command.spawn().context("cannot start cc-host; run `cargo xtask build`")?;
         Ok(Daemon { child, log: log.to_owned() })
     }

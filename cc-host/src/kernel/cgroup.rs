@@ -10,6 +10,7 @@ mod stats;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub use stats::Stats;
 
 /// Beside the containers' directories on the v2 tree, and no container's name.
 const SHIMS: &str = "shims";
+const DIRECTORY_MODE: u32 = 0o755;
 /// How long a killed container's processes may take to be gone; a process in an uninterruptible wait can take longer.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -273,12 +275,22 @@ impl Cgroup {
     }
 }
 
+/// Whatever our umask is: who mounts the tree in a container walks from its root to the container's own, as nobody to whom any of it belongs.
 fn make(dir: &Path, exists_is_fine: bool) -> Result<(), CgroupError> {
+    let failed = |operation: &'static str, dir: &Path| {
+        move |source| CgroupError::Directory { operation, dir: dir.to_owned(), source }
+    };
+    let missing: Vec<&Path> = dir.ancestors().skip(1).take_while(|above| !above.exists()).collect();
     let result = if exists_is_fine { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
     match result {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && exists_is_fine => Ok(()),
-        result => result.map_err(|source| CgroupError::Directory { operation: "create", dir: dir.to_owned(), source }),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && exists_is_fine => {}
+        result => result.map_err(failed("create", dir))?,
     }
+    for made in missing.into_iter().chain([dir]) {
+        let mode = std::fs::Permissions::from_mode(DIRECTORY_MODE);
+        std::fs::set_permissions(made, mode).map_err(failed("open to all", made))?;
+    }
+    Ok(())
 }
 
 /// With whatever was made inside of it.

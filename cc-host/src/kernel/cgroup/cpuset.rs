@@ -99,10 +99,7 @@ pub fn set(hierarchies: &Hierarchies, dir: &Path, cpus: &CpuSet) -> Result<(), S
     for part in dir.components() {
         let above = place.clone();
         place.push(part);
-        match std::fs::create_dir(&place) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told("make a cpuset")(error)),
-            _ => {}
-        }
+        super::make(&place, true).map_err(|error| super::chain(&error))?;
         // A new one has neither, and takes no process before it has both.
         for name in ["cpuset.cpus", "cpuset.mems"] {
             let own = std::fs::read_to_string(place.join(name)).map_err(told("read a cpuset"))?;
