@@ -275,11 +275,13 @@ impl Cgroup {
     }
 }
 
+fn failed(operation: &'static str, dir: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let dir = dir.to_owned();
+    move |source| CgroupError::Directory { operation, dir, source }
+}
+
 /// Whatever our umask is: who mounts the tree in a container walks from its root to the container's own, as nobody to whom any of it belongs.
 fn make(dir: &Path, exists_is_fine: bool) -> Result<(), CgroupError> {
-    let failed = |operation: &'static str, dir: &Path| {
-        move |source| CgroupError::Directory { operation, dir: dir.to_owned(), source }
-    };
     let missing: Vec<&Path> = dir.ancestors().skip(1).take_while(|above| !above.exists()).collect();
     let result = if exists_is_fine { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
     match result {
