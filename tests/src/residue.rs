@@ -150,10 +150,14 @@ pub(crate) fn kill_cgroups(name: &str) {
 /// Only directories of this world's name, deepest first; one with a process in it stays, and the assertion tells.
 pub(crate) fn remove_cgroups(name: &str) {
     for dir in cgroup_dirs(name) {
-        let children = std::fs::read_dir(&dir).into_iter().flatten().filter_map(Result::ok).map(|e| e.path());
-        for child in children.filter(|p| p.is_dir()) {
-            let _ = std::fs::remove_dir(child);
-        }
-        let _ = std::fs::remove_dir(&dir);
+        remove_cgroup(&dir);
     }
+}
+
+fn remove_cgroup(dir: &Path) {
+    let children = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|e| e.path());
+    for child in children.filter(|path| path.is_dir()) {
+        remove_cgroup(&child);
+    }
+    let _ = std::fs::remove_dir(dir);
 }
