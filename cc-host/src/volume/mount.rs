@@ -2,7 +2,7 @@
 //! in use.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,6 +19,9 @@ use crate::shim::mounts::explained;
 
 /// What containers are shown of a volume: beside it is what e2fsck finds, which is nobody's.
 pub const DATA: &str = "data";
+/// What it is called until it is as it should be.
+const DATA_FRESH: &str = "data.new";
+const DATA_MODE: u32 = 0o755;
 
 /// The directory of all mounts of a kind.
 #[derive(Debug)]
@@ -169,13 +172,21 @@ pub fn filesystem(device: &Path, flags: &[&str], attributes: MountAttrFlags) -> 
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// The root's, who is the container's where its ids are mapped.
+/// The root's, who is the container's where its ids are mapped. Whatever our umask is, others may look into it; by rename, so that it is never
+/// there with another mode.
 fn make_data(mount: &OwnedFd) -> io::Result<()> {
-    match rustix::fs::mkdirat(mount.as_fd(), DATA, Mode::from(0o755)) {
-        // Read-only, it is of no use without, and its error says so.
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(source) => Err(source.into()),
+    // Read-only, it is of no use without, and its error says so.
+    match rustix::fs::statat(mount, DATA, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => {}
+        found => return Ok(found.map(drop)?),
     }
+    match rustix::fs::mkdirat(mount, DATA_FRESH, DATA_MODE.into()) {
+        // Of one that was interrupted.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(source) => return Err(source.into()),
+    }
+    rustix::fs::chmodat(mount, DATA_FRESH, DATA_MODE.into(), AtFlags::empty())?;
+    Ok(rustix::fs::renameat(mount, DATA_FRESH, mount, DATA)?)
 }
 
 fn mounted_at(path: &Path) -> io::Result<Option<u64>> {
