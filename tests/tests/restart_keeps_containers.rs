@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cc_tests::{Build, Leave, World, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use cc_tests::{Leave, World, eventually};
 
 const BOUND: Duration = Duration::from_secs(10);
 const BOTH: [Leave; 2] = [Leave::Killed, Leave::Stopped];
@@ -366,38 +364,6 @@ fn who_wants_it_so_has_them_stopped() {
     world.leave(Leave::Killed);
     world.start();
     assert_eq!(world.inspect(&id)["state"], "running");
-}
-
-/// As when the package is removed. Also of one that has only begun to start, which has to find them first.
-#[test]
-fn whoever_removes_the_engine_has_them_stopped() {
-    let mut world = World::new();
-    for early in [false, true] {
-        let id = world.run("busybox", &[], &ASKED);
-        says(&world, &id, "ready");
-        let daemon = match early {
-            false => world.take_daemon(),
-            true => {
-                world.leave(Leave::Killed);
-                let daemon = world.spawn_build(Build::Own);
-                eventually("it hears signals", BOUND, || hears(daemon.pid(), Signal::SIGQUIT).then_some(()));
-                daemon
-            }
-        };
-        kill(Pid::from_raw(daemon.pid()), Signal::SIGQUIT).unwrap();
-        let mut daemon = daemon;
-        let status = eventually("it has stopped", BOUND, || daemon.ended());
-        assert!(status.success(), "{early}: {status}\n{}", daemon.log());
-        assert_eq!(world.residue().iter().filter(|left| left.contains("process")).count(), 0, "{early}");
-        world.start();
-        assert_eq!(world.inspect(&id)["exit"]["code"], 7, "{early}: {}", world.daemon().log());
-    }
-}
-
-fn hears(pid: i32, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (signal as i32 - 1)) != 0)
 }
 
 fn says(world: &World, id: &str, word: &str) {

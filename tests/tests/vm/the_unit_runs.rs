@@ -58,6 +58,7 @@ fn systemd_starts_it_and_containers_outlive_what_systemd_does() {
     let failed = debian.run("systemctl", &["list-units", "--failed", "--plain", "--no-legend", SERVICE]).ok().stdout;
     assert_eq!(failed, "");
     let log = journal(&debian);
+    assert!(log.contains("the daemon started"), "what it says is not in its journal:\n{log}");
     for word in ["Unknown key", "Failed to", "panicked", " ERROR "] {
         assert!(!log.contains(word), "{word:?} is in\n{log}");
     }
