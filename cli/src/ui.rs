@@ -21,8 +21,10 @@ impl Ui {
 
     pub fn show_into<V: View>(&self, out: &mut impl Write, value: &V) -> io::Result<()> {
         if self.json {
-            serde_json::to_writer_pretty(&mut *out, value)?;
-            writeln!(out)?;
+            // At once: who has read the line that it wanted and is gone (`grep -m 1`) ends nobody for it.
+            let mut text = serde_json::to_vec_pretty(value)?;
+            text.push(b'\n');
+            out.write_all(&text)?;
         } else if self.quiet {
             for id in value.ids() {
                 writeln!(out, "{id}")?;
