@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cc_tests::beyond::{Beyond, FAR, FAR6, HOST, HOST6};
@@ -38,6 +39,14 @@ const SHUT_INSIDE: u16 = 10;
 /// Whom the guard denies, and where that would be heard.
 const GUARDED: &str = "203.0.113.66";
 const HEARD: u16 = 8010;
+
+/// What is measured is what one daemon's change costs one host's traffic: beside another test's, a processor is somebody else's for as long as
+/// a conversation may stand still.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Everything that is open, in both families.
 struct Open {
@@ -248,6 +257,7 @@ fn versions(world: &World) -> Vec<String> {
 
 #[test]
 fn whatever_becomes_of_the_daemon() {
+    let _alone = alone();
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     for (when, how, build) in [
@@ -278,6 +288,7 @@ fn whatever_becomes_of_the_daemon() {
 /// comes new waits for that next daemon.
 #[test]
 fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
+    let _alone = alone();
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     let (own, next) = (world.path("bpf").join(Build::Own.pins()), world.path("bpf").join(Build::Next.pins()));
@@ -337,6 +348,7 @@ fn attached(world: &World) -> Vec<String> {
 
 #[test]
 fn an_upgrade_that_fails_leaves_everything_as_it_was() {
+    let _alone = alone();
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     world.leave(Leave::Stopped);
@@ -374,6 +386,7 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
 /// What is not promised is defined: an earlier daemon knows nothing of a later one's pins.
 #[test]
 fn going_back_ends_containers_and_says_so() {
+    let _alone = alone();
     let (mut world, _beyond) = Beyond::world("");
     world.leave(Leave::Stopped);
     world.start_build(Build::Next);
