@@ -33,7 +33,7 @@ pub enum Build {
     Logging,
     /// That of the next layout of pinned maps, which `cargo xtask test` builds from this source.
     Next,
-    /// This source's, which dies at that place; `cargo xtask test` builds it.
+    /// This source's with assertions, which dies at that place.
     Faults(&'static str),
 }
 

@@ -103,10 +103,14 @@ pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
 }
 
-/// A daemon that can be told where to die, beside ours: cc-host-faults. Before `run_with_images`, as the next one.
+/// A daemon that can be told where to die, beside ours: cc-host-faults. It is what cargo builds anyway beside the daemon's own test files, with
+/// assertions. Before `run_with_images`, as the next one.
 pub fn faults_daemon(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
-    quick_daemon(root, profile, Some("--features=cc-host/faults"))?;
+    let mut command = cargo(root);
+    command.args(["test", "--quiet", "--no-run", "--workspace", "--test", "datapath_maps_are_told"]);
+    checked(&mut command);
+    run_command(&mut command)?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-faults"))
 }
 

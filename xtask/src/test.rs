@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
@@ -49,9 +49,18 @@ pub struct Options {
 struct Report {
     tally: Tally,
     failures: Vec<String>,
+    /// What took how many minutes.
+    laps: Vec<String>,
 }
 
 impl Report {
+    fn lap<T>(&mut self, name: &str, step: impl FnOnce(&mut Report) -> T) -> T {
+        let began = Instant::now();
+        let done = step(self);
+        self.laps.push(format!("{name} {:.1}", began.elapsed().as_secs_f64() / 60.0));
+        done
+    }
+
     fn step(&mut self, name: &str, done: Result<()>) {
         if let Err(error) = done {
             eprintln!("xtask: {name}: {error:#}");
@@ -93,13 +102,16 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             end_to_end(root, seed, name, &mut report)?;
         }
         (None, false) => {
-            setup::run(root, setup::For::Tests)?;
-            build_ebpf::run(root, Layout::Own)?;
+            report.lap("setup", |_| setup::run(root, setup::For::Tests))?;
+            report.lap("eBPF programs", |_| build_ebpf::run(root, Layout::Own))?;
             lints(root, &mut report);
-            unit(root, seed, Built::AsReleased, &mut report);
+            report.lap("unit tests", |report| unit(root, seed, Built::AsReleased, report));
             end_to_end(root, seed, "", &mut report)?;
-            fuzz(root, &mut report);
+            report.lap("fuzzing", |report| fuzz(root, report));
         }
+    }
+    if !report.laps.is_empty() {
+        println!("minutes: {}", report.laps.join(", "));
     }
     for failure in &report.failures {
         println!("failed: {failure}");
@@ -124,16 +136,19 @@ fn lints(root: &Path, report: &mut Report) {
     // For the host: their compiler has no clippy, and only what is linked must be for BPF.
     let plain = ["clippy", "--quiet", "--", "-D", "warnings"];
     report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(plain)));
-    report.step("clippy", run_command(&mut clippy(root, &["--workspace", "--all-targets"])));
+    let whole = &mut clippy(root, &["--workspace", "--all-targets"]);
+    report.lap("clippy", |report| report.step("clippy", run_command(whole)));
     // The layout that only the tests of upgrades have.
     report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
     let both = "--features=cc-host/next-abi,cc-host/mutations";
     let switched = &mut clippy(root, &["--package=cc-host", both]);
-    report.step("clippy of the next layout, and of switched-off controls", run_command(switched));
-    match tools::install_cargo_deny(root) {
+    report.lap("clippy again", |report| {
+        report.step("clippy of the next layout, and of switched-off controls", run_command(switched));
+    });
+    report.lap("licences", |report| match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),
-    }
+    });
 }
 
 /// In the profile of what is tested next, so that build scripts and macros are compiled once for both.
@@ -228,7 +243,8 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
     }
-    let programs = build::tested(root, &others(|file| name.is_empty() || name == file))?;
+    let others = others(|file| name.is_empty() || name == file);
+    let programs = report.lap("programs", |_| build::tested(root, &others))?;
 
     let before = residue::now();
     let mut skipped = 0;
@@ -238,7 +254,7 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
         if let Ok(own) = std::env::current_exe() {
             command.env("CC_XTASK", own);
         }
-        let outcome = tally::run(seeded(&mut command, seed), "");
+        let outcome = report.lap(&format!("end to end, {label}"), |_| tally::run(seeded(&mut command, seed), ""));
         skipped += outcome.as_ref().map_or(0, |outcome| outcome.tally.skipped);
         report.tests(label, outcome);
     }
