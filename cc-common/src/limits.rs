@@ -90,6 +90,23 @@ pub const FRAGMENTS_OUTSIDE: u32 = 1 << 12;
 /// It is never full: 135,168 × (8 + 52 + 48) bytes are 14 MiB, allocated as used, beside 4 MiB of buckets.
 pub const FRAGMENTS_MAX: u32 = ENDPOINTS_MAX * FRAGMENTS_EACH + FRAGMENTS_OUTSIDE;
 
+/// Packets of one endpoint of which fragments wait for their first. One more takes the place of an earlier one of the same endpoint's.
+pub const EARLY_EACH: u32 = 2;
+/// Of all that come from outside, together.
+pub const EARLY_OUTSIDE: u32 = 16;
+/// Fragments of one packet that wait: a packet of any size, in fragments for an Ethernet.
+pub const EARLY_FRAGMENTS: u32 = 48;
+/// A larger frame does not wait.
+pub const EARLY_BYTES: u32 = 2044;
+/// How long one waits. A host's own reassembly takes 30 s of patience for what is lost; this is for what was overtaken.
+pub const EARLY_NS: u64 = 1_000_000_000;
+/// Places that are remembered; one more, and the one that was used longest ago is not. One endpoint has `EARLY_EACH` at most.
+pub const EARLY_MAX: u32 = 1 << 10;
+/// Fragments that wait on a host. 2,048 × (2,048 + 12 + 48) bytes: 4.1 MiB, at once. One more takes the place of the oldest; one endpoint has
+/// 96 at most, and all outside together 768.
+pub const EARLY_ALL_FRAGMENTS: u32 = 1 << 11;
+const _: () = assert!(EARLY_ALL_FRAGMENTS >= 2 * EARLY_OUTSIDE * EARLY_FRAGMENTS);
+
 /// Lines of the guard's deny list, each a CIDR or a prefix list. Their prefixes are in the tables of prefixes, `PREFIXES_MAX`. One more
 /// is refused.
 pub const GUARD_LINES_MAX: usize = 1024;

@@ -35,7 +35,9 @@ pub const MAP_GUARDED: &str = "CC_GUARDED";
 pub const MAP_BLOCKED: &str = "CC_BLOCKED";
 pub const MAP_MEANT: &str = "CC_MEANT";
 pub const MAP_BEGUN: &str = "CC_BEGUN";
-pub const MAPS: [&str; 28] = [
+pub const MAP_EARLY: &str = "CC_EARLY";
+pub const MAP_EARLY_BYTES: &str = "CC_EARLY_BYTES";
+pub const MAPS: [&str; 30] = [
     MAP_PORTS,
     MAP_ROUTES,
     MAP_ENDPOINTS,
@@ -64,6 +66,8 @@ pub const MAPS: [&str; 28] = [
     MAP_BLOCKED,
     MAP_MEANT,
     MAP_BEGUN,
+    MAP_EARLY,
+    MAP_EARLY_BYTES,
 ];
 
 pub const PROGRAM_FROM_ENDPOINT: &str = "cc_from_ep";

@@ -25,6 +25,8 @@ pub enum Verdict {
     Host {
         ifindex: u32,
     },
+    /// Done with: a copy of it comes in once more.
+    Again,
     Drop(DropReason),
 }
 
@@ -43,6 +45,7 @@ impl Verdict {
             Verdict::Queue { .. } => 5,
             Verdict::Out { .. } => 6,
             Verdict::Host { .. } => 7,
+            Verdict::Again => 8,
         }
     }
 }
@@ -164,7 +167,7 @@ drop_reasons! {
     TcpReset = 38, "tcp_reset_out_of_window";
     /// An ICMP error that quotes no packet of a flow, or a redirect or a router's word, which belongs to none.
     IcmpUnrelated = 39, "icmp_unrelated";
-    /// A later fragment whose first one was not seen, where ports decide.
+    /// A later fragment that came before its first one, where ports decide. It goes on all the same if that comes within a second.
     FragmentUnknown = 40, "fragment_unknown";
     /// The VPC has no way out.
     NoInternet = 41, "no_internet";

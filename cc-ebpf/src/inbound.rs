@@ -16,7 +16,7 @@ use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
 use crate::parse::EthernetIpv4;
 use crate::send::{deliver, translated};
 use crate::work::{NO_PLACE, Outcome, TRANSLATE_NOT, TRANSLATE_PACKET, Work};
-use crate::{again, conntrack, decisions, firewall, icmp, parse, recycle, trace};
+use crate::{again, conntrack, decisions, early, firewall, icmp, parse, recycle, trace};
 
 /// What becomes of a packet.
 pub enum Fate {
@@ -33,6 +33,7 @@ pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -
     match find(ctx, work, beyond, enter) {
         Ok(true) => {}
         Ok(false) | Err(Outcome::PASS) => return Fate::Pass,
+        Err(Outcome::AGAIN) => return Fate::Go(Verdict::Again),
         Err(refused) => return Fate::Drop(refused),
     }
     let shut = |reason| Fate::Drop(Outcome::refused(work.to, Direction::Ingress, reason));
@@ -86,6 +87,11 @@ fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext
         cc_fragment();
     }
     if work.headless {
+        // The host's, or ours: as the host's it passes, and a copy waits for what says so.
+        // SAFETY: the context is this program's.
+        if beyond == BEYOND_UPLINK && unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING {
+            return Err(Outcome::AGAIN);
+        }
         return Ok(false);
     }
     if !carried(ctx, work, beyond, enter)? {
@@ -94,6 +100,10 @@ fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext
     // Only what is ours takes a place in that table.
     if !work.parsed.fragment.is_whole() && !work.parsed.fragment.is_later() {
         cc_fragment();
+        // SAFETY: the context is this program's.
+        if unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING {
+            return Err(Outcome::AGAIN);
+        }
     }
     Ok(true)
 }

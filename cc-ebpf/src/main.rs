@@ -12,6 +12,7 @@ mod conntrack;
 mod counters;
 mod course;
 mod decisions;
+mod early;
 mod events;
 mod firewall;
 mod hairpin;

@@ -10,11 +10,12 @@ use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{DropRecord, Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentPlace};
+use cc_common::fragment::{Early, EarlyFrame, EarlyKey, FragmentEntry, FragmentPlace};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
-    NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    BEGUN_MAX, DROPS_MAX, EARLY_ALL_FRAGMENTS, EARLY_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX,
+    FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
+    SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
 use cc_common::net::Ip;
@@ -72,6 +73,13 @@ pub static CC_QUOTAS: Array<Quota, { ENDPOINTS_MAX as usize + 1 }> = Array::new(
 #[btf_map]
 pub static CC_FRAGMENTS: HashMap<FragmentPlace, FragmentEntry, { FRAGMENTS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
+
+/// Where fragments wait for the first of their packet.
+#[btf_map]
+pub static CC_EARLY: LruHashMap<FragmentPlace, Early, { EARLY_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static CC_EARLY_BYTES: LruHashMap<EarlyKey, EarlyFrame, { EARLY_ALL_FRAGMENTS as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static CC_NAT: HashMap<FlowKey, NatEntry, { NAT_MAX as usize }, NO_PREALLOC> = HashMap::new();

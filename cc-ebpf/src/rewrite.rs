@@ -170,7 +170,7 @@ pub fn record(ctx: &TcContext, verdict: Verdict) {
         | Verdict::Queue { ifindex }
         | Verdict::Out { ifindex }
         | Verdict::Host { ifindex } => ifindex,
-        Verdict::Pass | Verdict::Answer | Verdict::Drop(_) => 0,
+        Verdict::Pass | Verdict::Answer | Verdict::Again | Verdict::Drop(_) => 0,
     };
     note(ctx, [verdict.code(), target, 0]);
 }

@@ -1,7 +1,7 @@
 //! The last steps of a packet, the same for every hook: its ends translated, its frame readdressed, and the kernel told where it goes.
 //! Refuses to decide where.
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use cc_common::names::MARK_OURS;
@@ -63,6 +63,7 @@ pub fn send(ctx: &TcContext, own: u32, verdict: Verdict) -> i32 {
             Verdict::Out { ifindex } => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
             Verdict::Host { ifindex } => bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32,
             Verdict::Pass => TC_ACT_UNSPEC,
+            Verdict::Again => TC_ACT_STOLEN,
             Verdict::Drop(_) => TC_ACT_SHOT,
         }
     }

@@ -4,6 +4,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use cc_common::event::DropRecord;
 use cc_common::flow::{Ends, Flow, FlowKey, NatEntry, Side};
+use cc_common::fragment::EarlyFrame;
 use cc_common::nat::ForwardKey;
 use cc_common::packet::Packet;
 use cc_common::port::Port;
@@ -56,6 +57,8 @@ pub struct Work {
     pub record: DropRecord,
     /// Bytes of the packet that an error of ours quotes.
     pub quote: [u8; QUOTE_BYTES],
+    /// A copy of it, which is to wait.
+    pub early: EarlyFrame,
 }
 
 /// Nobody has given way.
@@ -142,6 +145,8 @@ impl Outcome {
     pub const PUBLISHED: Outcome = Outcome(0xfffb);
     /// Another conversation has that port.
     pub const TAKEN: Outcome = Outcome(0xfff8);
+    /// It comes in once more.
+    pub const AGAIN: Outcome = Outcome(0xfff7);
     /// It is none of ours.
     pub const PASS: Outcome = Outcome(0xfff9);
     /// It asks for a neighbour.

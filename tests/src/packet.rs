@@ -46,6 +46,44 @@ pub fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, rest: &[u8]) -> Vec<u8> {
     message
 }
 
+/// A UDP datagram with its checksum, which covers the addresses and which IPv6 wants.
+pub fn udp6(src: Ipv6Addr, dst: Ipv6Addr, src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut datagram = udp(src_port, dst_port, payload);
+    let length = u32::try_from(datagram.len()).expect("a test packet is small").to_be_bytes();
+    let pseudo = [&src.octets()[..], &dst.octets(), &length, &[0, 0, 0, 17], &datagram].concat();
+    let sum = checksum(&pseudo).to_be_bytes();
+    datagram[6..8].copy_from_slice(&sum);
+    datagram
+}
+
+/// A packet in pieces of `each` bytes, a multiple of eight, from the first to the last.
+pub fn ipv4_fragments(src: [u8; 4], dst: [u8; 4], protocol: u8, id: u16, payload: &[u8], each: usize) -> Vec<Vec<u8>> {
+    let pieces = payload.chunks(each).enumerate().map(|(number, piece)| {
+        let more = u16::from((number + 1) * each < payload.len()) << 13;
+        let place = u16::try_from(number * each / 8).expect("within a packet") | more;
+        let mut packet = ipv4(src, dst, protocol, piece);
+        packet[4..6].copy_from_slice(&id.to_be_bytes());
+        packet[6..8].copy_from_slice(&place.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum(&packet[..20]).to_be_bytes();
+        packet[10..12].copy_from_slice(&sum);
+        packet
+    });
+    pieces.collect()
+}
+
+/// As `ipv4_fragments`.
+pub fn ipv6_fragments(src: Ipv6Addr, dst: Ipv6Addr, next: u8, id: u16, payload: &[u8], each: usize) -> Vec<Vec<u8>> {
+    const FRAGMENT: u8 = 44;
+    let pieces = payload.chunks(each).enumerate().map(|(number, piece)| {
+        let more = u16::from((number + 1) * each < payload.len());
+        let [a, b] = (u16::try_from(number * each).expect("within a packet") | more).to_be_bytes();
+        let [c, d] = id.to_be_bytes();
+        ipv6(src, dst, FRAGMENT, 64, &[&[next, 0, a, b, 0, 0, c, d], piece].concat())
+    });
+    pieces.collect()
+}
+
 pub fn arp_request(sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     [&[0, 1, 8, 0, 6, 4, 0, 1][..], &sender_mac, &sender, &[0; 6], &target].concat()
 }

@@ -16,7 +16,7 @@ use crate::parse::EthernetIpv4;
 use crate::rewrite::ETHERNET_BYTES;
 use crate::send::{deliver, send, translated};
 use crate::work::{Outcome, TRANSLATE_NOT, Work};
-use crate::{admit, counters, course, icmp, parse, rate, rewrite, trace};
+use crate::{admit, counters, course, early, icmp, parse, rate, rewrite, trace};
 
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
@@ -164,7 +164,12 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         }
     }
     work.translate = TRANSLATE_NOT;
-    if !course::destination(ctx, work)? {
+    let went = course::destination(ctx, work);
+    // SAFETY: the context is this program's.
+    if !work.parsed.fragment.is_whole() && unsafe { in_order(ctx, work, went)? } {
+        return Ok(Verdict::Again);
+    }
+    if !went? {
         return Ok(answer(ctx, work));
     }
     if work.translate != TRANSLATE_NOT {
@@ -187,6 +192,27 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
     })?;
     counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
     Ok(verdict)
+}
+
+/// Fragments of which the first one does not come first: what was refused for that waits, and comes again with it. Whether the packet comes
+/// again.
+///
+/// # Safety
+/// `ctx` is what the kernel gave the program.
+#[inline(always)]
+unsafe fn in_order(ctx: &TcContext, work: &Work, went: Result<bool, Outcome>) -> Result<bool, Outcome> {
+    const FOR_THAT: [u16; 3] =
+        [DropReason::FragmentUnknown as u16, DropReason::FirewallEgress as u16, DropReason::FirewallIngress as u16];
+    // SAFETY: the caller's promise.
+    match went {
+        Ok(_) => Ok(unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING),
+        Err(refused) if work.headless && FOR_THAT.contains(&refused.reason()) => {
+            // SAFETY: the caller's promise.
+            let again = unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING;
+            if again { Ok(true) } else { Err(work.refuse(DropReason::FragmentUnknown)) }
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 /// Its time to live ends here, at the border: the sender is told.

@@ -13,11 +13,12 @@ use cc_common::counters::{Counters, DropCount, DropKey, SocketKey};
 use cc_common::event::{Told, Watch};
 use cc_common::firewall::{Prefix4Key, Prefix6Key, PrefixEntry, RuleEntry, RuleKey, RuleSet};
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentPlace};
+use cc_common::fragment::{Early, EarlyFrame, EarlyKey, FragmentEntry, FragmentPlace};
 use cc_common::guard::{GUARDED_ROWS, Guard};
 use cc_common::limits::{
-    BEGUN_MAX, DROPS_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX, FRAGMENTS_MAX, MEANT_MAX,
-    NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX, SOCKETS_MAX, UPLINKS_MAX,
+    BEGUN_MAX, DROPS_MAX, EARLY_ALL_FRAGMENTS, EARLY_MAX, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FORWARDS_MAX,
+    FRAGMENTS_MAX, MEANT_MAX, NAT_BLOCKS_MAX, NAT_MAX, PORTS_MAX, PREFIXES_MAX, ROUTES_MAX, RULE_SETS_MAX, RULES_MAX,
+    SOCKETS_MAX, UPLINKS_MAX,
 };
 use cc_common::names::{self, GLOBAL_CGROUP_LEVEL, PIN_GUARD_DIR, PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use cc_common::nat::{Block, Forward, ForwardKey, MeantKey, Uplink};
@@ -183,6 +184,8 @@ fn shapes() -> [(&'static str, [u32; 3]); names::MAPS.len()] {
         (names::MAP_BLOCKED, shape::<u32, u64>(blocks::WORDS)),
         (names::MAP_MEANT, shape::<MeantKey, Ip>(MEANT_MAX)),
         (names::MAP_BEGUN, shape::<BegunKey, FlowKey>(BEGUN_MAX)),
+        (names::MAP_EARLY, shape::<FragmentPlace, Early>(EARLY_MAX)),
+        (names::MAP_EARLY_BYTES, shape::<EarlyKey, EarlyFrame>(EARLY_ALL_FRAGMENTS)),
     ]
 }
 
