@@ -40,7 +40,9 @@ pub struct FragmentEntry {
     pub destination_port: Be16,
     /// Type and code of ICMP.
     pub icmp: [u8; 2],
-    pub pad: [u8; 2],
+    /// Not zero: it is the host's own, and those that follow pass.
+    pub hosts: u8,
+    pub pad: u8,
 }
 const _: () = assert!(size_of::<FragmentEntry>() == 52);
 
@@ -68,6 +70,8 @@ const _: () = assert!(size_of::<EarlyKey>() == 12);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct EarlyFrame {
+    /// Of which it is a fragment: what waits by a key may be an earlier packet's.
+    pub packet: FragmentKey,
     pub length: u32,
     pub bytes: [u8; EARLY_BYTES as usize],
 }
@@ -80,25 +84,31 @@ impl Early {
         Early { packet, count: 1, since_ns: now_ns }
     }
 
-    /// Whether what waits here is of that packet. What has waited for too long is of none: numbers of packets come again.
+    /// How many fragments of that packet wait. What has waited for too long is of none: numbers of packets come again. Another CPU's clock may
+    /// be a tick ahead.
     #[inline(always)]
-    pub fn is_of(&self, packet: &FragmentKey, now_ns: u64) -> bool {
-        self.packet == *packet && now_ns.wrapping_sub(self.since_ns) < EARLY_NS
+    pub fn waiting(&self, packet: &FragmentKey, now_ns: u64) -> Option<u32> {
+        let is_it = self.packet == *packet && now_ns.saturating_sub(self.since_ns) < EARLY_NS;
+        is_it.then_some(self.count)
     }
 
     /// The number of one more fragment of that packet, which takes the place if another had it; none if there are as many as there may be.
     #[inline(always)]
-    pub fn add(&mut self, packet: &FragmentKey, now_ns: u64) -> Option<u32> {
-        if !self.is_of(packet, now_ns) {
-            *self = Early::new(*packet, now_ns);
-            return Some(0);
+    pub fn next(&self, packet: &FragmentKey, now_ns: u64) -> Option<u32> {
+        match self.waiting(packet, now_ns) {
+            Some(count) if count >= EARLY_FRAGMENTS => None,
+            Some(count) => Some(count),
+            None => Some(0),
         }
-        let number = self.count;
-        if number >= EARLY_FRAGMENTS {
-            return None;
+    }
+
+    /// It waits, by the number that `next` has said.
+    #[inline(always)]
+    pub fn add(&mut self, packet: &FragmentKey, now_ns: u64) {
+        match self.waiting(packet, now_ns) {
+            Some(count) => self.count = count + 1,
+            None => *self = Early::new(*packet, now_ns),
         }
-        self.count = number + 1;
-        Some(number)
     }
 }
 
@@ -153,13 +163,14 @@ fn last(address: &Ip) -> u32 {
 
 impl FragmentEntry {
     #[inline(always)]
-    pub fn of(vni: u32, packet: &Packet, id: u32) -> Self {
+    pub fn of(vni: u32, packet: &Packet, id: u32, hosts: bool) -> Self {
         FragmentEntry {
             packet: FragmentKey::of(vni, packet, id),
             source_port: packet.source_port,
             destination_port: packet.destination_port,
             icmp: packet.icmp,
-            pad: [0; 2],
+            hosts: hosts.into(),
+            pad: 0,
         }
     }
 
@@ -184,7 +195,7 @@ mod tests {
         let mut later = packet(PROTOCOL_UDP, 2, 0, 3, 0);
         assert_eq!(FragmentKey::of(7, &first, 9), FragmentKey::of(7, &later, 9));
         assert_ne!(FragmentKey::of(7, &first, 9), FragmentKey::of(8, &later, 9));
-        FragmentEntry::of(7, &first, 9).complete(&mut later);
+        FragmentEntry::of(7, &first, 9, false).complete(&mut later);
         assert_eq!(later, first);
     }
 
@@ -192,14 +203,19 @@ mod tests {
     fn what_waits_is_of_one_packet_and_for_a_second() {
         let key = |id| FragmentKey::of(7, &packet(PROTOCOL_UDP, 2, 0, 3, 0), id);
         let mut early = Early::new(key(1), 100);
-        let numbers: Vec<_> = (0..EARLY_FRAGMENTS).map(|_| early.add(&key(1), 100 + EARLY_NS - 1)).collect();
-        assert_eq!(numbers, (1..EARLY_FRAGMENTS).map(Some).chain([None]).collect::<Vec<_>>());
-        assert_eq!(early.count, EARLY_FRAGMENTS);
-        assert!(early.is_of(&key(1), 100 + EARLY_NS - 1) && !early.is_of(&key(2), 100));
-        assert!(!early.is_of(&key(1), 100 + EARLY_NS));
-        assert_eq!(early.add(&key(1), 100 + EARLY_NS), Some(0), "the same number again is another packet");
-        assert_eq!((early.count, early.add(&key(2), 100 + EARLY_NS)), (1, Some(0)), "the place is taken");
-        assert_eq!(early, Early::new(key(2), 100 + EARLY_NS));
+        let late = 100 + EARLY_NS;
+        for number in 1..EARLY_FRAGMENTS {
+            assert_eq!(early.next(&key(1), late - 1), Some(number));
+            early.add(&key(1), late - 1);
+        }
+        assert_eq!((early.next(&key(1), late - 1), early.count), (None, EARLY_FRAGMENTS));
+        assert_eq!(early.waiting(&key(1), 0), Some(EARLY_FRAGMENTS), "by a clock that is behind");
+        assert_eq!((early.waiting(&key(2), 100), early.waiting(&key(1), late)), (None, None));
+        assert_eq!(early.next(&key(1), late), Some(0), "the same number again is another packet");
+        early.add(&key(1), late);
+        assert_eq!(early, Early::new(key(1), late));
+        early.add(&key(2), late);
+        assert_eq!(early, Early::new(key(2), late), "the place is taken");
     }
 
     #[test]

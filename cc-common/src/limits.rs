@@ -97,13 +97,14 @@ pub const EARLY_OUTSIDE: u32 = 16;
 /// Fragments of one packet that wait: a packet of any size, in fragments for an Ethernet.
 pub const EARLY_FRAGMENTS: u32 = 48;
 /// A larger frame does not wait.
-pub const EARLY_BYTES: u32 = 2044;
-/// How long one waits. A host's own reassembly takes 30 s of patience for what is lost; this is for what was overtaken.
+pub const EARLY_BYTES: u32 = 2000;
+/// How long one waits. A host's own reassembly has 30 s of patience for what is lost; this is for what was overtaken.
 pub const EARLY_NS: u64 = 1_000_000_000;
-/// Places that are remembered; one more, and the one that was used longest ago is not. One endpoint has `EARLY_EACH` at most.
-pub const EARLY_MAX: u32 = 1 << 10;
-/// Fragments that wait on a host. 2,048 × (2,048 + 12 + 48) bytes: 4.1 MiB, at once. One more takes the place of the oldest; one endpoint has
-/// 96 at most, and all outside together 768.
+/// It is never full: 16,400 × (8 + 56 + 48) bytes are 1.8 MiB, allocated as used, beside 0.5 MiB of buckets.
+pub const EARLY_MAX: u32 = ENDPOINTS_MAX * EARLY_EACH + EARLY_OUTSIDE;
+/// Fragments that wait on a host. 2,048 × (2,048 + 12 + 48) bytes: 4.1 MiB, at once. One more takes the place of one that nobody has looked
+/// at for long: one endpoint has 96 at most, all outside together 768, and where more than some ten endpoints fill theirs, they displace
+/// each other's.
 pub const EARLY_ALL_FRAGMENTS: u32 = 1 << 11;
 const _: () = assert!(EARLY_ALL_FRAGMENTS >= 2 * EARLY_OUTSIDE * EARLY_FRAGMENTS);
 

@@ -167,7 +167,8 @@ drop_reasons! {
     TcpReset = 38, "tcp_reset_out_of_window";
     /// An ICMP error that quotes no packet of a flow, or a redirect or a router's word, which belongs to none.
     IcmpUnrelated = 39, "icmp_unrelated";
-    /// A later fragment that came before its first one, where ports decide. It goes on all the same if that comes within a second.
+    /// A later fragment that came before its first one, where ports decide. What was kept of it goes on all the same if that comes within a
+    /// second.
     FragmentUnknown = 40, "fragment_unknown";
     /// The VPC has no way out.
     NoInternet = 41, "no_internet";

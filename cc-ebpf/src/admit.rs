@@ -149,9 +149,11 @@ fn to_gateway(ctx: &TcContext, work: &mut Work, settings: &Settings, resolver: u
         rewrite::echo_reply(ctx, &work.port, &work.parsed).map_err(|reason| work.refuse(reason))?;
         return Ok(Outcome::ANSWER);
     }
-    let asks = (packet.protocol == PROTOCOL_UDP || packet.protocol == PROTOCOL_TCP)
-        && packet.destination_port.get() == DNS_PORT
-        && !work.headless;
+    let may_ask = packet.protocol == PROTOCOL_UDP || packet.protocol == PROTOCOL_TCP;
+    if may_ask && work.headless {
+        return Err(work.refuse(DropReason::FragmentUnknown));
+    }
+    let asks = may_ask && packet.destination_port.get() == DNS_PORT;
     if resolver == NO_ENDPOINT || !asks {
         return Err(work.refuse(DropReason::GatewayClosed));
     }

@@ -28,7 +28,7 @@ pub fn destination(ctx: &TcContext, work: &mut Work) -> Result<bool, Outcome> {
     if matches!(work.parsed.packet.kind, Kind::Advice) {
         return Err(work.refuse(DropReason::IcmpUnrelated));
     }
-    work.headless = false;
+    (work.headless, work.hosts) = (false, false);
     if !work.parsed.fragment.is_whole() {
         cc_fragment();
     }
@@ -175,7 +175,7 @@ pub extern "C" fn cc_fragment() -> u64 {
         Place::First => {
             // Whose place it was has been sent long ago, or can be sent again.
             if !trace::dry_run() {
-                let _ = CC_FRAGMENTS.insert(place, FragmentEntry::of(vni, &work.parsed.packet, id), 0);
+                let _ = CC_FRAGMENTS.insert(place, FragmentEntry::of(vni, &work.parsed.packet, id, work.hosts), 0);
             }
         }
         Place::Later => {
@@ -183,6 +183,7 @@ pub extern "C" fn cc_fragment() -> u64 {
             match unsafe { CC_FRAGMENTS.get(place) } {
                 Some(entry) if entry.packet == FragmentKey::of(vni, &work.parsed.packet, id) => {
                     entry.complete(&mut work.parsed.packet);
+                    work.hosts = entry.hosts != 0;
                 }
                 _ => work.headless = true,
             }

@@ -6,10 +6,11 @@ use aya_ebpf::programs::TcContext;
 use cc_common::flow::{BEYOND_UPLINK, Side, VNI_OUTSIDE};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_TCP};
-use cc_common::packet::{Kind, TCP_ACK, TCP_SYN};
+use cc_common::packet::{Kind, Place, TCP_ACK, TCP_SYN};
 use cc_common::trace::{STANDING_CHANGED, STANDING_FOREIGN, STANDING_HOLDS};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 
+use crate::beyond::is_at_host;
 use crate::conntrack::By;
 use crate::course::{cc_fragment, proceed};
 use crate::maps::{CC_ENDPOINTS, CC_SETTINGS};
@@ -82,30 +83,46 @@ fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext
     if matches!(work.parsed.packet.kind, Kind::Advice) {
         return Ok(false);
     }
-    work.headless = false;
+    (work.headless, work.hosts) = (false, false);
     if work.parsed.fragment.is_later() {
         cc_fragment();
     }
+    if work.hosts {
+        return Ok(false);
+    }
     if work.headless {
-        // The host's, or ours: as the host's it passes, and a copy waits for what says so.
-        // SAFETY: the context is this program's.
-        if beyond == BEYOND_UPLINK && unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING {
-            return Err(Outcome::AGAIN);
+        // The host's, or ours: as the host's it passes, and a copy waits for what says so. The host's own sockets send in order.
+        if beyond == BEYOND_UPLINK && is_at_host(&mut work.forward, &work.parsed.packet.destination) {
+            // SAFETY: the context is this program's.
+            if unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING {
+                return Err(Outcome::AGAIN);
+            }
         }
         return Ok(false);
     }
-    if !carried(ctx, work, beyond, enter)? {
-        return Ok(false);
-    }
-    // Only what is ours takes a place in that table.
-    if !work.parsed.fragment.is_whole() && !work.parsed.fragment.is_later() {
+    let is_ours = carried(ctx, work, beyond, enter)?;
+    if matches!(work.parsed.fragment.place, Place::First) {
+        work.hosts = !is_ours;
         cc_fragment();
+        let (packets, bytes) = (parse::packets(ctx), ctx.len());
         // SAFETY: the context is this program's.
-        if unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING {
+        if is_ours && beyond == BEYOND_UPLINK && unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING {
+            uncount(work, packets, bytes.into());
             return Err(Outcome::AGAIN);
         }
     }
-    Ok(true)
+    Ok(is_ours)
+}
+
+/// The packet has counted for its flow, and will once more when it comes in again.
+#[inline(always)]
+fn uncount(work: &Work, packets: u64, bytes: u64) {
+    let Some(flow) = work.known_flow() else { return };
+    let us = work.side().index();
+    // SAFETY: as in `follow`.
+    let flow = unsafe { &mut *flow };
+    flow.packets[us] = flow.packets[us].wrapping_sub(packets);
+    flow.bytes[us] = flow.bytes[us].wrapping_sub(bytes);
 }
 
 /// A packet by its flow, or one that begins one.

@@ -76,7 +76,7 @@ pub static CC_FRAGMENTS: HashMap<FragmentPlace, FragmentEntry, { FRAGMENTS_MAX a
 
 /// Where fragments wait for the first of their packet.
 #[btf_map]
-pub static CC_EARLY: LruHashMap<FragmentPlace, Early, { EARLY_MAX as usize }> = LruHashMap::new();
+pub static CC_EARLY: HashMap<FragmentPlace, Early, { EARLY_MAX as usize }, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
 pub static CC_EARLY_BYTES: LruHashMap<EarlyKey, EarlyFrame, { EARLY_ALL_FRAGMENTS as usize }> = LruHashMap::new();

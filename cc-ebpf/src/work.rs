@@ -28,6 +28,8 @@ pub struct Work {
     pub sender: u8,
     /// A later fragment whose first one was not seen: judged without its port, and no flow is opened.
     pub headless: bool,
+    /// A fragment of the host's own.
+    pub hosts: bool,
     /// The packet that an ICMP error is about, or one as whoever began its flow would send it.
     pub quoted: Packet,
     /// The flow that is being opened.

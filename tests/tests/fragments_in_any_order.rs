@@ -157,6 +157,12 @@ fn from_outside() {
     let order: Vec<usize> = (0..pieces.len()).rev().collect();
     door.send(&pieces, &order);
     receive(&heard, &said, "many pieces");
+    // More pieces than wait for one: it is lost, and the next one is not.
+    let (_, pieces) = datagram(at(FAR, FAR_PORT), at(HOST, PUBLISHED), 998, 65_000);
+    let order: Vec<usize> = (0..pieces.len()).rev().collect();
+    assert!(order.len() > 48 + 1);
+    door.send(&pieces, &order);
+    silent(&heard, "too many pieces");
     // Its first comes too late: the rest is gone. A number may come again.
     let (said, pieces) = datagram(at(FAR, FAR_PORT), at(HOST, PUBLISHED), 1000, BYTES);
     door.send(&pieces, &[2, 1]);
@@ -215,36 +221,46 @@ fn out_of_a_network_and_back() {
     world.assert_clean();
 }
 
-/// Where the rules name a port, which only the first piece has.
+/// An answer, which passes by the flow of what it answers, and not by any rule: its first piece alone says whose flow that is.
 #[test]
 fn within_a_network() {
     let world = World::new();
     dual_stack::vpc(&world, "blue");
-    world.cc(&["group", "create", "--name", "dns"]).ok();
-    world.cc(&["group", "allow", "dns", "ingress", "--proto", "udp", "--port", "53", "--from", "blue"]).ok();
-    let server = world.run("busybox", &["--vpc", "blue", "--group", "dns"], SLEEP);
-    let client = world.run("busybox", &["--vpc", "blue"], SLEEP);
-    let (open, closed) = (inside(&world, &server, 53), inside(&world, &server, 54));
-    let door = Door::of_container(&world, &client);
+    for name in ["asks", "answers"] {
+        world.cc(&["group", "create", "--name", name]).ok();
+    }
+    world.cc(&["group", "allow", "answers", "ingress", "--proto", "udp", "--port", "53", "--from", "asks"]).ok();
+    let run = |group: &str| world.run("busybox", &["--vpc", "blue", "--group", group], SLEEP);
+    let (client, server) = (run("asks"), run("answers"));
+    let (asks, answers) = (inside(&world, &client, 5000), inside(&world, &server, 53));
+    let door = Door::of_container(&world, &server);
     let v4 = |id: &str| world.address(id).parse::<Ipv4Addr>().expect("an address");
     let v6 = |id: &str| dual_stack::ip6(&world, id);
     let pairs: [(IpAddr, IpAddr); 2] =
         [(v4(&client).into(), v4(&server).into()), (v6(&client).into(), v6(&server).into())];
-    let mut id = 0;
+    let (mut id, mut early) = (0, 0);
     for (from, to) in pairs {
+        let (from, to) = (SocketAddr::new(from, 5000), SocketAddr::new(to, 53));
+        asks.send_to(b"a question", to).expect("it is sent");
+        assert_eq!(receive(&answers, b"a question", "the question"), from);
         for order in ORDERS {
             let what = format!("{to}, {order:?}");
             id += 1;
-            let (_, pieces) = datagram(SocketAddr::new(from, 5000), SocketAddr::new(to, 54), id, BYTES);
+            let (said, pieces) = datagram(to, from, id, BYTES);
             door.send(&pieces, &order);
-            silent(&closed, &what);
+            assert_eq!(receive(&asks, &said, &what), to, "{what}");
+            silent(&asks, &what);
+            early += order.iter().position(|piece| *piece == 0).expect("it is sent") as u64;
+            assert_eq!(world.drops(&server, "fragment_unknown"), early, "{what}: each that came too early is told");
+            // Of no flow.
             id += 1;
-            let (said, pieces) = datagram(SocketAddr::new(from, 5000), SocketAddr::new(to, 53), id, BYTES);
+            let (_, pieces) = datagram(to, SocketAddr::new(from.ip(), 5001), id, BYTES);
             door.send(&pieces, &order);
-            assert_eq!(receive(&open, &said, &what), SocketAddr::new(from, 5000), "{what}");
-            silent(&open, &what);
+            silent(&asks, &what);
+            early += order.iter().position(|piece| *piece == 0).expect("it is sent") as u64;
         }
     }
+    assert!(world.drops(&client, "firewall_ingress") > 0, "what no flow is for is denied");
     world.remove_all();
     world.assert_clean();
 }

@@ -41,9 +41,17 @@ impl Profile {
     }
 }
 
-/// Of the release, but that our own code is built at once, with every assertion and with the lines of its panics.
+/// Of the release, but that our own code is built at once, with every assertion and with the lines of its panics, and is linted.
 pub fn checked(command: &mut Command) {
     command.args(["--release", "--config", "tests/checked.toml"]);
+    linted(command);
+}
+
+/// Our own crates are compiled by clippy's driver, which compiles as the compiler does: what `cargo clippy -- -D warnings` tells it, for a build.
+/// So each crate is compiled once, for its lints and for its tests, and what it depends on is not looked at once more.
+pub fn linted(command: &mut Command) {
+    command.env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver");
+    command.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
 }
 
 /// The programs that end-to-end tests run, each from where it was built: cargo puts what it builds for tests, with assertions and without
@@ -94,12 +102,17 @@ pub fn run_with_images(root: &Path, profile: Profile) -> Result<()> {
     static_programs(root, profile)
 }
 
-/// A daemon of the next layout beside ours, which tests upgrade to: cc-host-next. Only what knows of the layout is compiled again. Before
+/// A daemon of the next layout beside ours, which tests upgrade to: cc-host-next. It is linted with the code that only other features have. Before
 /// `run_with_images`, whose cc-host takes the name that cargo gives both.
 pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     build_ebpf::run(root, Layout::Next)?;
-    let features = Layout::Next.features("cc-host");
-    quick_daemon(root, profile, features.as_deref())?;
+    // How fast it is, nobody asks; nothing is switched off unless it is told to. The same packages as elsewhere, so that what they share is
+    // the same.
+    let features = "--features=cc-host/next-abi,cc-host/mutations";
+    let mut command = command_for(root, profile, Some(features), &["cc-host", "cli", "tests"], &["cc-host"]);
+    command.args(["--config", "profile.release.package.cc-host.opt-level=0"]);
+    linted(&mut command);
+    run_command(&mut command)?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
 }
 
@@ -112,12 +125,6 @@ pub fn faults_daemon(root: &Path, profile: Profile) -> Result<()> {
     checked(&mut command);
     run_command(&mut command)?;
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-faults"))
-}
-
-/// How fast it is, nobody asks. The same packages as elsewhere, so that what they share is the same.
-fn quick_daemon(root: &Path, profile: Profile, features: Option<&str>) -> Result<()> {
-    let mut command = command_for(root, profile, features, &["cc-host", "cli", "tests"], &["cc-host"]);
-    run_command(command.args(["--config", "profile.release.package.cc-host.opt-level=0"]))
 }
 
 /// The images alone, for benchmarks of others.

@@ -36,7 +36,7 @@ impl Layout {
     }
 
     /// A package's features, for cargo.
-    pub fn features(self, package: &str) -> Option<String> {
+    fn features(self, package: &str) -> Option<String> {
         (self == Layout::Next).then(|| format!("--features={package}/next-abi"))
     }
 }

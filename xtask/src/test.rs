@@ -136,28 +136,17 @@ fn lints(root: &Path, report: &mut Report) {
     // For the host: their compiler has no clippy, and only what is linked must be for BPF.
     let plain = ["clippy", "--quiet", "--", "-D", "warnings"];
     report.step("clippy of the kernel programs", run_command(kernel_programs(root).args(plain)));
-    let whole = &mut clippy(root, &["--workspace", "--all-targets"]);
-    report.lap("clippy", |report| report.step("clippy", run_command(whole)));
-    // The layout that only the tests of upgrades have.
-    report.step("kernel programs of the next layout", build_ebpf::run(root, Layout::Next));
-    let both = "--features=cc-host/next-abi,cc-host/mutations";
-    let switched = &mut clippy(root, &["--package=cc-host", both]);
-    report.lap("clippy again", |report| {
-        report.step("clippy of the next layout, and of switched-off controls", run_command(switched));
-    });
     report.lap("licences", |report| match tools::install_cargo_deny(root) {
         Ok(deny) => licences(root, &deny, report),
         Err(error) => report.step("deny", Err(error)),
     });
-}
-
-/// In the profile of what is tested next, so that build scripts and macros are compiled once for both.
-fn clippy(root: &Path, of: &[&str]) -> Command {
-    let mut command = cargo(root);
-    command.args(["clippy", "--quiet"]).args(of);
-    build::checked(&mut command);
-    command.args(["--", "-D", "warnings"]);
-    command
+    // Fuzz targets and the code that only other features have are linted where they are built.
+    report.lap("lints, and the tests' build", |report| {
+        let mut all = selected(root, Built::AsReleased, &["cc-common", "cli", "xtask", "cc-host", "tests"], "");
+        all.args(["--no-run", "--quiet", "--lib", "--bins"])
+            .args(vm::ONLY_HERE.iter().flat_map(|name| ["--test", name]));
+        report.step("clippy, or the build", run_command(&mut all));
+    });
 }
 
 /// Cargo in their own workspace.

@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 use cc_common::flow::{BEYOND_UPLINK, is_beyond};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6};
+use cc_common::packet::{Kind, Place};
 use cc_common::port::{self, PORT_RATED, Payload, PortKey};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
@@ -156,6 +157,14 @@ fn answer_nd(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
     trace::admitted();
+    if matches!((work.parsed.fragment.place, work.parsed.packet.kind), (Place::First, Kind::Plain)) {
+        work.hosts = false;
+        course::cc_fragment();
+        // SAFETY: the context is this program's.
+        if unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING {
+            return Ok(Verdict::Again);
+        }
+    }
     if work.port.flags & PORT_RATED != 0 {
         // SAFETY: the context is this program's.
         match Outcome::from_bits(unsafe { rate::cc_rate(ctx.skb.skb) }) {
@@ -164,12 +173,12 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         }
     }
     work.translate = TRANSLATE_NOT;
-    let went = course::destination(ctx, work);
-    // SAFETY: the context is this program's.
-    if !work.parsed.fragment.is_whole() && unsafe { in_order(ctx, work, went)? } {
-        return Ok(Verdict::Again);
-    }
-    if !went? {
+    let went = match course::destination(ctx, work) {
+        // SAFETY: the context is this program's.
+        Err(refused) if work.headless => return unsafe { headless(ctx, work, refused) },
+        went => went?,
+    };
+    if !went {
         return Ok(answer(ctx, work));
     }
     if work.translate != TRANSLATE_NOT {
@@ -194,25 +203,20 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
     Ok(verdict)
 }
 
-/// Fragments of which the first one does not come first: what was refused for that waits, and comes again with it. Whether the packet comes
-/// again.
+/// A fragment that was refused for want of its first, which it waits for: it comes again with it.
 ///
 /// # Safety
 /// `ctx` is what the kernel gave the program.
 #[inline(always)]
-unsafe fn in_order(ctx: &TcContext, work: &Work, went: Result<bool, Outcome>) -> Result<bool, Outcome> {
+unsafe fn headless(ctx: &TcContext, work: &Work, refused: Outcome) -> Result<Verdict, Outcome> {
     const FOR_THAT: [u16; 3] =
         [DropReason::FragmentUnknown as u16, DropReason::FirewallEgress as u16, DropReason::FirewallIngress as u16];
-    // SAFETY: the caller's promise.
-    match went {
-        Ok(_) => Ok(unsafe { early::cc_again_with_early(ctx.skb.skb) } != early::NOTHING),
-        Err(refused) if work.headless && FOR_THAT.contains(&refused.reason()) => {
-            // SAFETY: the caller's promise.
-            let again = unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING;
-            if again { Ok(true) } else { Err(work.refuse(DropReason::FragmentUnknown)) }
-        }
-        Err(refused) => Err(refused),
+    if !FOR_THAT.contains(&refused.reason()) {
+        return Err(refused);
     }
+    // SAFETY: the caller's promise.
+    let again = unsafe { early::cc_keep(ctx.skb.skb) } != early::NOTHING;
+    if again { Ok(Verdict::Again) } else { Err(work.refuse(DropReason::FragmentUnknown)) }
 }
 
 /// Its time to live ends here, at the border: the sender is told.

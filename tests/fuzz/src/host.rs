@@ -125,6 +125,7 @@ pub fn set_up() {
         route_ifindex: UPLINK,
         sources: [Ip::v4(Be32(HOST)), Ip { octets: HOST_V6 }],
         mtu: 1500,
+        again: Vec::new(),
     };
     said(|said| *said = first);
     maps::CC_SETTINGS.set(

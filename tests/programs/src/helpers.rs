@@ -49,6 +49,29 @@ pub unsafe fn bpf_skb_load_bytes(skb: *const c_void, offset: u32, to: *mut c_voi
     if skb.read(offset as usize, to) { 0 } else { FAULT }
 }
 
+pub unsafe fn bpf_skb_store_bytes(
+    skb: *mut __sk_buff,
+    offset: u32,
+    from: *const c_void,
+    length: u32,
+    _flags: u64,
+) -> c_long {
+    // SAFETY: as the contract says: a packet's context, and as many bytes.
+    let (skb, from) = unsafe { (Skb::of(skb), slice::from_raw_parts(from.cast(), length as usize)) };
+    if skb.write(offset as usize, from) { 0 } else { FAULT }
+}
+
+/// Only to where packets come in.
+pub unsafe fn bpf_clone_redirect(skb: *mut __sk_buff, ifindex: u32, flags: u64) -> c_long {
+    if flags != u64::from(crate::bindings::BPF_F_INGRESS) {
+        return INVALID;
+    }
+    // SAFETY: as the contract says.
+    let bytes = unsafe { Skb::of(skb) }.bytes.clone();
+    said(|said| said.again.push((ifindex, bytes)));
+    0
+}
+
 pub unsafe fn bpf_skb_change_tail(skb: *mut __sk_buff, length: u32, flags: u64) -> c_long {
     if flags != 0 || (length as usize) < ETHERNET_BYTES || length > FRAME_BYTES_MAX {
         return INVALID;

@@ -20,6 +20,8 @@ pub struct Said {
     /// From which the host sends, in both families.
     pub sources: [Ip; 2],
     pub mtu: u32,
+    /// What comes in once more, and by which interface.
+    pub again: Vec<(u32, Vec<u8>)>,
 }
 
 thread_local! {
@@ -64,6 +66,8 @@ fn forget() {
     maps::CC_FLOWS.clear();
     maps::CC_QUOTAS.clear();
     maps::CC_FRAGMENTS.clear();
+    maps::CC_EARLY.clear();
+    maps::CC_EARLY_BYTES.clear();
     maps::CC_NAT.clear();
     maps::CC_BLOCKS.clear();
     maps::CC_FORWARDS.clear();

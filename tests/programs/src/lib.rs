@@ -41,6 +41,8 @@ mod counters;
 mod course;
 #[path = "../../../cc-ebpf/src/decisions.rs"]
 mod decisions;
+#[path = "../../../cc-ebpf/src/early.rs"]
+mod early;
 #[path = "../../../cc-ebpf/src/events.rs"]
 mod events;
 #[path = "../../../cc-ebpf/src/firewall.rs"]

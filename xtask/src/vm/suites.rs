@@ -46,7 +46,7 @@ pub const BRIEFLY: &[(&str, &[&str])] = &[
 const ISOLATION: &[&str] = &["tcp_udp_and_icmp_reach_the_own_vpc_only"];
 
 /// Files that need what only these machines have: below `tests/vm` of their packages, and named in its Cargo.toml.
-const ONLY_HERE: [&str; 3] = ["volume_lvm", "volumes_on_lvm", UNIT];
+pub const ONLY_HERE: [&str; 3] = ["volume_lvm", "volumes_on_lvm", UNIT];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
 const NOT_HERE: &[(&str, &str)] =
