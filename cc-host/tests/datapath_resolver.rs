@@ -112,7 +112,7 @@ fn its_other_ports_are_closed_and_pings_never_reach_it() {
     // A later fragment without its first has no port that could be 53.
     let mut fragment = udp_ports(CLIENT, DNS);
     fragment[20..22].copy_from_slice(&[0, 3]);
-    assert_eq!(scene.asks(&fragment), Err(DropReason::GatewayClosed));
+    assert_eq!(scene.asks(&fragment), Err(DropReason::FragmentUnknown));
 }
 
 #[test]

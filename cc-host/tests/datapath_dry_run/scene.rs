@@ -16,7 +16,7 @@ use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_HOST, PROGRAM_FROM_UP
 use cc_common::nat::Block;
 use cc_common::quota::Quota;
 use cc_common::rate::Rate;
-use cc_common::verdict::DropReason;
+use cc_common::verdict::{DropReason, Verdict};
 use cc_host::datapath::{
     CompiledRules, Door, DryRun, Endpoint, Entrance, Fate, NatPorts, PortProtocol, PrefixTable, Published, RuleRow,
 };
@@ -159,7 +159,11 @@ impl Scene {
             From::Outside => (PROGRAM_FROM_UPLINK, self.outside.uplink),
             From::Host => (PROGRAM_FROM_HOST, self.outside.host),
         };
-        let outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
+        let mut outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
+        // A first fragment that others have waited for comes in again, with nobody waiting.
+        if outcome.verdict == Verdict::Again.code() {
+            outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
+        }
         let reason = outcome.reason as u16;
         let fate = match outcome.verdict {
             1 => Fate::Passed,
