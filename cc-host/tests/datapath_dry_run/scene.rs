@@ -10,13 +10,13 @@ use cc_common::counters::{Counters, DropCount, DropKey};
 use cc_common::event::Told;
 use cc_common::firewall::PROTOCOL_CLASS_SOME;
 use cc_common::flow::{Flow, FlowKey, NatEntry};
-use cc_common::fragment::{FragmentEntry, FragmentPlace};
+use cc_common::fragment::{Early, FragmentEntry, FragmentPlace};
 use cc_common::limits::ENDPOINTS_MAX;
 use cc_common::names::{PROGRAM_FROM_ENDPOINT, PROGRAM_FROM_HOST, PROGRAM_FROM_UPLINK};
 use cc_common::nat::Block;
 use cc_common::quota::Quota;
 use cc_common::rate::Rate;
-use cc_common::verdict::{DropReason, Verdict};
+use cc_common::verdict::DropReason;
 use cc_host::datapath::{
     CompiledRules, Door, DryRun, Endpoint, Entrance, Fate, NatPorts, PortProtocol, PrefixTable, Published, RuleRow,
 };
@@ -159,11 +159,12 @@ impl Scene {
             From::Outside => (PROGRAM_FROM_UPLINK, self.outside.uplink),
             From::Host => (PROGRAM_FROM_HOST, self.outside.host),
         };
-        let mut outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
-        // A first fragment that others have waited for comes in again, with nobody waiting.
-        if outcome.verdict == Verdict::Again.code() {
-            outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
-        }
+        // No fragment waits for its first: both would come in once more by the interface, and whoever answers there changes the world.
+        let mut early: HashMap<_, FragmentPlace, [u8; size_of::<Early>()]> =
+            Map::HashMap(self.map("CC_EARLY")).try_into().unwrap();
+        let waiting: Vec<FragmentPlace> = early.keys().map(Result::unwrap).collect();
+        waiting.iter().for_each(|place| early.remove(place).unwrap());
+        let outcome = run(&self.world, program, ifindex, 0, frame).unwrap();
         let reason = outcome.reason as u16;
         let fate = match outcome.verdict {
             1 => Fate::Passed,

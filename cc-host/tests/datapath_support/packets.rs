@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use cc_common::limits::EARLY_BYTES;
 use cc_common::names::PROGRAM_FROM_ENDPOINT;
 use cc_common::net::GATEWAY_MAC;
 use cc_common::verdict::{DropReason, Verdict};
@@ -56,7 +57,8 @@ impl Runner {
         let mut ctx = [0u8; CTX_BYTES];
         ctx[CTX_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
         ctx[CTX_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
-        let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len() + 256]);
+        // It may be made into another that waited for it.
+        let (mut ctx_out, mut data) = ([0u8; CTX_BYTES], vec![0u8; packet.len().max(EARLY_BYTES as usize) + 256]);
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut data),
