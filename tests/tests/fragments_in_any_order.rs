@@ -22,8 +22,8 @@ const PUBLISHED: u16 = 8080;
 const INSIDE: u16 = 80;
 const FAR_PORT: u16 = 4000;
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Packets of a flood, more than there are places.
-const FLOOD: u16 = 100;
+/// Packets of a flood, ten times as many as an endpoint has places for.
+const FLOOD: u16 = 20;
 /// In which nothing comes.
 const SILENCE: Duration = Duration::from_millis(300);
 /// Longer than a fragment waits.
@@ -184,12 +184,12 @@ fn out_of_a_network_and_back() {
     let (client, hostile) = (run(), run());
     let (out, back) = (Door::of_container(&world, &client), Door::beyond(&world, &beyond));
     let flood = Door::of_container(&world, &hostile);
-    let floods = |to: SocketAddr| {
+    let floods = |to: SocketAddr| -> Vec<Vec<Vec<u8>>> {
         let from = match to {
             SocketAddr::V4(_) => at(world.address(&hostile), 5000),
             SocketAddr::V6(_) => at(dual_stack::ip6(&world, &hostile), 5000),
         };
-        (0..FLOOD).for_each(|id| flood.send(&datagram(from, to, id, BYTES).1, &[2, 1]));
+        (0..FLOOD).map(|id| datagram(from, to, id, BYTES).1).collect()
     };
     let (heard, own) = (listen(&beyond.netns, FAR_PORT), inside(&world, &client, 5000));
     let addresses: [(IpAddr, &str, &str); 2] = [
@@ -199,13 +199,14 @@ fn out_of_a_network_and_back() {
     let mut id = 0;
     for (address, far, host) in addresses {
         let (from, to) = (SocketAddr::new(address, 5000), at(far, FAR_PORT));
+        let others = floods(to);
         for order in ORDERS {
             let what = format!("{far}, {order:?}");
             id += 1;
             let (said, pieces) = datagram(from, to, id, BYTES);
             out.send(&pieces, &order[..2]);
             // Such as have no first, between its pieces.
-            floods(to);
+            others.iter().for_each(|pieces| flood.send(pieces, &[2, 1]));
             out.send(&pieces, &order[2..]);
             let seen = receive(&heard, &said, &what);
             assert_eq!(seen.ip().to_string(), host, "{what}: by the host's address");
