@@ -7,7 +7,7 @@ use std::time::Duration;
 use cc_tests::beyond::{Beyond, FAR, FAR6, HOST, HOST6, UPLINK, interface_mac};
 use cc_tests::netns::Netns;
 use cc_tests::packet::{Wire, ethernet, ipv4_fragments, ipv6_fragments, udp, udp6};
-use cc_tests::{World, allowed, dual_stack};
+use cc_tests::{World, allowed, dual_stack, eventually};
 
 const SLEEP: &[&str] = &["sleep", "600"];
 const GATEWAY_MAC: [u8; 6] = [0x02, 0xcc, 0, 0, 0, 1];
@@ -21,6 +21,10 @@ const ORDERS: [[usize; 3]; 5] = [[2, 1, 0], [1, 2, 0], [1, 0, 2], [2, 0, 1], [0,
 const PUBLISHED: u16 = 8080;
 const INSIDE: u16 = 80;
 const FAR_PORT: u16 = 4000;
+/// By which the host's own sockets reach a container, and on no wire.
+const STAND_IN: &str = "100.64.0.3";
+/// Neither the host's nor anybody's.
+const ELSEWHERE: &str = "192.0.2.77";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Packets of a flood, ten times as many as an endpoint has places for.
 const FLOOD: u16 = 20;
@@ -124,6 +128,14 @@ fn counted(world: &World, port: u16) -> (u64, u64) {
     (packets("sent"), packets("received"))
 }
 
+/// Packets of which fragments wait for their first.
+fn waiting(world: &World) -> usize {
+    let mut bpftool = world.netns.command("bpftool");
+    let output = bpftool.args(["-j", "map", "dump", "pinned"]).arg(world.pins().join("CC_EARLY")).output();
+    let rows: serde_json::Value = serde_json::from_slice(&output.expect("bpftool can be run").stdout).expect("JSON");
+    rows.as_array().expect("rows are a list").len()
+}
+
 /// In and back out of a published port, and at a socket of the host's own beside it.
 #[test]
 fn from_outside() {
@@ -132,7 +144,14 @@ fn from_outside() {
     let server = world.run("busybox", &["--vpc", "blue", "-p", &format!("{PUBLISHED}:{INSIDE}/udp")], SLEEP);
     let (heard, hosts) = (inside(&world, &server, INSIDE), listen(&world.netns, 9000));
     let door = Door::beyond(&world, &beyond);
-    let mut id = 0;
+    // What is for nobody at this host waits for nothing here, a stand-in's least of all.
+    for (id, to) in [(1, STAND_IN), (2, ELSEWHERE), (3, HOST)] {
+        door.send(&datagram(at(FAR, FAR_PORT), at(to, PUBLISHED), id, BYTES).1, &[2, 1]);
+    }
+    eventually("the host's waits", PATIENCE, || (waiting(&world) > 0).then_some(()));
+    std::thread::sleep(SILENCE);
+    assert_eq!(waiting(&world), 1, "and nobody else's");
+    let mut id = 3;
     for (far, host) in [(FAR, HOST), (FAR6, HOST6)] {
         for (round, order) in ORDERS.iter().enumerate() {
             let from = at(far, FAR_PORT + u16::from(far == FAR6));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cc_tests::beyond::{Beyond, FAR, FAR6, HOST, HOST6};
@@ -40,13 +40,8 @@ const SHUT_INSIDE: u16 = 10;
 const GUARDED: &str = "203.0.113.66";
 const HEARD: u16 = 8010;
 
-/// What is measured is what one daemon's change costs one host's traffic: beside another test's, a processor is somebody else's for as long as
-/// a conversation may stand still.
+/// What one daemon's change costs one host's traffic: beside another test's, a processor is taken for as long as a conversation may stand still.
 static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Everything that is open, in both families.
 struct Open {
@@ -257,7 +252,7 @@ fn versions(world: &World) -> Vec<String> {
 
 #[test]
 fn whatever_becomes_of_the_daemon() {
-    let _alone = alone();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     for (when, how, build) in [
@@ -288,7 +283,7 @@ fn whatever_becomes_of_the_daemon() {
 /// comes new waits for that next daemon.
 #[test]
 fn an_upgrade_that_is_killed_is_finished_or_begun_again() {
-    let _alone = alone();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     let (own, next) = (world.path("bpf").join(Build::Own.pins()), world.path("bpf").join(Build::Next.pins()));
@@ -348,7 +343,7 @@ fn attached(world: &World) -> Vec<String> {
 
 #[test]
 fn an_upgrade_that_fails_leaves_everything_as_it_was() {
-    let _alone = alone();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut world, beyond) = Beyond::world("");
     let mut open = Open::all(&world, &beyond);
     world.leave(Leave::Stopped);
@@ -386,7 +381,7 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
 /// What is not promised is defined: an earlier daemon knows nothing of a later one's pins.
 #[test]
 fn going_back_ends_containers_and_says_so() {
-    let _alone = alone();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut world, _beyond) = Beyond::world("");
     world.leave(Leave::Stopped);
     world.start_build(Build::Next);
