@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
+use nix::sys::signal::SigSet;
+
 /// Runs a command, whose `attr` is only read.
 pub fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
     // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `devices`, of `kernel::departure` or of this file, whose layout is the kernel's for its command; it
@@ -36,6 +38,23 @@ pub const fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Inst
 
 const PROG_LOAD: libc::c_int = 5;
 
+/// Loads with signals blocked for this thread: the verifier gives up, with EAGAIN, as soon as one waits for whoever asked it, if it is only a
+/// child's that has ended. Signals to the process go to its other threads meanwhile, or wait.
+pub fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
+    /// Put back as it was also by a panic.
+    struct Mask(SigSet);
+    impl Drop for Mask {
+        fn drop(&mut self) {
+            if let Err(error) = self.0.thread_set_mask() {
+                debug_assert!(false, "a mask that was in force is refused: {error}");
+            }
+        }
+    }
+    // A set of valid signals cannot be refused; and if it were, loading would only be as it is without.
+    let _mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK).map(Mask);
+    load()
+}
+
 /// Of a kind that needs no more than this to be said. The kernel keeps 15 bytes of the name.
 pub fn load_program(
     kind: u32,
@@ -52,7 +71,7 @@ pub fn load_program(
         expected_attach_type,
         ..Load::default()
     };
-    let fd = bpf(PROG_LOAD, &load)?;
+    let fd = undisturbed(|| bpf(PROG_LOAD, &load))?;
     // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -5,9 +5,11 @@ mod datapath_support;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cc_common::names::{MAPS, PROGRAMS};
+use cc_host::datapath::Datapath;
 use datapath_support::{GATEWAY, World};
 
 fn bpftool(arguments: &[&str], path: &Path) -> String {
@@ -115,6 +117,37 @@ fn all_programs_are_loaded_in_time() {
     assert!(cfg!(debug_assertions) || least <= LOADED_WITHIN, "{least:?}");
 }
 
+const APART: Duration = Duration::from_millis(5);
+
+/// The verifier gives up at a signal; and that a child has ended is one, by which every thread that loads can be hit.
+#[test]
+fn a_signal_does_not_keep_programs_from_being_loaded() {
+    let mut world = World::new();
+    // What has no handler would not be a signal.
+    let kind = tokio::signal::unix::SignalKind::user_defined1();
+    let _handled = world.block_on(async { tokio::signal::unix::signal(kind).unwrap() });
+    let loading = nix::unistd::gettid().as_raw();
+    let loaded = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let mut sent = 0;
+            while !loaded.load(Ordering::Relaxed) {
+                // SAFETY: the number of a thread of this process, which waits for this one; the signal has a handler.
+                assert_eq!(unsafe { libc::tgkill(std::process::id() as i32, loading, libc::SIGUSR1) }, 0);
+                sent += 1;
+                std::thread::sleep(APART);
+            }
+            sent
+        });
+        world.datapath = None;
+        let opened = Datapath::open(&world.config()).map_err(|error| format!("{error:?}"));
+        loaded.store(true, Ordering::Relaxed);
+        world.datapath = Some(opened.unwrap_or_else(|error| panic!("{error:.400}")));
+        sending.join().unwrap()
+    });
+    assert!(sent > 10, "{sent}");
+}
+
 #[test]
 fn a_foreign_map_under_our_name_is_refused() {
     let mut world = World::new();
@@ -122,6 +155,6 @@ fn a_foreign_map_under_our_name_is_refused() {
     world.datapath = None;
     std::fs::remove_file(dir.join("CC_PORTS")).unwrap();
     std::fs::rename(dir.join("CC_SOCKETS"), dir.join("CC_PORTS")).unwrap();
-    let error = cc_host::datapath::Datapath::open(&world.config()).err().expect("it is not ours").to_string();
+    let error = Datapath::open(&world.config()).err().expect("it is not ours").to_string();
     assert!(error.contains("CC_PORTS") && error.contains("keys of 8 bytes"), "{error}");
 }

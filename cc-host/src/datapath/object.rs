@@ -32,6 +32,7 @@ use cc_common::settings::Settings;
 use super::DatapathConfig;
 use super::error::DatapathError;
 use super::{guard, replace};
+use crate::bpf;
 use crate::kernel::bpffs;
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("CC_EBPF_OBJECT"));
@@ -229,7 +230,7 @@ pub fn open(config: &DatapathConfig, dir: &Path) -> Result<Object, DatapathError
 
     let logger =
         if logging { Some(EbpfLogger::init(&mut ebpf).map_err(|source| DatapathError::Log { source })?) } else { None };
-    let programs = load_programs(&mut ebpf, &dir.join(PIN_PROGRAMS_DIR))?;
+    let programs = bpf::undisturbed(|| load_programs(&mut ebpf, &dir.join(PIN_PROGRAMS_DIR)))?;
     Ok(Object { programs, ebpf, logger })
 }
 

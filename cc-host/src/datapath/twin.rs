@@ -13,6 +13,7 @@ use cc_common::verdict::{DropReason, Verdict};
 use super::error::DatapathError;
 use super::object::{self, Programs};
 use super::{Datapath, DatapathConfig};
+use crate::bpf;
 
 /// `struct __sk_buff`, and the words in it by which a program is told where a packet is from, and tells what it has decided.
 const CONTEXT_BYTES: usize = 192;
@@ -131,7 +132,7 @@ impl Twin {
             let failed = |source| DatapathError::Program { name, source };
             let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
             let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
+            bpf::undisturbed(|| program.load()).map_err(failed)?;
             // The same instructions: only the constant differs, so that what it says is what the others do.
             if tag(name, program)? != expected {
                 return Err(DatapathError::NotATwin { name });
