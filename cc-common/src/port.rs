@@ -35,6 +35,9 @@ const _: () = assert!(size_of::<Port>() == 48 && align_of::<Port>() == 8);
 /// What it sends is held to the rate in its endpoint's row of `CC_RATES`.
 pub const PORT_RATED: u16 = 1;
 
+/// It is a netkit pair's: the program runs while the other end sends, where no packet can be handed to a third interface's other end.
+pub const PORT_NETKIT: u16 = 2;
+
 /// What a frame that its port may send carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {

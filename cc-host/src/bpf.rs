@@ -8,8 +8,8 @@ use nix::sys::signal::SigSet;
 
 /// Runs a command, whose `attr` is only read.
 pub fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `devices`, of `kernel::departure` or of this file, whose layout is the kernel's for its command; it
-    // and what it points at live through the call, and the size that is passed is its own.
+    // SAFETY: `attr` is a struct of `datapath::replace`, `datapath::xdp_link`, `datapath::netkit`, `devices`, of `kernel::departure` or of this
+    // file, whose layout is the kernel's for its command; it and what it points at live through the call, and the size that is passed is its own.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -8,6 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::kernel::link::PairKind;
 use crate::resolver::NameServer;
 
 mod flows;
@@ -178,6 +179,8 @@ pub struct Config {
     pub dns: Vec<NameServer>,
     /// The containers' MTU; default: the uplink's − 50, the room of a VXLAN header.
     pub mtu: Option<u16>,
+    /// What containers' interfaces are.
+    pub interfaces: PairKind,
     /// First host uid and gid of the containers' ranges, 65,536 each.
     pub id_base: u32,
     /// How many such ranges.
@@ -222,6 +225,7 @@ impl Default for Config {
             stand_ins_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd63, 0x6c6f, 0x7564, 0, 0, 0, 0, 0), 112),
             dns: Vec::new(),
             mtu: None,
+            interfaces: PairKind::default(),
             id_base: 0x1000_0000,
             id_ranges: 4096,
             pids_max: 4096,

@@ -3,7 +3,7 @@
 
 mod datapath_support;
 
-use cc_host::kernel::link::{Links, Veth, configure_endpoint, loopback_up};
+use cc_host::kernel::link::{Links, Pair, PairKind, configure_endpoint, loopback_up};
 use cc_host::kernel::{carrier, netns, uplink};
 use datapath_support::{GATEWAY, World, new_netns};
 use std::net::Ipv4Addr;
@@ -39,7 +39,8 @@ fn both_ends_send_as_soon_as_they_are_settled() {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     let links = Links::open().unwrap();
                     let end = new_netns();
-                    let veth = Veth {
+                    let pair = Pair {
+                        kind: PairKind::Veth,
                         host_name: "cctx",
                         netns: end.as_fd(),
                         mac: [2, 0, 0, 0, 0, 1],
@@ -47,7 +48,7 @@ fn both_ends_send_as_soon_as_they_are_settled() {
                         alias: "cc:x",
                     };
                     while !done.load(Ordering::Relaxed) {
-                        let ifindex = runtime.block_on(links.create_veth(&veth)).unwrap();
+                        let ifindex = runtime.block_on(links.create_pair(&pair)).unwrap();
                         runtime.block_on(links.delete(ifindex)).unwrap();
                     }
                 })

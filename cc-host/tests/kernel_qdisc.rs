@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cc_host::kernel::departure::{self, Departures, Earlier};
-use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
+use cc_host::kernel::link::{EndpointAddress, Links, Pair, PairKind, configure_endpoint};
 use cc_host::kernel::netns;
 use cc_host::kernel::qdisc::{QdiscError, queue_inside};
 use cc_host::kernel::shape::{Shape, shape_inside};
@@ -23,8 +23,9 @@ fn pair() -> (u32, Arc<OwnedFd>, tokio::runtime::Runtime) {
     unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let inside = netns::create(|| {}).unwrap();
-    let veth = Veth { host_name: "ccq", netns: inside.as_fd(), mac: [2, 0, 0, 0, 0, 9], mtu: 1450, alias: "cc:q" };
-    let ifindex = runtime.block_on(async { Links::open().unwrap().create_veth(&veth).await }).unwrap();
+    let (kind, mac) = (PairKind::Veth, [2, 0, 0, 0, 0, 9]);
+    let pair = Pair { kind, host_name: "ccq", netns: inside.as_fd(), mac, mtu: 1450, alias: "cc:q" };
+    let ifindex = runtime.block_on(async { Links::open().unwrap().create_pair(&pair).await }).unwrap();
     (ifindex, Arc::new(inside), runtime)
 }
 

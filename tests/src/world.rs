@@ -99,8 +99,12 @@ impl World {
         let id_base = 0x2000_0000_u32 + (rand::random::<u32>() % 8) * 0x1000_0000;
         // However full the disk is that the tests run on: what their volumes take, they make sure of.
         let pool = if extra.contains("volumes.") { "" } else { "volumes.pool_bytes = 2147483648" };
+        let interfaces = match std::env::var("CC_TEST_INTERFACES") {
+            Ok(kind) if !extra.contains("interfaces") => format!("interfaces = {kind:?}"),
+            _ => String::new(),
+        };
         let config = format!(
-            "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{pool}\n{extra}\n",
+            "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{pool}\n{interfaces}\n{extra}\n",
             path("state"),
             path("run"),
             path("bpf"),

@@ -36,6 +36,9 @@ pub struct Options {
     /// Every file that an emulated machine can run
     #[arg(long, requires = "vm", conflicts_with = "e2e")]
     all: bool,
+    /// With netkit pairs as containers' interfaces
+    #[arg(long, requires = "vm", conflicts_with = "briefly")]
+    netkit: bool,
     /// A part of what is required, on the oldest kernel, and the refusal of an older one: within a quarter of an hour
     #[arg(long, requires = "vm", conflicts_with_all = ["e2e", "all"])]
     briefly: bool,
@@ -279,9 +282,10 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
         let names = choice.names(root)?;
         build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
     }
+    let pairs = if options.netkit { vm::Pairs::Netkit } else { vm::Pairs::Usual };
     report.emulated(match options.briefly {
         true => vm::briefly(root, seed)?,
-        false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, seed)?,
+        false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, pairs, seed)?,
     });
     Ok(())
 }

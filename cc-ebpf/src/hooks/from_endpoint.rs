@@ -8,7 +8,7 @@ use cc_common::flow::{BEYOND_UPLINK, is_beyond};
 use cc_common::limits::ENDPOINT_UNKNOWN;
 use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6};
 use cc_common::packet::{Kind, Place};
-use cc_common::port::{self, PORT_RATED, Payload, PortKey};
+use cc_common::port::{self, PORT_NETKIT, PORT_RATED, Payload, PortKey};
 use cc_common::verdict::{Direction, DropReason, Verdict};
 use cc_common::{arp, ipv4, ipv6, nd};
 
@@ -200,7 +200,10 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         reason => work.refuse(reason),
     })?;
     counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
-    Ok(verdict)
+    Ok(match verdict {
+        Verdict::Deliver { ifindex } if work.port.flags & PORT_NETKIT != 0 => Verdict::Queue { ifindex },
+        verdict => verdict,
+    })
 }
 
 /// A fragment that was refused for want of its first, which it waits for: it comes again with it.

@@ -13,7 +13,7 @@ use super::room::Containers;
 use crate::blocking;
 use crate::datapath::{Datapath, DatapathError};
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::link::{self, Veth};
+use crate::kernel::link::{self, Pair};
 use crate::kernel::{carrier, uplink};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
@@ -52,11 +52,12 @@ impl Containers {
             Some(parked) => parked.ifindex,
             None => {
                 let alias = self.alias(&record.id);
-                let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: vpc.mac, mtu, alias: &alias };
-                self.rooms.links.create_veth(&veth).await.map_err(failed("create"))?
+                let (kind, netns, mac) = (self.rooms.config.interfaces, netns.as_fd(), vpc.mac);
+                let pair = Pair { kind, host_name: &host_name, netns, mac, mtu, alias: &alias };
+                self.rooms.links.create_pair(&pair).await.map_err(failed("create"))?
             }
         };
-        pace.step("veth");
+        pace.step("interfaces");
         // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
         self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir(), parked.is_some()).await?;
         pace.step("datapath");

@@ -16,7 +16,7 @@ use crate::datapath::DatapathError;
 use crate::error_chain;
 use crate::ids::ContainerId;
 use crate::kernel::cgroup::CgroupError;
-use crate::kernel::link::{LinkError, Veth};
+use crate::kernel::link::{LinkError, Pair};
 use crate::kernel::netns::{self, NetnsError};
 use crate::shim::place::Place;
 
@@ -160,8 +160,9 @@ impl Containers {
         cgroup_dir: PathBuf,
     ) -> Result<ParkedLink, ParkError> {
         let (host_name, alias, mtu) = (interface_of(id), self.alias(id), self.usual_mtu());
-        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac: PARKED_MAC, mtu, alias: &alias };
-        let ifindex = self.rooms.links.create_veth(&veth).await.map_err(ParkError::Link)?;
+        let (kind, netns, mac) = (self.rooms.config.interfaces, netns.as_fd(), PARKED_MAC);
+        let pair = Pair { kind, host_name: &host_name, netns, mac, mtu, alias: &alias };
+        let ifindex = self.rooms.links.create_pair(&pair).await.map_err(ParkError::Link)?;
         let (datapath, tag) = (Arc::clone(&self.rooms.datapath), id.clone());
         let prepare = move || datapath.prepare(slot, ifindex, tag.as_str(), &cgroup_dir);
         let prepared = tokio::task::spawn_blocking(prepare).await.expect("a datapath call does not panic");

@@ -73,7 +73,7 @@ impl Inner {
             ipv4: address,
             ipv6: address_v6,
             mac,
-            flags: endpoint.port_flags(),
+            flags: endpoint.port_flags() | links::port_flags(ifindex)?,
         };
         if port != Some(expected) {
             return Err(not_whole("its interface is not in the table of ports"));

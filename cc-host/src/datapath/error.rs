@@ -65,6 +65,8 @@ pub enum DatapathError {
     Tag { tag: String },
     #[error("there is no interface {ifindex}")]
     NoInterface { ifindex: u32, source: nix::Error },
+    #[error("cannot tell what interface {ifindex} is")]
+    Interface { ifindex: u32, source: std::io::Error },
     #[error("cannot prepare interface {interface} for programs")]
     Qdisc { interface: String, source: aya::programs::tc::TcError },
     #[error("cannot attach program {program} to {to}")]
@@ -135,7 +137,12 @@ impl From<DatapathError> for Fault {
                 "datapath.rules",
                 "use fewer rules, or fewer and shorter prefix lists".to_owned(),
             ),
-            E::Attach { .. } | E::Devices { .. } | E::Qdisc { .. } | E::NoInterface { .. } | E::Cgroup { .. } => {
+            E::Attach { .. }
+            | E::Devices { .. }
+            | E::Qdisc { .. }
+            | E::NoInterface { .. }
+            | E::Interface { .. }
+            | E::Cgroup { .. } => {
                 (Code::Internal, "datapath.attach", "run `cc-host check`, and look at the daemon's log".to_owned())
             }
             _ => (Code::Internal, "datapath.failed", "run `cc-host check`, and look at the daemon's log".to_owned()),

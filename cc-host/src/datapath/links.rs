@@ -5,7 +5,7 @@
 //! Filters and not TCX links: the kernel ends every attachment and removal of the latter with an RCU grace period under the
 //! RTNL lock, 15 ms each, so that no host could start or end more than some fifteen containers a second.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
@@ -15,12 +15,13 @@ use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
 };
 use cc_common::names;
+use cc_common::port::PORT_NETKIT;
 use nix::net::if_::if_indextoname;
 
 use super::error::DatapathError;
 use super::object::Programs;
 use super::outside::{pinned_uplink, uplink_pin};
-use super::replace;
+use super::{netkit, replace};
 
 /// A container's tag: the 16 hexadecimal digits of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +57,27 @@ pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<(), Dat
     tc::qdisc_add_clsact(&name).map_err(|source| DatapathError::Qdisc { interface: name.clone(), source })?;
     // First the one that keeps the host out.
     filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
-    filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+    filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)?;
+    put_on_netkit(&programs.from_endpoint, ifindex, &name).map(drop)
+}
+
+/// What a netkit pair's host's end has besides: what the other end sends is decided while it sends it. The filter then sees only what is
+/// turned back to the interface, and without the program nothing leaves the other end. Whether it was there, and for what is no netkit pair `true`.
+fn put_on_netkit(classifier: &SchedClassifier, ifindex: u32, name: &str) -> Result<bool, DatapathError> {
+    let program = names::PROGRAM_FROM_ENDPOINT;
+    let to = || format!("netkit pair {name}");
+    let failed = |source| DatapathError::Attach { program, to: to(), source };
+    let put = || match netkit::is_primary(ifindex)? {
+        true => netkit::put(classifier.fd().map_err(io::Error::other)?.as_fd(), program, ifindex),
+        false => Ok(true),
+    };
+    put().map_err(|error| failed(ProgramError::IOError(error)))
+}
+
+/// Of what hangs on it: `PORT_NETKIT`, or nothing.
+pub fn port_flags(ifindex: u32) -> Result<u16, DatapathError> {
+    let failed = |source| DatapathError::Interface { ifindex, source };
+    Ok(if netkit::is_primary(ifindex).map_err(failed)? { PORT_NETKIT } else { 0 })
 }
 
 /// Both programs of an interface that has filters of ours, of an earlier daemon's programs. The kernel swaps the program behind a
@@ -64,7 +85,8 @@ pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<(), Dat
 pub fn replace_on_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
     let name = name_of(ifindex)?;
     replace_filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
-    replace_filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)
+    replace_filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)?;
+    put_on_netkit(&programs.from_endpoint, ifindex, &name).map(drop)
 }
 
 /// Attaches what of both is missing, and returns the names. What is there is put in force again.
@@ -75,13 +97,16 @@ pub fn repair_interface(programs: &mut Programs, ifindex: u32) -> Result<Vec<&'s
     // First the one that keeps the host out.
     for (classifier, program, hook) in [
         (to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress),
-        (from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress),
+        (&mut *from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress),
     ] {
         if replace_filter(classifier, program, hook, &name).is_err() {
             ensure_clsact(&name)?;
             filter(classifier, program, hook, &name)?;
             missing.push(program);
         }
+    }
+    if !put_on_netkit(from_endpoint, ifindex, &name)? && !missing.contains(&names::PROGRAM_FROM_ENDPOINT) {
+        missing.push(names::PROGRAM_FROM_ENDPOINT);
     }
     Ok(missing)
 }

@@ -15,6 +15,7 @@ mod inspect;
 mod links;
 mod log;
 mod migrate;
+mod netkit;
 mod object;
 mod outside;
 mod prepare;

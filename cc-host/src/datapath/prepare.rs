@@ -65,7 +65,7 @@ impl Inner {
         let &Endpoint { id, vni, ipv4, ipv6, .. } = endpoint;
         // Before the port that leads to it.
         self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
-        self.set_port(id, entry, endpoint.port_flags())?;
+        self.set_port(id, entry, endpoint.port_flags() | links::port_flags(endpoint.ifindex)?)?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use crate::config::Config;
+use crate::kernel::link::PairKind;
 
 /// The oldest kernel that the tests run on; what it lacks of newer ones is in docs/kernels.md.
 const KERNEL_MIN: (u32, u32) = (6, 12);
@@ -137,6 +138,7 @@ pub fn all(config: &Config) -> Vec<Check> {
             "use a kernel with CONFIG_NET_SCH_TBF",
         ),
         required("veth", in_kernel("veth"), "without it: containers have no interface", "modprobe veth"),
+        netkit(config.interfaces),
         optional(
             "ipv6",
             exists("/proc/sys/net/ipv6"),
@@ -293,6 +295,14 @@ fn controller(controllers: &[(String, String)], name: &str) -> (bool, String) {
         Some((_, hierarchy)) => (true, if hierarchy == "0" { "v2" } else { "v1" }.to_owned()),
         None => (false, "not enabled".to_owned()),
     }
+}
+
+/// It is there from 6.7 on, where it was chosen.
+fn netkit(interfaces: PairKind) -> Check {
+    let required = interfaces == PairKind::Netkit;
+    let (ok, found) = if required { in_kernel("netkit") } else { (true, "not used".to_owned()) };
+    let next = "use a kernel with CONFIG_NETKIT, or interfaces = \"veth\" in the configuration";
+    Check { name: "netkit", ok, required, found, cost: "without it: containers have no interface", next }
 }
 
 fn in_kernel(module: &str) -> (bool, String) {

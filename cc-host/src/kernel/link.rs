@@ -1,4 +1,4 @@
-//! Network interfaces over rtnetlink: veth pairs, their addresses and routes, and finding our own again by alias. Refuses to
+//! Network interfaces over rtnetlink: pairs, their addresses and routes, and finding our own again by alias. Refuses to
 //! know what an interface is for, and never moves a tokio worker into another namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,8 +10,11 @@ use cc_common::net::GATEWAY_MAC;
 use futures::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, NetkitMode, NetkitPolicy,
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use serde::Deserialize;
 use tokio::sync::Mutex;
 use tonic::Code;
 
@@ -89,9 +92,20 @@ pub struct EndpointAddress {
     pub gateway: Option<IpAddr>,
 }
 
-/// A veth pair to be made.
+/// What the two interfaces of a pair are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairKind {
+    #[default]
+    Veth,
+    /// The end inside sends nothing until a program lets it.
+    Netkit,
+}
+
+/// A pair to be made.
 #[derive(Debug)]
-pub struct Veth<'a> {
+pub struct Pair<'a> {
+    pub kind: PairKind,
     pub host_name: &'a str,
     /// Where the other end appears, as `eth0`.
     pub netns: BorrowedFd<'a>,
@@ -127,28 +141,37 @@ impl Links {
     /// Makes the pair in one message, the container's end down and in its namespace from the start, and brings the host's up.
     /// Derive the name from the container's id too: it is there from the first moment on, the alias a moment later.
     /// Attach the datapath before `configure_endpoint` brings the other end up. Returns the host's end's index.
-    pub async fn create_veth(&self, veth: &Veth<'_>) -> Result<u32, LinkError> {
-        let name = veth.host_name.to_owned();
+    pub async fn create_pair(&self, pair: &Pair<'_>) -> Result<u32, LinkError> {
+        let name = pair.host_name.to_owned();
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(CONTAINER_INTERFACE)
-            .address(veth.mac.to_vec())
-            .mtu(veth.mtu.into())
-            .setns_by_fd(veth.netns.as_raw_fd())
+            .address(pair.mac.to_vec())
+            .mtu(pair.mtu.into())
+            .setns_by_fd(pair.netns.as_raw_fd())
             .build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(veth.host_name, CONTAINER_INTERFACE)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        let (kind, data) = match pair.kind {
+            PairKind::Veth => (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+            PairKind::Netkit => {
+                let (mode, policy) = (InfoNetkit::Mode(NetkitMode::L2), InfoNetkit::Policy(NetkitPolicy::Pass));
+                let closed = InfoNetkit::PeerPolicy(NetkitPolicy::Drop);
+                (InfoKind::Netkit, InfoData::Netkit(vec![mode, policy, closed, InfoNetkit::Peer(peer)]))
+            }
+        };
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind)
+            .name(name.clone())
+            .set_info_data(data)
             .address(GATEWAY_MAC.0.to_vec())
-            .mtu(veth.mtu.into())
+            .mtu(pair.mtu.into())
             .build();
         let created = self.handle.link().add(message).execute().await;
         created.map_err(|source| LinkError::Create { name: name.clone(), source })?;
         // Before it is up: the host has nothing to say on it, least of all neighbour discovery.
-        quiet_ipv6(veth.host_name);
+        quiet_ipv6(pair.host_name);
         let ifindex =
-            if_nametoindex(veth.host_name).map_err(|source| LinkError::Find { name: name.clone(), source })?;
+            if_nametoindex(pair.host_name).map_err(|source| LinkError::Find { name: name.clone(), source })?;
         // The kernel ignores an alias in the message that creates: until here, only the name tells whose it is.
         let alias = LinkUnspec::new_with_index(ifindex)
-            .append_extra_attribute(LinkAttribute::IfAlias(veth.alias.to_owned()))
+            .append_extra_attribute(LinkAttribute::IfAlias(pair.alias.to_owned()))
             .up()
             .build();
         self.handle.link().set(alias).execute().await.map_err(|source| LinkError::Up { name, source })?;

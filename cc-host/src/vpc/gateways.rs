@@ -15,7 +15,7 @@ use crate::datapath::{Datapath, DatapathError, Endpoint};
 use crate::error_chain;
 use crate::ids::{Name, Project, VpcId};
 use crate::kernel::carrier;
-use crate::kernel::link::{self, EndpointAddress, LinkError, Links, Veth};
+use crate::kernel::link::{self, EndpointAddress, LinkError, Links, Pair, PairKind};
 use crate::resolver::{Directory, OpenResolver, ResolverError, ResolverHandle, Resolvers, Subnet, Upstreams, VpcNames};
 use crate::slots::Slots;
 
@@ -201,8 +201,9 @@ impl Gateways {
         let open = self.new_resolver(gateway).await?;
         let alias = format!("{}{}", self.alias, gateway.vpc.digits());
         let mac = ipam::mac_of(gateway.ipv4.0);
-        let veth = Veth { host_name: interface, netns: open.namespace(), mac, mtu: MTU, alias: &alias };
-        let ifindex = self.links.create_veth(&veth).await?;
+        let kind = PairKind::Veth;
+        let pair = Pair { kind, host_name: interface, netns: open.namespace(), mac, mtu: MTU, alias: &alias };
+        let ifindex = self.links.create_pair(&pair).await?;
         let wanted = gateway.endpoint(endpoint, ifindex);
         self.blocking(move |datapath| datapath.attach_resolver(&wanted)).await?;
         let netns = open.namespace().try_clone_to_owned().map_err(|source| GatewayError::Keep { source })?;

@@ -22,7 +22,7 @@ use cc_host::datapath::{
     CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, Record, RuleRow,
 };
 use cc_host::kernel::carrier;
-use cc_host::kernel::link::{EndpointAddress, Links, Veth, configure_endpoint};
+use cc_host::kernel::link::{EndpointAddress, Links, Pair, PairKind, configure_endpoint};
 use cc_host::kernel::netns;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -63,6 +63,14 @@ pub fn default_rules(number: u32) -> CompiledRules {
         2,
     ));
     CompiledRules { rows: rows.collect(), names_prefixes: 0, names_groups: 1 << Direction::Ingress as u32 }
+}
+
+/// Of netkit where `cargo xtask test --vm --netkit` says so.
+fn pair_kind() -> PairKind {
+    match std::env::var_os("CC_TEST_INTERFACES") {
+        Some(kind) if kind == "netkit" => PairKind::Netkit,
+        _ => PairKind::Veth,
+    }
 }
 
 pub struct World {
@@ -130,10 +138,15 @@ impl World {
 
     /// The host's end of a new veth pair, and the namespace that holds the other.
     pub fn veth(&self, id: u32, mac: [u8; 6]) -> (u32, OwnedFd) {
+        self.pair(PairKind::Veth, id, mac)
+    }
+
+    fn pair(&self, kind: PairKind, id: u32, mac: [u8; 6]) -> (u32, OwnedFd) {
         let netns = new_netns();
         let host_name = format!("cct{id}");
-        let veth = Veth { host_name: &host_name, netns: netns.as_fd(), mac, mtu: MTU, alias: &format!("cc:{id:016x}") };
-        let ifindex = self.block_on(async { Links::open().unwrap().create_veth(&veth).await }).unwrap();
+        let alias = format!("cc:{id:016x}");
+        let pair = Pair { kind, host_name: &host_name, netns: netns.as_fd(), mac, mtu: MTU, alias: &alias };
+        let ifindex = self.block_on(async { Links::open().unwrap().create_pair(&pair).await }).unwrap();
         (ifindex, netns)
     }
 
@@ -150,7 +163,7 @@ impl World {
     pub fn container_with(&mut self, id: u32, vni: u32, host: u8, group: u32, ipv6: Option<Ipv6Addr>) -> Container {
         self.default_rules(group);
         let mac = [2, 0, 0, 0, vni as u8, host];
-        let (ifindex, netns) = self.veth(id, mac);
+        let (ifindex, netns) = self.pair(pair_kind(), id, mac);
         let ipv4 = Ipv4Addr::new(10, 0, 0, host);
         let endpoint =
             Endpoint { id, vni, rule_set: group, ifindex, mac, ipv4, ipv6, queued: false, egress_rate: None };

@@ -6,6 +6,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use cc_host::container::launch::{OutputReceiver, Shim, Stream, kill_leftover};
 use cc_host::kernel::cgroup::{Cgroup, CgroupRoot, Limits};
@@ -162,6 +163,8 @@ impl World {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "a mount is left");
         assert_eq!(self.cgroups.list().unwrap(), Vec::<String>::new(), "a cgroup is left");
+        // A process is in its cgroup until it has left its CPU for good, which is after everybody was told of its end.
+        assert!(empties(&self.cgroups.shims_dir()), "a shim's cgroup is not empty");
         self.cgroups.remove_root().unwrap();
     }
 }
@@ -186,6 +189,18 @@ fn ends(pid: i32) -> bool {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return true };
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap() == 1
+}
+
+fn empties(cgroup: &Path) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // One that was never made is empty.
+    while std::fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1")) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 pub async fn collect(mut output: OutputReceiver) -> (String, String) {

@@ -147,6 +147,9 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     command.current_dir(&suite.package_dir).env("CARGO_MANIFEST_DIR", &suite.package_dir);
     command.env("CC_BIN_DIR", &plan.bin_dir).env("CC_NO_SKIP", "1").env("CC_TEST_SEED", plan.seed.to_string());
     command.env("CC_TEST_PATIENCE", plan.patience.to_string()).env("PROPTEST_RNG_SEED", plan.seed.to_string());
+    if suite.netkit {
+        command.env("CC_TEST_INTERFACES", "netkit");
+    }
     if let Some(clean) = &plan.clean {
         command.env("CC_DEBIAN", &clean.debian).env("CC_PACKAGE", &clean.package);
     }
@@ -186,7 +189,7 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
         std::thread::sleep(LOOK_EVERY);
     }
     let Tally { passed, failed, skipped } = *tally.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Ran { suite: suite.name.clone(), passed, failed, skipped, seconds: began.elapsed().as_secs(), ended })
+    Ok(Ran { suite: suite.title(), passed, failed, skipped, seconds: began.elapsed().as_secs(), ended })
 }
 
 #[derive(Clone)]

@@ -39,12 +39,28 @@ const SUITE_LIMIT_SECONDS: u64 = 900;
 /// More than the limit of a file: the guest ends that itself, and says so.
 const SILENCE_MAX: Duration = Duration::from_secs(SUITE_LIMIT_SECONDS + 120);
 
+/// What containers' interfaces are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// As the daemon has it, and, of more than one file, some of them once more with the other kind.
+    Usual,
+    Netkit,
+}
+
 /// The release builds and the images are there already. An error is one of ours; what failed in a guest is in the answer.
-pub fn run(root: &Path, kernels: &[String], choice: &Choice, seed: u64) -> Result<(Tally, Vec<String>)> {
+pub fn run(root: &Path, kernels: &[String], choice: &Choice, pairs: Pairs, seed: u64) -> Result<(Tally, Vec<String>)> {
     let kernels: Vec<&str> =
         if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
     let kernels = kernels.into_iter().map(Series::parse).collect::<Result<Vec<_>>>()?;
-    let suites = build(root, &choice.names(root)?)?;
+    let mut suites = build(root, &choice.names(root)?)?;
+    let netkit = |suites: Vec<Suite>| suites.into_iter().map(|suite| Suite { netkit: true, ..suite });
+    match (choice, pairs) {
+        (_, Pairs::Netkit) => suites = netkit(suites).collect(),
+        (Choice::One(_), Pairs::Usual) => {}
+        (Choice::Required | Choice::All, Pairs::Usual) => {
+            suites.extend(netkit(build(root, &suites::ON_NETKIT.map(str::to_owned))?));
+        }
+    }
     let each = kernels.into_iter().map(|series| (series, suites.clone())).collect();
     on_each(root, each, seed, Record::Kept)
 }

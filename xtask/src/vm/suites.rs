@@ -26,6 +26,18 @@ const REQUIRED: [&str; 12] = [
     UNIT,
 ];
 
+/// Those of them, and others, in which it matters what containers' interfaces are: once more on netkit pairs.
+pub const ON_NETKIT: [&str; 8] = [
+    "same_cidr_vpcs_never_hear_each_other",
+    "containers_reach_out",
+    "firewall_rules_are_in_force",
+    "ports_are_published",
+    "restart_keeps_containers",
+    "what_is_taken_away_comes_back",
+    "fragments_in_any_order",
+    "bandwidth_is_held",
+];
+
 /// It needs a clean Debian, and the package.
 const UNIT: &str = "the_unit_runs";
 
@@ -128,6 +140,7 @@ fn suite(message: &Value) -> Option<Suite> {
         program: PathBuf::from(message["executable"].as_str()?),
         package_dir: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
         tests: Vec::new(),
+        netkit: false,
     })
 }
 

@@ -31,6 +31,13 @@ pub struct Clean {
     pub package: PathBuf,
 }
 
+impl Suite {
+    /// As the tables have it.
+    pub fn title(&self) -> String {
+        if self.netkit { format!("{}, netkit", self.name) } else { self.name.clone() }
+    }
+}
+
 /// A file of tests, built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suite {
@@ -39,6 +46,8 @@ pub struct Suite {
     pub package_dir: PathBuf,
     /// All of them if empty.
     pub tests: Vec<String>,
+    /// Whether containers' interfaces are netkit pairs in it.
+    pub netkit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
