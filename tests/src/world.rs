@@ -16,6 +16,11 @@ use crate::residue::{cgroup_dirs, kill_cgroups, remove_cgroups};
 /// Every directory, cgroup and name that a test makes outside its own directory starts so.
 pub const PREFIX: &str = "cct-";
 
+/// Whether containers' interfaces are netkit pairs, as `cargo xtask test --vm --netkit` has it.
+pub fn on_netkit() -> bool {
+    std::env::var_os("CC_TEST_INTERFACES").is_some_and(|kind| kind == "netkit")
+}
+
 #[derive(Debug)]
 pub struct World {
     pub(crate) dir: tempfile::TempDir,
@@ -99,10 +104,7 @@ impl World {
         let id_base = 0x2000_0000_u32 + (rand::random::<u32>() % 8) * 0x1000_0000;
         // However full the disk is that the tests run on: what their volumes take, they make sure of.
         let pool = if extra.contains("volumes.") { "" } else { "volumes.pool_bytes = 2147483648" };
-        let interfaces = match std::env::var("CC_TEST_INTERFACES") {
-            Ok(kind) if !extra.contains("interfaces") => format!("interfaces = {kind:?}"),
-            _ => String::new(),
-        };
+        let interfaces = if on_netkit() { "interfaces = \"netkit\"" } else { "" };
         let config = format!(
             "state_dir = {:?}\nrun_dir = {:?}\nbpffs_dir = {:?}\ncgroup_dir = {tag:?}\nid_base = {id_base}\n{pool}\n{interfaces}\n{extra}\n",
             path("state"),

@@ -13,7 +13,7 @@ use super::room::Containers;
 use crate::blocking;
 use crate::datapath::{Datapath, DatapathError};
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::link::{self, Pair};
+use crate::kernel::link::{self, Pair, PairKind};
 use crate::kernel::{carrier, uplink};
 
 /// Without an uplink to ask: Ethernet's MTU less the room of a VXLAN header.
@@ -65,7 +65,11 @@ impl Containers {
         self.limit_bandwidth(record, Arc::clone(kept), ifindex, mtu).await?;
         let mac = parked.map(|_| vpc.mac);
         link::configure_endpoint_as(netns, mac, vpc.addresses()).await.map_err(failed("configure"))?;
-        carrier::settle(&host_name).map_err(failed("configure"))?;
+        match self.rooms.config.interfaces {
+            PairKind::Veth => carrier::settle(&host_name),
+            PairKind::Netkit => self.rooms.links.settle(ifindex).await,
+        }
+        .map_err(failed("configure"))?;
         pace.step("addresses");
         Ok(())
     }

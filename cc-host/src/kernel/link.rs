@@ -204,13 +204,21 @@ impl Links {
         }
     }
 
+    /// As `carrier::settle`, also for interfaces that cannot be asked that way: the kernel catches up before it describes an interface.
+    pub async fn settle(&self, ifindex: u32) -> Result<bool, LinkError> {
+        let found = self.described(ifindex).await.map_err(|source| LinkError::List { source })?;
+        Ok(found.iter().any(|link| link.attributes.contains(&LinkAttribute::Carrier(1))))
+    }
+
+    async fn described(&self, ifindex: u32) -> Result<Vec<LinkMessage>, rtnetlink::Error> {
+        let _one = self.listing.lock().await;
+        self.handle.link().get().match_index(ifindex).execute().try_collect().await
+    }
+
     /// Whether it was down.
     pub async fn bring_up(&self, ifindex: u32) -> Result<bool, LinkError> {
         let failed = |source| LinkError::Up { name: ifindex.to_string(), source };
-        let found: Vec<LinkMessage> = {
-            let _one = self.listing.lock().await;
-            self.handle.link().get().match_index(ifindex).execute().try_collect().await.map_err(failed)?
-        };
+        let found = self.described(ifindex).await.map_err(failed)?;
         let is_down = found.iter().any(|link| !link.header.flags.contains(LinkFlags::Up));
         if is_down {
             up(&self.handle, ifindex).await.map_err(failed)?;

@@ -176,7 +176,7 @@ impl World {
         self.datapath().attach(&endpoint, &tag, &cgroup).unwrap_or_else(|error| panic!("{error:?}"));
         let address = EndpointAddress { address: ipv4.into(), prefix_len: 24, gateway: Some(GATEWAY.into()) };
         self.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![address])).unwrap();
-        assert!(carrier::settle(&format!("cct{id}")).unwrap());
+        assert!(self.block_on(async { Links::open().unwrap().settle(ifindex).await }).unwrap());
         Container { endpoint, tag, netns, cgroup }
     }
 

@@ -52,15 +52,15 @@ pub fn run(root: &Path, kernels: &[String], choice: &Choice, pairs: Pairs, seed:
     let kernels: Vec<&str> =
         if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
     let kernels = kernels.into_iter().map(Series::parse).collect::<Result<Vec<_>>>()?;
-    let mut suites = build(root, &choice.names(root)?)?;
-    let netkit = |suites: Vec<Suite>| suites.into_iter().map(|suite| Suite { netkit: true, ..suite });
-    match (choice, pairs) {
-        (_, Pairs::Netkit) => suites = netkit(suites).collect(),
-        (Choice::One(_), Pairs::Usual) => {}
-        (Choice::Required | Choice::All, Pairs::Usual) => {
-            suites.extend(netkit(build(root, &suites::ON_NETKIT.map(str::to_owned))?));
-        }
-    }
+    let on_netkit = || suites::ON_NETKIT.map(str::to_owned).to_vec();
+    let (usual, netkit) = match (choice, pairs) {
+        (Choice::Required, Pairs::Netkit) => (Vec::new(), on_netkit()),
+        (_, Pairs::Netkit) => (Vec::new(), choice.names(root)?),
+        (Choice::One(_), Pairs::Usual) => (choice.names(root)?, Vec::new()),
+        (_, Pairs::Usual) => (choice.names(root)?, on_netkit()),
+    };
+    let mut suites = build(root, &[usual.clone(), netkit.clone()].concat())?;
+    suites.iter_mut().skip(usual.len()).for_each(|suite| suite.netkit = true);
     let each = kernels.into_iter().map(|series| (series, suites.clone())).collect();
     on_each(root, each, seed, Record::Kept)
 }
