@@ -35,11 +35,13 @@ pub struct Variety<'a> {
     pub config: &'a str,
     /// As `RUST_LOG`.
     pub log: Option<&'a str>,
+    /// Where its programs are, if not where they are built.
+    pub bin: Option<&'a Path>,
 }
 
 impl Default for Variety<'_> {
     fn default() -> Self {
-        Variety { ranges: RANGES, config: "", log: None }
+        Variety { ranges: RANGES, config: "", log: None, bin: None }
     }
 }
 
@@ -61,7 +63,13 @@ impl Host {
         let netns = Netns::make(what)?;
         let name = netns.name().to_owned();
         let dir = std::env::temp_dir().join(&name);
-        let mut host = Host { daemon: None, bin: built.bin_dir(root), dir, name, netns };
+        let mut host = Host {
+            daemon: None,
+            bin: variety.bin.map_or_else(|| built.bin_dir(root), Path::to_owned),
+            dir,
+            name,
+            netns,
+        };
         for part in ["state", "run", "bpf"] {
             let place = host.dir.join(part);
             std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;

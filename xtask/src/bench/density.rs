@@ -37,7 +37,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let layout = build::image(root, Profile::Release, "busybox")?;
     // In a namespace of its own, where nobody else has it.
     let config = format!("metrics_listen = '127.0.0.1:{METRICS_PORT}'");
-    let variety = Variety { ranges: 2048, config: &config, log: None };
+    let variety = Variety { ranges: 2048, config: &config, ..Variety::default() };
     let host = Host::start_as(root, Profile::Release, "density", variety)?;
     output(host.cc().args(["vpc", "create", "--cidr", "10.80.0.0/16", "--name", "bench"]))?;
     let image = host.load(&layout)?;

@@ -9,6 +9,7 @@ mod guard;
 mod nat;
 mod net;
 mod packets;
+mod pairs;
 mod peers;
 mod report;
 pub mod rig;
@@ -32,6 +33,8 @@ pub enum Bench {
     Net(net::Options),
     /// Out by the host's address and in by a published port, against MASQUERADE and DNAT of iptables and nftables
     Nat(nat::Options),
+    /// Containers on netkit pairs against containers on veth pairs
+    Pairs(pairs::Options),
     /// What the guard drops at the uplink in a second, against nftables with the same list
     Guard(guard::Options),
     /// Nanoseconds that the programs take for a packet
@@ -77,8 +80,17 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
     if !is_root() {
         anyhow::bail!("benchmarks make namespaces and containers: run them as root (sudo -E cargo xtask bench …)");
     }
-    setup::run(root, setup::For::Tests)?;
+    let setup = match &which {
+        Bench::Pairs(options) if options.vm.is_some() => setup::For::Kernels,
+        _ => setup::For::Tests,
+    };
+    let as_built = matches!(&which, Bench::Pairs(options) if options.as_built);
+    if !as_built {
+        setup::run(root, setup)?;
+    }
     match &which {
+        Bench::Pairs(_) if as_built => {}
+        Bench::Pairs(_) => drop(build::tested(root, &[])?),
         Bench::Net(net::Options { common, .. })
         | Bench::Nat(nat::Options { common, .. })
         | Bench::Guard(guard::Options { common, .. })
@@ -93,6 +105,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
         Bench::Nat(options) => nat::run(root, &options),
         Bench::Net(options) => net::run(root, &options),
         Bench::Guard(options) => guard::run(root, &options),
+        Bench::Pairs(options) => pairs::run(root, &options),
         Bench::Cost(options) => cost::run(root, &options),
         Bench::Start(options) => start::run(root, &options),
         Bench::Shim(options) => shim::run(root, &options),

@@ -66,23 +66,7 @@ pub fn bridge(rules: usize) -> Result<Rig> {
 pub fn ours(host: &Host, image: &str) -> Result<Ours> {
     output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/24", "--name", "bench"]))?;
     rules::many(host)?;
-    let run = |name: &str, group: Option<&str>| -> Result<Value> {
-        let mtu = MTU.to_string();
-        let mut command = host.cc();
-        command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", name, "--mtu", &mtu]);
-        if let Some(group) = group {
-            command.args(["--group", group]);
-        }
-        output(command.args(["sleep", "3600"]))?;
-        inspect(host, name)
-    };
-    let pair = |rig: &str, setup: &str, group: Option<&str>| -> Result<Rig> {
-        let (client, server) = (run(&format!("{rig}-a"), group)?, run(&format!("{rig}-b"), group)?);
-        let ipv4 = server["ipv4"].as_str().context("cc inspect gave no ipv4")?;
-        let address =
-            ipv4.split('/').next().unwrap_or(ipv4).parse().with_context(|| format!("{ipv4} is no address"))?;
-        Ok(Rig::new(rig, setup, (netns_of(&client)?, netns_of(&server)?), address, vec![]))
-    };
+    let pair = |rig: &str, setup: &str, group: Option<&str>| pair(host, image, rig, setup, group);
     let many = format!(
         "two containers in one VPC and one group of {} rules, the deciding one of which names a list of {} prefixes",
         rules::RULES,
@@ -93,6 +77,29 @@ pub fn ours(host: &Host, image: &str) -> Result<Ours> {
         pair("cc-1", "two containers in one VPC and its default group, which one rule lets in", None)?,
     ];
     Ok(Ours { rigs, forced: rules::force(host)? })
+}
+
+/// Two containers in a VPC of their host's own.
+pub fn two(host: &Host, image: &str, name: &str, setup: &str) -> Result<Rig> {
+    output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/24", "--name", "bench"]))?;
+    pair(host, image, name, setup, None)
+}
+
+fn pair(host: &Host, image: &str, rig: &str, setup: &str, group: Option<&str>) -> Result<Rig> {
+    let run = |name: &str| -> Result<Value> {
+        let mtu = MTU.to_string();
+        let mut command = host.cc();
+        command.args(["run", "-d", "--image", image, "--vpc", "bench", "--name", name, "--mtu", &mtu]);
+        if let Some(group) = group {
+            command.args(["--group", group]);
+        }
+        output(command.args(["sleep", "3600"]))?;
+        inspect(host, name)
+    };
+    let (client, server) = (run(&format!("{rig}-a"))?, run(&format!("{rig}-b"))?);
+    let ipv4 = server["ipv4"].as_str().context("cc inspect gave no ipv4")?;
+    let address = ipv4.split('/').next().unwrap_or(ipv4).parse().with_context(|| format!("{ipv4} is no address"))?;
+    Ok(Rig::new(rig, setup, (netns_of(&client)?, netns_of(&server)?), address, vec![]))
 }
 
 pub struct Ours {

@@ -108,7 +108,7 @@ struct Ours {
 impl Ours {
     fn start(root: &Path, layout: &Path, parks: bool) -> Result<Ours> {
         let config = if parks { "" } else { "parked_max = 0" };
-        let variety = Variety { ranges: 2048, config, log: Some(LOG) };
+        let variety = Variety { ranges: 2048, config, log: Some(LOG), ..Variety::default() };
         let host = Host::start_as(root, Profile::Release, if parks { "start" } else { "start0" }, variety)?;
         output(host.cc().args(["vpc", "create", "--cidr", "10.77.0.0/16", "--name", "bench"]))?;
         output(host.cc().args(["group", "create", "--name", "web"]))?;

@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, getpid};
 
 use super::checks;
-use super::told::{Ended, PORT, Plan, Ran, Suite, Told};
+use super::told::{Check, Ended, PORT, Plan, Ran, Suite, Told};
 use crate::tally::{Tally, closing_line};
 
 /// What a service manager gives.
@@ -121,6 +121,12 @@ fn work(plan: &Plan) -> Result<()> {
 }
 
 fn told(plan: &Plan, teller: &Teller) -> Result<()> {
+    if let Some((program, args)) = &plan.instead {
+        let mut command = Command::new(program);
+        let (ended, _) = heard(plan, command.args(args), "the program", teller)?;
+        teller.tell(&Told::Check(Check { name: args.join(" "), ok: ended == Ended::Well, found: "ended".into() }));
+        return Ok(());
+    }
     if plan.refused {
         teller.tell(&Told::Check(checks::refusal(plan)?));
         return Ok(());
@@ -139,7 +145,6 @@ fn told(plan: &Plan, teller: &Teller) -> Result<()> {
 }
 
 fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
-    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(&suite.program);
     if !suite.tests.is_empty() {
         command.arg("--exact").args(&suite.tests);
@@ -153,10 +158,19 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     if let Some(clean) = &plan.clean {
         command.env("CC_DEBIAN", &clean.debian).env("CC_PACKAGE", &clean.package);
     }
+    let began = Instant::now();
+    let (ended, Tally { passed, failed, skipped }) = heard(plan, &mut command, &suite.name, teller)?;
+    Ok(Ran { suite: suite.title(), passed, failed, skipped, seconds: began.elapsed().as_secs(), ended })
+}
+
+/// Runs it to its end, and tells what it says.
+fn heard(plan: &Plan, command: &mut Command, name: &str, teller: &Teller) -> Result<(Ended, Tally)> {
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
     let began = Instant::now();
-    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {}", suite.name))?;
-    drop(command);
+    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {name}"))?;
+    // The ends of the pipe that are the child's are here too.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let tally = Arc::new(Mutex::new(Tally::default()));
     let reading = {
         let (teller, tally) = (teller.clone(), Arc::clone(&tally));
@@ -188,8 +202,8 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     while !reading.is_finished() && patience.elapsed() < Duration::from_secs(2) {
         std::thread::sleep(LOOK_EVERY);
     }
-    let Tally { passed, failed, skipped } = *tally.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Ran { suite: suite.title(), passed, failed, skipped, seconds: began.elapsed().as_secs(), ended })
+    let tally = *tally.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok((ended, tally))
 }
 
 #[derive(Clone)]

@@ -16,7 +16,7 @@ mod told;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use self::kernel::{Kernel, Series};
 use self::machine::Machine;
@@ -105,11 +105,26 @@ fn on_each(root: &Path, kernels: Vec<(Series, Vec<Suite>)>, seed: u64, record: R
     Ok((tally, failures))
 }
 
+/// This program with these arguments, in a machine of that kernel.
+pub fn bench(root: &Path, kernel: &str, args: &[&str]) -> Result<()> {
+    interrupt::catch()?;
+    let kernel = kernel::fetch(root, &Series::parse(kernel)?)?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let instead = Some((program, args.iter().map(|&arg| arg.to_owned()).collect()));
+    let mut outcome = Outcome::default();
+    boot(root, &kernel, Plan { instead, ..plan(root, &kernel, &[], 0)? }, &mut outcome)?;
+    match outcome.failures().is_empty() {
+        true => Ok(()),
+        false => bail!("it failed in the machine"),
+    }
+}
+
 fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut Outcome) -> Result<()> {
-    println!("--- Linux {}", kernel.release);
-    let dir = root.join("target/vm/run");
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let plan = Plan {
+    boot(root, kernel, plan(root, kernel, suites, seed)?, outcome)
+}
+
+fn plan(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Plan> {
+    Ok(Plan {
         tree: kernel.tree.clone(),
         bin_dir: tested_dir(root),
         root: root.to_owned(),
@@ -119,7 +134,14 @@ fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut 
         refused: kernel.series() < SUPPORTED_FROM,
         suites: suites.to_vec(),
         clean: suites::clean(root, suites, &tested_dir(root))?,
-    };
+        instead: None,
+    })
+}
+
+fn boot(root: &Path, kernel: &Kernel, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+    println!("--- Linux {}", kernel.release);
+    let dir = root.join("target/vm/run");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let path = dir.join("plan.json");
     std::fs::write(&path, serde_json::to_vec(&plan).context("cannot write a plan")?)
         .with_context(|| format!("cannot write {}", path.display()))?;

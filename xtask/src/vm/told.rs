@@ -21,6 +21,8 @@ pub struct Plan {
     pub refused: bool,
     pub suites: Vec<Suite>,
     pub clean: Option<Clean>,
+    /// Instead of all else: this program with these arguments.
+    pub instead: Option<(PathBuf, Vec<String>)>,
 }
 
 /// What the package is tested with.
