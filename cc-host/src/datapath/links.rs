@@ -51,30 +51,31 @@ pub struct PinnedLinks {
     dir: PathBuf,
 }
 
-/// Both programs of the host-side interface, ahead of other filters.
-pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
+/// Both programs of the host-side interface, ahead of other filters. What its port's flags say of it.
+pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<u16, DatapathError> {
     let name = name_of(ifindex)?;
     tc::qdisc_add_clsact(&name).map_err(|source| DatapathError::Qdisc { interface: name.clone(), source })?;
     // First the one that keeps the host out.
     filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;
     filter(&mut programs.from_endpoint, names::PROGRAM_FROM_ENDPOINT, TcAttachType::Ingress, &name)?;
-    put_on_netkit(&programs.from_endpoint, ifindex, &name).map(drop)
+    Ok(if put_on_netkit(&programs.from_endpoint, ifindex, &name)?.is_some() { PORT_NETKIT } else { 0 })
 }
 
 /// What a netkit pair's host's end has besides: what the other end sends is decided while it sends it. The filter then sees only what is
-/// turned back to the interface, and without the program nothing leaves the other end. Whether it was there, and for what is no netkit pair `true`.
-fn put_on_netkit(classifier: &SchedClassifier, ifindex: u32, name: &str) -> Result<bool, DatapathError> {
+/// turned back to the interface, and without the program nothing leaves the other end. Whether it was there; `None` of another kind of interface.
+fn put_on_netkit(classifier: &SchedClassifier, ifindex: u32, name: &str) -> Result<Option<bool>, DatapathError> {
     let program = names::PROGRAM_FROM_ENDPOINT;
-    let to = || format!("netkit pair {name}");
-    let failed = |source| DatapathError::Attach { program, to: to(), source };
-    let put = || match netkit::is_primary(ifindex)? {
-        true => netkit::put(classifier.fd().map_err(io::Error::other)?.as_fd(), program, ifindex),
-        false => Ok(true),
+    let put = || -> io::Result<Option<bool>> {
+        if !netkit::is_primary(ifindex)? {
+            return Ok(None);
+        }
+        netkit::put(classifier.fd().map_err(io::Error::other)?.as_fd(), program, ifindex).map(Some)
     };
-    put().map_err(|error| failed(ProgramError::IOError(error)))
+    let to = format!("netkit pair {name}");
+    put().map_err(|error| DatapathError::Attach { program, to, source: ProgramError::IOError(error) })
 }
 
-/// Of what hangs on it: `PORT_NETKIT`, or nothing.
+/// What an interface's port's flags say of it.
 pub fn port_flags(ifindex: u32) -> Result<u16, DatapathError> {
     let failed = |source| DatapathError::Interface { ifindex, source };
     Ok(if netkit::is_primary(ifindex).map_err(failed)? { PORT_NETKIT } else { 0 })
@@ -105,7 +106,8 @@ pub fn repair_interface(programs: &mut Programs, ifindex: u32) -> Result<Vec<&'s
             missing.push(program);
         }
     }
-    if !put_on_netkit(from_endpoint, ifindex, &name)? && !missing.contains(&names::PROGRAM_FROM_ENDPOINT) {
+    if put_on_netkit(from_endpoint, ifindex, &name)? == Some(false) && !missing.contains(&names::PROGRAM_FROM_ENDPOINT)
+    {
         missing.push(names::PROGRAM_FROM_ENDPOINT);
     }
     Ok(missing)

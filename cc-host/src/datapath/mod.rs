@@ -333,14 +333,14 @@ impl Inner {
     fn attach(&mut self, endpoint: &Endpoint, tag: Tag, cgroup_dir: &Path, cgroup: u64) -> Result<(), DatapathError> {
         let entry = self.entry(endpoint, tag, cgroup);
         self.attach_sockets(endpoint.id, entry, tag, cgroup_dir)?;
-        links::attach_interface(&mut self.programs, endpoint.ifindex)?;
-        self.open(endpoint, &entry)
+        let flags = links::attach_interface(&mut self.programs, endpoint.ifindex)?;
+        self.open(endpoint, &entry, flags)
     }
 
     /// The programs on the endpoint's interface, and whose it is.
     fn attach_port(&mut self, id: u32, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
-        links::attach_interface(&mut self.programs, entry.ifindex)?;
-        self.set_port(id, entry, flags)
+        let kind = links::attach_interface(&mut self.programs, entry.ifindex)?;
+        self.set_port(id, entry, flags | kind)
     }
 
     fn set_rule_set(&mut self, endpoint_id: u32, rule_set: u32) -> Result<(), DatapathError> {

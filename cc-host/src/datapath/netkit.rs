@@ -79,8 +79,8 @@ pub fn is_primary(ifindex: u32) -> io::Result<bool> {
     match query(ifindex, &mut []) {
         Ok(_) => Ok(true),
         Err(error) => match error.raw_os_error() {
-            // Another kind of interface; or a kernel that does not know the hook.
-            Some(libc::ENXIO | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
+            // Another kind of interface, or the other end; or a kernel that does not know the hook.
+            Some(libc::ENXIO | libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
             _ => Err(error),
         },
     }

@@ -18,7 +18,7 @@ impl Datapath {
         let tag = parse_tag(tag)?;
         let inner = &mut *self.inner();
         inner.forget_counters(id)?;
-        links::attach_interface(&mut inner.programs, ifindex)?;
+        links::attach_interface(&mut inner.programs, ifindex).map(drop)?;
         inner.links.attach_cgroup(&mut inner.programs, cgroup_v2_dir, tag)
     }
 
@@ -37,7 +37,7 @@ impl Datapath {
         self.attach_with(endpoint.id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
             let entry = inner.entry(endpoint, tag, cgroup);
             inner.set_endpoint(endpoint.id, entry)?;
-            inner.open(endpoint, &entry)
+            inner.open(endpoint, &entry, links::port_flags(endpoint.ifindex)?)
         })
     }
 }
@@ -60,12 +60,12 @@ impl Inner {
         }
     }
 
-    /// Whose the interface is, and the ways to it; the programs are on it.
-    pub(super) fn open(&mut self, endpoint: &Endpoint, entry: &EndpointEntry) -> Result<(), DatapathError> {
+    /// Whose the interface is, and the ways to it; the programs are on it. `flags` are the interface's.
+    pub(super) fn open(&mut self, endpoint: &Endpoint, entry: &EndpointEntry, flags: u16) -> Result<(), DatapathError> {
         let &Endpoint { id, vni, ipv4, ipv6, .. } = endpoint;
         // Before the port that leads to it.
         self.tables.set_rate(id, endpoint.egress_rate.unwrap_or_default())?;
-        self.set_port(id, entry, endpoint.port_flags() | links::port_flags(endpoint.ifindex)?)?;
+        self.set_port(id, entry, endpoint.port_flags() | flags)?;
         self.tables.set_route(vni, ip(ipv4.into()), Route::local(id))?;
         ipv6.map_or(Ok(()), |address| self.tables.set_route(vni, ip(address.into()), Route::local(id)))
     }

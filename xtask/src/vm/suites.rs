@@ -182,8 +182,13 @@ mod tests {
 
     #[test]
     fn cargo_says_where_a_test_is() {
-        let expected =
-            Suite { name: "x".into(), program: "/target/x-1".into(), package_dir: "/src/tests".into(), tests: vec![] };
+        let expected = Suite {
+            name: "x".into(),
+            program: "/target/x-1".into(),
+            package_dir: "/src/tests".into(),
+            tests: vec![],
+            netkit: false,
+        };
         assert_eq!(suite(&message("x")), Some(expected));
         assert_eq!(suite(&serde_json::json!({ "reason": "build-finished" })), None);
     }

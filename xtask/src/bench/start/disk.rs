@@ -1,4 +1,4 @@
-//! What a disk of its own adds to a container's start, ours side by side with itself. Refuses to count how long a disk takes to be made: before
+//! What a disk of its own, and what a volume adds to a container's start, ours side by side with itself. Refuses to count how long a disk takes to be made: before
 //! each start one is ready, as it is on a host that does not do nothing but start containers.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,12 @@ use anyhow::{Result, ensure};
 use super::{Contender, Ours, compare, quantiles};
 use crate::bench::peers::CgroupV2Thread;
 use crate::bench::report::{Figure, OURS};
+use crate::process::output;
 
 const WITH: &str = "cc --disk 64MiB";
+/// The kernel mounts it for each start, after a look at it; and where another container has it already.
+const IDLE: &str = "cc --volume, nobody else's";
+const SHARED: &str = "cc --volume, in use";
 /// For one to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const READY_LOOK: Duration = Duration::from_millis(10);
@@ -18,6 +22,10 @@ const READY_LOOK: Duration = Duration::from_millis(10);
 const QUIET: Duration = Duration::from_millis(250);
 
 pub fn figures(ours: &Ours, aside: &CgroupV2Thread, rounds: usize) -> Result<Vec<Figure>> {
+    for name in ["idle", "shared"] {
+        output(ours.host.cc().args(["volume", "create", "--size", "64MiB", "--name", name]))?;
+    }
+    output(&mut ours.run(&["-d", "--volume", "shared:/data"], &["sleep", "3600"]))?;
     let run = |flags: &[&str]| ours.run(&[&["--rm"], flags].concat(), &["true"]);
     // Alike before either: whoever comes after a pause finds more parked than whoever does not.
     let turn = |round: usize, flags: &[&str]| {
@@ -42,11 +50,30 @@ pub fn figures(ours: &Ours, aside: &CgroupV2Thread, rounds: usize) -> Result<Vec
             turn: Box::new(|round| turn(round, &["--disk", "64MiB"])),
             in_cgroup_v2: false,
         },
+        Contender {
+            name: IDLE,
+            setup: format!("{setup}, and a volume that no other container has"),
+            turn: Box::new(|round| turn(round, &["--volume", "idle:/data"])),
+            in_cgroup_v2: false,
+        },
+        Contender {
+            name: SHARED,
+            setup: format!("{setup}, and a volume that another container has"),
+            turn: Box::new(|round| turn(round, &["--volume", "shared:/data"])),
+            in_cgroup_v2: false,
+        },
     ];
     let samples = compare(&contenders, aside, rounds)?;
-    let mut figures = quantiles("start of `true`, with a disk of its own and without", &samples, &contenders);
-    let pairs = samples[WITH].iter().zip(&samples[OURS]).map(|(with, without)| with - without);
-    figures.push(median("what --disk adds to a start, by pairs", pairs.collect()));
+    let mut figures =
+        quantiles("start of `true`, with a disk of its own or a volume, and without", &samples, &contenders);
+    for (name, what) in [
+        (WITH, "what --disk adds to a start, by pairs"),
+        (IDLE, "what a volume adds that nobody else has, by pairs"),
+        (SHARED, "what a volume adds that another container has, by pairs"),
+    ] {
+        let pairs = samples[name].iter().zip(&samples[OURS]).map(|(with, without)| with - without);
+        figures.push(median(what, pairs.collect()));
+    }
     let log = ours.host.log();
     let taken: Vec<f64> = log.lines().filter_map(|line| millis_of(line, "ready-disk")).collect();
     ensure!(taken.len() >= rounds, "only {} of {rounds} starts found a disk ready", taken.len());
