@@ -44,7 +44,7 @@ pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -
     if translated(ctx, work).is_err() {
         return shut(DropReason::Rewrite);
     }
-    match deliver(ctx, work.to) {
+    match deliver(ctx, work.to, false) {
         Ok(verdict) => Fate::Go(verdict),
         Err(reason) => shut(reason),
     }
@@ -53,8 +53,7 @@ pub fn decide(ctx: &TcContext, beyond: u32, enter: impl Fn(&TcContext) -> u64) -
 /// Whether the packet, which came from `beyond`, is for an endpoint: then `work.to`, and how it is translated.
 #[inline(always)]
 fn find(ctx: &TcContext, work: &mut Work, beyond: u32, enter: impl Fn(&TcContext) -> u64) -> Result<bool, Outcome> {
-    // SAFETY: as in `parse::ifindex`.
-    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    let protocol = parse::protocol(ctx);
     if parse::tagged(ctx) {
         return Ok(false);
     }

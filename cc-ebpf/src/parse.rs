@@ -129,6 +129,13 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// In network byte order.
+#[inline(always)]
+pub fn protocol(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ifindex`.
+    unsafe { (*ctx.skb.skb).protocol }
+}
+
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
     // SAFETY: as in `ifindex`.

@@ -28,12 +28,14 @@ pub fn translated(ctx: &TcContext, work: &Work) -> Result<(), Outcome> {
 }
 
 /// Into an endpoint's network namespace, counted as received. Refused if there is no such endpoint, the frame cannot be rewritten, or
-/// its queue would lose it without a word.
+/// its queue would lose it without a word. `sending`: the program runs while an interface sends, from where the kernel hands nothing to another
+/// one's other end.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, endpoint: u32) -> Result<Verdict, DropReason> {
+pub fn deliver(ctx: &TcContext, endpoint: u32, sending: bool) -> Result<Verdict, DropReason> {
     let Some(entry) = CC_ENDPOINTS.get(endpoint) else { return Err(DropReason::StaleEndpoint) };
     let EndpointEntry { ifindex, mac, flags, .. } = *entry;
-    if flags & ENDPOINT_QUEUED != 0 && ctx.len() > ALWAYS_FITS_BYTES {
+    let queued = sending || flags & ENDPOINT_QUEUED != 0;
+    if queued && ctx.len() > ALWAYS_FITS_BYTES {
         // A packet that stands for many is cut to fit.
         if icmp::too_big(ctx, ifindex, 0).is_some() {
             return Err(DropReason::TooBig);
@@ -42,7 +44,7 @@ pub fn deliver(ctx: &TcContext, endpoint: u32) -> Result<Verdict, DropReason> {
     rewrite::deliver_to(ctx, mac).map_err(|_| DropReason::Rewrite)?;
     // Before the redirect: after it the packet is no longer ours to count.
     counters::received(endpoint, parse::packets(ctx), ctx.len().into());
-    Ok(if flags & ENDPOINT_QUEUED != 0 { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
+    Ok(if queued { Verdict::Queue { ifindex } } else { Verdict::Deliver { ifindex } })
 }
 
 /// The kernel's integer for a verdict; `own` is the interface that the packet came in by.

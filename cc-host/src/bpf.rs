@@ -2,6 +2,8 @@
 //! program: each room has its own, with the parts of the kernel's `bpf_attr` that belong to it.
 
 use std::io;
+#[cfg(feature = "daemon")]
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use nix::sys::signal::SigSet;
@@ -92,6 +94,29 @@ struct Load {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+}
+
+#[cfg(feature = "daemon")]
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// The part of the kernel's `bpf_attr` that asks for an object's description.
+#[cfg(feature = "daemon")]
+#[repr(C)]
+struct Describe {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Fills in the beginning of the kernel's description of an object; `T` is its layout, of integers alone.
+#[cfg(feature = "daemon")]
+pub fn describe<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let ask = Describe {
+        bpf_fd: number(object.as_raw_fd())?,
+        info_len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info).expose_provenance() as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &ask).map(drop)
 }
 
 pub fn number(fd: libc::c_int) -> io::Result<u32> {

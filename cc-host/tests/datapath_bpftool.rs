@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cc_common::names::{MAPS, PROGRAMS};
-use cc_host::datapath::Datapath;
 use datapath_support::{GATEWAY, World};
+use nix::sys::signal::SigSet;
 
 fn bpftool(arguments: &[&str], path: &Path) -> String {
     let output = Command::new("bpftool").args(arguments).arg(path).output().expect("bpftool is installed");
@@ -119,6 +119,15 @@ fn all_programs_are_loaded_in_time() {
 
 const APART: Duration = Duration::from_millis(5);
 
+/// Says so also where a test fails half-way.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The verifier gives up at a signal; and that a child has ended is one, by which every thread that loads can be hit.
 #[test]
 fn a_signal_does_not_keep_programs_from_being_loaded() {
@@ -126,7 +135,7 @@ fn a_signal_does_not_keep_programs_from_being_loaded() {
     // What has no handler would not be a signal.
     let kind = tokio::signal::unix::SignalKind::user_defined1();
     let _handled = world.block_on(async { tokio::signal::unix::signal(kind).unwrap() });
-    let loading = nix::unistd::gettid().as_raw();
+    let (loading, mask) = (nix::unistd::gettid().as_raw(), SigSet::thread_get_mask().unwrap());
     let loaded = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
@@ -139,13 +148,14 @@ fn a_signal_does_not_keep_programs_from_being_loaded() {
             }
             sent
         });
+        let over = Over(&loaded);
         world.datapath = None;
-        let opened = Datapath::open(&world.config()).map_err(|error| format!("{error:?}"));
-        loaded.store(true, Ordering::Relaxed);
-        world.datapath = Some(opened.unwrap_or_else(|error| panic!("{error:.400}")));
+        world.datapath = Some(world.open());
+        drop(over);
         sending.join().unwrap()
     });
     assert!(sent > 10, "{sent}");
+    assert_eq!(SigSet::thread_get_mask().unwrap(), mask, "signals arrive again");
 }
 
 #[test]
@@ -155,6 +165,6 @@ fn a_foreign_map_under_our_name_is_refused() {
     world.datapath = None;
     std::fs::remove_file(dir.join("CC_PORTS")).unwrap();
     std::fs::rename(dir.join("CC_SOCKETS"), dir.join("CC_PORTS")).unwrap();
-    let error = Datapath::open(&world.config()).err().expect("it is not ours").to_string();
+    let error = cc_host::datapath::Datapath::open(&world.config()).err().expect("it is not ours").to_string();
     assert!(error.contains("CC_PORTS") && error.contains("keys of 8 bytes"), "{error}");
 }

@@ -52,7 +52,12 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
         Ok(both) => both.ethernet,
         Err(_) => parse::header(ctx, 0).map_err(|reason| work.refuse(reason))?,
     };
-    match port::admit(&work.port, &frame, parse::tagged(ctx)).map_err(|reason| work.refuse(reason))? {
+    let payload = port::admit(&work.port, &frame, parse::tagged(ctx)).map_err(|reason| work.refuse(reason))?;
+    // By which the kernel chooses ways. It makes it from the frame before it receives one, but from a netkit pair the sender's word stands.
+    if parse::protocol(ctx) != u32::from(frame.ethertype.get().to_be()) {
+        return Err(work.refuse(DropReason::Ethertype));
+    }
+    match payload {
         Payload::Ipv4 => {
             let header = both.map_err(|reason| work.refuse(reason))?.ipv4;
             parse::ipv4(ctx, &header, &mut work.parsed).map_err(|reason| work.refuse(reason))?;
@@ -195,15 +200,12 @@ fn carry(ctx: &TcContext, work: &mut Work) -> Result<Verdict, Outcome> {
         let ifindex = work.to_ifindex;
         return Ok(if work.to == BEYOND_UPLINK { Verdict::Out { ifindex } } else { Verdict::Host { ifindex } });
     }
-    let verdict = deliver(ctx, work.to).map_err(|reason| match reason {
+    let verdict = deliver(ctx, work.to, work.port.flags & PORT_NETKIT != 0).map_err(|reason| match reason {
         DropReason::TooBig => Outcome::refused(work.to, Direction::Ingress, reason),
         reason => work.refuse(reason),
     })?;
     counters::sent(work.port.endpoint, parse::packets(ctx), ctx.len().into());
-    Ok(match verdict {
-        Verdict::Deliver { ifindex } if work.port.flags & PORT_NETKIT != 0 => Verdict::Queue { ifindex },
-        verdict => verdict,
-    })
+    Ok(verdict)
 }
 
 /// A fragment that was refused for want of its first, which it waits for: it comes again with it.

@@ -11,7 +11,7 @@ use super::pool::ParkedLink;
 use super::record::{Attachment, ContainerRecord};
 use super::room::Containers;
 use crate::blocking;
-use crate::datapath::{Datapath, DatapathError};
+use crate::datapath::{Datapath, DatapathError, Prepared};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::link::{self, Pair, PairKind};
 use crate::kernel::{carrier, uplink};
@@ -59,12 +59,14 @@ impl Containers {
         };
         pace.step("interfaces");
         // Before the container's end is up: no packet ever passes undecided, or beyond a limit.
-        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir(), parked.is_some()).await?;
+        let prepared = parked.map(|parked| parked.prepared);
+        self.attach_datapath(record, vpc, ifindex, mtu, cgroup.v2_dir(), prepared).await?;
         pace.step("datapath");
         self.rooms.outside.publish(&record.owner(), &record.spec.publish).await?;
         self.limit_bandwidth(record, Arc::clone(kept), ifindex, mtu).await?;
         let mac = parked.map(|_| vpc.mac);
         link::configure_endpoint_as(netns, mac, vpc.addresses()).await.map_err(failed("configure"))?;
+        // By one system call where the kernel has it for that kind.
         match self.rooms.config.interfaces {
             PairKind::Veth => carrier::settle(&host_name),
             PairKind::Netkit => self.rooms.links.settle(ifindex).await,
@@ -86,13 +88,13 @@ impl Containers {
         ifindex: u32,
         mtu: u16,
         cgroup: PathBuf,
-        is_prepared: bool,
+        prepared: Option<Prepared>,
     ) -> Result<(), ContainerError> {
         let endpoint = vpc.endpoint(record.slot, ifindex, &record.spec.bandwidth, mtu);
         let tag = record.id.clone();
-        self.with_datapath(record, move |datapath| match is_prepared {
-            true => datapath.attach_prepared(&endpoint, tag.as_str(), &cgroup),
-            false => datapath.attach(&endpoint, tag.as_str(), &cgroup),
+        self.with_datapath(record, move |datapath| match prepared {
+            Some(prepared) => datapath.attach_prepared(&endpoint, prepared, tag.as_str(), &cgroup),
+            None => datapath.attach(&endpoint, tag.as_str(), &cgroup),
         })
         .await
     }

@@ -166,8 +166,7 @@ impl Containers {
         let (datapath, tag) = (Arc::clone(&self.rooms.datapath), id.clone());
         let prepare = move || datapath.prepare(slot, ifindex, tag.as_str(), &cgroup_dir);
         let prepared = tokio::task::spawn_blocking(prepare).await.expect("a datapath call does not panic");
-        prepared.map_err(ParkError::Datapath)?;
-        Ok(ParkedLink { ifindex, mtu })
+        Ok(ParkedLink { ifindex, mtu, prepared: prepared.map_err(ParkError::Datapath)? })
     }
 
     /// A shim ends when nobody is connected any more; then what it was given goes.

@@ -42,6 +42,7 @@ impl Kind {
 pub(super) struct ParkedLink {
     pub(super) ifindex: u32,
     pub(super) mtu: u16,
+    pub(super) prepared: Prepared,
 }
 
 /// One that waits.

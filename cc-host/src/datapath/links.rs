@@ -65,14 +65,9 @@ pub fn attach_interface(programs: &mut Programs, ifindex: u32) -> Result<u16, Da
 /// turned back to the interface, and without the program nothing leaves the other end. Whether it was there; `None` of another kind of interface.
 fn put_on_netkit(classifier: &SchedClassifier, ifindex: u32, name: &str) -> Result<Option<bool>, DatapathError> {
     let program = names::PROGRAM_FROM_ENDPOINT;
-    let put = || -> io::Result<Option<bool>> {
-        if !netkit::is_primary(ifindex)? {
-            return Ok(None);
-        }
-        netkit::put(classifier.fd().map_err(io::Error::other)?.as_fd(), program, ifindex).map(Some)
-    };
     let to = format!("netkit pair {name}");
-    put().map_err(|error| DatapathError::Attach { program, to, source: ProgramError::IOError(error) })
+    let put = || netkit::put(classifier.fd()?.as_fd(), program, ifindex).map_err(ProgramError::IOError);
+    put().map_err(|source| DatapathError::Attach { program, to, source })
 }
 
 /// What an interface's port's flags say of it.
@@ -82,7 +77,8 @@ pub fn port_flags(ifindex: u32) -> Result<u16, DatapathError> {
 }
 
 /// Both programs of an interface that has filters of ours, of an earlier daemon's programs. The kernel swaps the program behind a
-/// filter's handle: there is always one of ours, and never two. A filter that is gone is an error, not made anew.
+/// filter's handle: there is always one of ours, and never two. A filter that is gone is an error, not made anew; a netkit pair's program that is
+/// gone is put back, since nothing has passed meanwhile.
 pub fn replace_on_interface(programs: &mut Programs, ifindex: u32) -> Result<(), DatapathError> {
     let name = name_of(ifindex)?;
     replace_filter(&mut programs.to_endpoint, names::PROGRAM_TO_ENDPOINT, TcAttachType::Egress, &name)?;

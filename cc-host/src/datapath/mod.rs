@@ -51,6 +51,7 @@ pub use log::forward_log;
 pub use migrate::{OtherPins, Upgraded, other_pins, remove_pins};
 pub use object::Logger;
 pub use outside::{Door, Host, NatPorts, PortProtocol, Published};
+pub use prepare::Prepared;
 pub use reconcile::Reconciled;
 pub use repair::Repaired;
 pub use rules::{CompiledPrefixes, CompiledRules, PrefixTable, RuleRow};

@@ -1,14 +1,14 @@
 //! The program of a netkit pair: it runs as the container's end sends, before any queue, with system calls of its own since aya has none for it.
-//! As a filter does, it hangs on the interface and goes with it. Refuses to touch others' programs on the same interface.
+//! As a filter does, it hangs on the interface and goes with it. As with TCX, the kernel ends the first attachment, and the interface, with a grace
+//! period under the RTNL lock. Refuses to touch others' programs on the same interface.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-use crate::bpf::{bpf, bpf_filled, number};
+use crate::bpf::{bpf, bpf_filled, describe, number};
 
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 
 /// Of what the container's end sends; asked for by the host's end.
@@ -58,14 +58,6 @@ struct GetById {
     open_flags: u32,
 }
 
-/// The part that asks for an object's description.
-#[repr(C)]
-struct GetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
 /// The beginning of the kernel's `bpf_prog_info`, with what is not asked for as words.
 #[repr(C)]
 #[derive(Default)]
@@ -76,19 +68,15 @@ struct ProgramInfo {
 
 /// Whether it is the host's end of a netkit pair.
 pub fn is_primary(ifindex: u32) -> io::Result<bool> {
-    match query(ifindex, &mut []) {
-        Ok(_) => Ok(true),
-        Err(error) => match error.raw_os_error() {
-            // Another kind of interface, or the other end; or a kernel that does not know the hook.
-            Some(libc::ENXIO | libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
-            _ => Err(error),
-        },
-    }
+    Ok(query(ifindex, &mut [])?.is_some())
 }
 
-/// Puts the program in the place of an earlier one of its name, or, where there is none, before all others. Whether there was one.
-pub fn put(program: BorrowedFd<'_>, name: &str, ifindex: u32) -> io::Result<bool> {
-    let earlier = named(name, ifindex)?;
+/// Puts the program in the place of an earlier one of its name, or, where there is none, before all others. Whether there was one; `None` if it
+/// is not the host's end of a netkit pair.
+pub fn put(program: BorrowedFd<'_>, name: &str, ifindex: u32) -> io::Result<Option<bool>> {
+    let mut ids = [0; PROGRAMS_MAX];
+    let Some(count) = query(ifindex, &mut ids)? else { return Ok(None) };
+    let earlier = named(name, ids.get(..count).unwrap_or(&ids))?;
     let mut attach = Attach {
         target_ifindex: ifindex,
         attach_bpf_fd: number(program.as_raw_fd())?,
@@ -102,16 +90,14 @@ pub fn put(program: BorrowedFd<'_>, name: &str, ifindex: u32) -> io::Result<bool
     }
     match bpf(BPF_PROG_ATTACH, &attach) {
         // It is there itself.
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(true),
-        done => done.map(|_| earlier.is_some()),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(Some(true)),
+        done => done.map(|_| Some(earlier.is_some())),
     }
 }
 
-/// The program of that name, if it is attached.
-fn named(name: &str, ifindex: u32) -> io::Result<Option<OwnedFd>> {
-    let mut ids = [0; PROGRAMS_MAX];
-    let count = query(ifindex, &mut ids)?;
-    for &id in ids.iter().take(count) {
+/// The program of that name, if it is among these.
+fn named(name: &str, ids: &[u32]) -> io::Result<Option<OwnedFd>> {
+    for &id in ids {
         let program = match bpf(BPF_PROG_GET_FD_BY_ID, &GetById { id, ..GetById::default() }) {
             // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
             Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
@@ -128,17 +114,12 @@ fn named(name: &str, ifindex: u32) -> io::Result<Option<OwnedFd>> {
 
 fn name_of(program: &OwnedFd) -> io::Result<[u8; 16]> {
     let mut info = ProgramInfo::default();
-    let ask = GetInfo {
-        bpf_fd: number(program.as_raw_fd())?,
-        info_len: size_of::<ProgramInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &ask)?;
+    describe(program.as_fd(), &mut info)?;
     Ok(info.name)
 }
 
-/// The numbers of the programs on the hook; how many there are.
-fn query(ifindex: u32, ids: &mut [u32]) -> io::Result<usize> {
+/// The numbers of the programs on the hook; how many there are, or `None` where there is no such hook.
+fn query(ifindex: u32, ids: &mut [u32]) -> io::Result<Option<usize>> {
     let mut query = Query {
         target_ifindex: ifindex,
         attach_type: BPF_NETKIT_PEER,
@@ -146,6 +127,12 @@ fn query(ifindex: u32, ids: &mut [u32]) -> io::Result<usize> {
         count: ids.len() as u32,
         ..Query::default()
     };
-    bpf_filled(BPF_PROG_QUERY, &mut query)?;
-    Ok(query.count as usize)
+    match bpf_filled(BPF_PROG_QUERY, &mut query) {
+        Ok(_) => Ok(Some(query.count as usize)),
+        Err(error) => match error.raw_os_error() {
+            // Another kind of interface, or the other end; or a kernel that does not know the hook.
+            Some(libc::ENXIO | libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }

@@ -226,7 +226,8 @@ pub fn open(config: &DatapathConfig, dir: &Path) -> Result<Object, DatapathError
     let log_level: u8 = if logging { aya_log::Level::Debug as u8 } else { LOG_NOTHING };
     let mut loader = loader(config, dir)?;
     loader.override_global(aya_log::LEVEL, &log_level, true);
-    let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Load { source })?;
+    // aya tries by programs of its own what the kernel can.
+    let mut ebpf = bpf::undisturbed(|| loader.load(OBJECT)).map_err(|source| DatapathError::Load { source })?;
 
     let logger =
         if logging { Some(EbpfLogger::init(&mut ebpf).map_err(|source| DatapathError::Log { source })?) } else { None };

@@ -11,15 +11,22 @@ use super::error::DatapathError;
 use super::links::{self, Tag};
 use super::{Datapath, Endpoint, Inner, ip, parse_tag};
 
+/// What is known of an interface that is prepared. To ask again would be to wait for whoever changes any interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prepared {
+    port_flags: u16,
+}
+
 impl Datapath {
     /// What of `attach` depends on the endpoint's number alone: the programs on an interface and on a cgroup, and that nothing is counted
-    /// of an earlier one. Without an endpoint's rows they drop everything, and count nothing.
-    pub fn prepare(&self, id: u32, ifindex: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+    /// of an earlier one. Without an endpoint's rows they drop everything, and count nothing. What `attach_prepared` wants to know.
+    pub fn prepare(&self, id: u32, ifindex: u32, tag: &str, cgroup_v2_dir: &Path) -> Result<Prepared, DatapathError> {
         let tag = parse_tag(tag)?;
         let inner = &mut *self.inner();
         inner.forget_counters(id)?;
-        links::attach_interface(&mut inner.programs, ifindex).map(drop)?;
-        inner.links.attach_cgroup(&mut inner.programs, cgroup_v2_dir, tag)
+        let port_flags = links::attach_interface(&mut inner.programs, ifindex)?;
+        inner.links.attach_cgroup(&mut inner.programs, cgroup_v2_dir, tag)?;
+        Ok(Prepared { port_flags })
     }
 
     /// Puts back what somebody has taken from an interface that is prepared.
@@ -33,11 +40,17 @@ impl Datapath {
     }
 
     /// As `attach`, after `prepare` of the same interface, tag and cgroup.
-    pub fn attach_prepared(&self, endpoint: &Endpoint, tag: &str, cgroup_v2_dir: &Path) -> Result<(), DatapathError> {
+    pub fn attach_prepared(
+        &self,
+        endpoint: &Endpoint,
+        Prepared { port_flags }: Prepared,
+        tag: &str,
+        cgroup_v2_dir: &Path,
+    ) -> Result<(), DatapathError> {
         self.attach_with(endpoint.id, tag, cgroup_v2_dir, |inner, tag, cgroup| {
             let entry = inner.entry(endpoint, tag, cgroup);
             inner.set_endpoint(endpoint.id, entry)?;
-            inner.open(endpoint, &entry, links::port_flags(endpoint.ifindex)?)
+            inner.open(endpoint, &entry, port_flags)
         })
     }
 }

@@ -3,14 +3,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use crate::bpf::{bpf, number};
+use crate::bpf::{bpf, describe, number};
 
 const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// The part of the kernel's `bpf_attr` that names a pin.
@@ -52,14 +51,6 @@ pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
-/// The part that asks for an object's description.
-#[repr(C)]
-struct GetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
 /// The beginning of the kernel's `bpf_link_info`: behind it is, by kind, a cgroup's id or an interface's number.
 #[repr(C)]
 #[derive(Default)]
@@ -81,12 +72,7 @@ pub fn is_detached(pin: &Path) -> io::Result<bool> {
     // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
     let link = unsafe { OwnedFd::from_raw_fd(link) };
     let mut info = LinkInfo::default();
-    let ask = GetInfo {
-        bpf_fd: number(link.as_raw_fd())?,
-        info_len: size_of::<LinkInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &ask)?;
+    describe(link.as_fd(), &mut info)?;
     // An interface's number takes the first of the words; the other one is where on it.
     let [first, second] = info.target;
     Ok(if info.kind == LINK_CGROUP { first == 0 && second == 0 } else { first == 0 })

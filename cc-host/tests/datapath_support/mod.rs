@@ -265,9 +265,15 @@ pub fn raw_socket() -> OwnedFd {
 
 /// Out of the host's end of an interface.
 pub fn send_raw(socket: &OwnedFd, ifindex: u32, frame: &[u8]) {
+    send_raw_as(socket, ifindex, frame, 0);
+}
+
+/// The same, of a frame that is said to carry that; 0: what it says itself.
+pub fn send_raw_as(socket: &OwnedFd, ifindex: u32, frame: &[u8], protocol: u16) {
     use std::os::fd::AsRawFd;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
         sll_ifindex: ifindex as i32,
         sll_halen: 6,
         // SAFETY: plain numbers, for which zeros are a value.

@@ -17,7 +17,7 @@ use crate::host::{Host, Variety};
 use crate::process::{Beside, output};
 use crate::{interrupt, vm};
 
-const ROUNDS: usize = 5;
+const ROUNDS: u64 = 5;
 const VETH: &str = "cc-veth";
 /// Of each kind, in a round.
 const STARTS: u32 = 5;
@@ -25,8 +25,8 @@ const STARTS: u32 = 5;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// How often everyone has a turn
-    #[arg(long, default_value_t = ROUNDS)]
-    rounds: usize,
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
     #[arg(long)]
     json: bool,
     /// Length of one test

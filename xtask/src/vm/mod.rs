@@ -36,6 +36,8 @@ const SUPPORTED_FROM: (u64, u64) = (6, 12);
 /// How much slower an emulated machine is, at worst.
 const PATIENCE: u32 = 10;
 const SUITE_LIMIT_SECONDS: u64 = 900;
+/// It says something in each round.
+const BENCH_LIMIT_SECONDS: u64 = 3 * 60 * 60;
 /// More than the limit of a file: the guest ends that itself, and says so.
 const SILENCE_MAX: Duration = Duration::from_secs(SUITE_LIMIT_SECONDS + 120);
 
@@ -56,6 +58,7 @@ pub fn run(root: &Path, kernels: &[String], choice: &Choice, pairs: Pairs, seed:
     let (usual, netkit) = match (choice, pairs) {
         (Choice::Required, Pairs::Netkit) => (Vec::new(), on_netkit()),
         (_, Pairs::Netkit) => (Vec::new(), choice.names(root)?),
+        (Choice::One(name), Pairs::Usual) if name == suites::NETKIT_ALONE => (Vec::new(), choice.names(root)?),
         (Choice::One(_), Pairs::Usual) => (choice.names(root)?, Vec::new()),
         (_, Pairs::Usual) => (choice.names(root)?, on_netkit()),
     };
@@ -112,7 +115,12 @@ pub fn bench(root: &Path, kernel: &str, args: &[&str]) -> Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let instead = Some((program, args.iter().map(|&arg| arg.to_owned()).collect()));
     let mut outcome = Outcome::default();
-    boot(root, &kernel, Plan { instead, ..plan(root, &kernel, &[], 0)? }, &mut outcome)?;
+    boot(
+        root,
+        &kernel,
+        Plan { instead, suite_limit_seconds: BENCH_LIMIT_SECONDS, ..plan(root, &kernel, &[], 0)? },
+        &mut outcome,
+    )?;
     match outcome.failures().is_empty() {
         true => Ok(()),
         false => bail!("it failed in the machine"),

@@ -27,7 +27,10 @@ const REQUIRED: [&str; 12] = [
 ];
 
 /// Those of them, and others, in which it matters what containers' interfaces are: once more on netkit pairs.
-pub const ON_NETKIT: [&str; 8] = [
+pub const ON_NETKIT: [&str; 11] = [
+    NETKIT_ALONE,
+    "datapath_replace",
+    "datapath_packets",
     "same_cidr_vpcs_never_hear_each_other",
     "containers_reach_out",
     "firewall_rules_are_in_force",
@@ -37,6 +40,9 @@ pub const ON_NETKIT: [&str; 8] = [
     "fragments_in_any_order",
     "bandwidth_is_held",
 ];
+
+/// It is about netkit pairs alone.
+pub const NETKIT_ALONE: &str = "netkit_pairs";
 
 /// It needs a clean Debian, and the package.
 const UNIT: &str = "the_unit_runs";
@@ -58,7 +64,7 @@ pub const BRIEFLY: &[(&str, &[&str])] = &[
 const ISOLATION: &[&str] = &["tcp_udp_and_icmp_reach_the_own_vpc_only"];
 
 /// Files that need what only these machines have: below `tests/vm` of their packages, and named in its Cargo.toml.
-pub const ONLY_HERE: [&str; 3] = ["volume_lvm", "volumes_on_lvm", UNIT];
+pub const ONLY_HERE: [&str; 4] = ["volume_lvm", "volumes_on_lvm", NETKIT_ALONE, UNIT];
 
 /// Files that say nothing of a kernel, or that an emulated machine cannot run, and why.
 const NOT_HERE: &[(&str, &str)] =
@@ -79,7 +85,10 @@ impl Choice {
             Choice::One(name) if there.contains(name) => Ok(vec![name.clone()]),
             Choice::One(name) => bail!("no test file is named {name}; there are {}", there.join(", ")),
             Choice::Required => Ok(REQUIRED.map(str::to_owned).to_vec()),
-            Choice::All => Ok(there.into_iter().filter(|name| why_not(name).is_none()).collect()),
+            Choice::All => {
+                let usual = |name: &String| why_not(name).is_none() && name != NETKIT_ALONE;
+                Ok(there.into_iter().filter(usual).collect())
+            }
         }
     }
 }
