@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::launch::Shim;
 use super::record::RunSpec;
+use crate::datapath::Prepared;
 use crate::demand;
 use crate::ids::ContainerId;
 use crate::kernel::cgroup::Cgroup;

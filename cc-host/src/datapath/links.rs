@@ -5,7 +5,7 @@
 //! Filters and not TCX links: the kernel ends every attachment and removal of the latter with an RCU grace period under the
 //! RTNL lock, 15 ms each, so that no host could start or end more than some fifteen containers a second.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 

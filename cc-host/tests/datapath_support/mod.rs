@@ -21,7 +21,6 @@ use cc_common::verdict::Direction;
 use cc_host::datapath::{
     CompiledRules, Datapath, DatapathConfig, Endpoint, Network, PrefixTable, Range, Record, RuleRow,
 };
-use cc_host::kernel::carrier;
 use cc_host::kernel::link::{EndpointAddress, Links, Pair, PairKind, configure_endpoint};
 use cc_host::kernel::netns;
 use nix::mount::{MsFlags, mount};
