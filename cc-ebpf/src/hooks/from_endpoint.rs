@@ -52,12 +52,11 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
         Ok(both) => both.ethernet,
         Err(_) => parse::header(ctx, 0).map_err(|reason| work.refuse(reason))?,
     };
-    let payload = port::admit(&work.port, &frame, parse::tagged(ctx)).map_err(|reason| work.refuse(reason))?;
-    // By which the kernel chooses ways. It makes it from the frame before it receives one, but from a netkit pair the sender's word stands.
+    // The kernel chooses ways by it. It makes it from the frame before it receives one, but from a netkit pair the sender's word stands.
     if parse::protocol(ctx) != u32::from(frame.ethertype.get().to_be()) {
         return Err(work.refuse(DropReason::Ethertype));
     }
-    match payload {
+    match port::admit(&work.port, &frame, parse::tagged(ctx)).map_err(|reason| work.refuse(reason))? {
         Payload::Ipv4 => {
             let header = both.map_err(|reason| work.refuse(reason))?.ipv4;
             parse::ipv4(ctx, &header, &mut work.parsed).map_err(|reason| work.refuse(reason))?;
