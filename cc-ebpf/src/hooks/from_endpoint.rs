@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
 use cc_common::flow::{BEYOND_UPLINK, is_beyond};
 use cc_common::limits::ENDPOINT_UNKNOWN;
-use cc_common::net::{ArpPacket, Ethernet, Ip, PROTOCOL_ICMPV6};
+use cc_common::net::{ArpPacket, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, PROTOCOL_ICMPV6};
 use cc_common::packet::{Kind, Place};
 use cc_common::port::{self, PORT_NETKIT, PORT_RATED, Payload, PortKey};
 use cc_common::verdict::{Direction, DropReason, Verdict};
@@ -52,12 +52,9 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
         Ok(both) => both.ethernet,
         Err(_) => parse::header(ctx, 0).map_err(|reason| work.refuse(reason))?,
     };
-    // The kernel chooses ways by it. It makes it from the frame before it receives one, but from a netkit pair the sender's word stands.
-    if parse::protocol(ctx) != u32::from(frame.ethertype.get().to_be()) {
-        return Err(work.refuse(DropReason::Ethertype));
-    }
     match port::admit(&work.port, &frame, parse::tagged(ctx)).map_err(|reason| work.refuse(reason))? {
         Payload::Ipv4 => {
+            carries(ctx, ETHERTYPE_IPV4).map_err(|reason| work.refuse(reason))?;
             let header = both.map_err(|reason| work.refuse(reason))?.ipv4;
             parse::ipv4(ctx, &header, &mut work.parsed).map_err(|reason| work.refuse(reason))?;
             ipv4::is_own(&work.port, header.source).map_err(|reason| work.refuse(reason))?;
@@ -75,6 +72,13 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
             }
         }
     }
+}
+
+/// Whether the kernel takes the packet for what its frame says it is: by that it chooses ways. It makes that from the frame before it receives
+/// one, but from a netkit pair the sender's word stands.
+#[inline(always)]
+fn carries(ctx: &TcContext, ethertype: u16) -> Result<(), DropReason> {
+    if parse::protocol(ctx) == u32::from(ethertype.to_be()) { Ok(()) } else { Err(DropReason::Ethertype) }
 }
 
 #[inline(always)]
@@ -107,6 +111,7 @@ unsafe extern "C" fn cc_arp(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn answer_arp(ctx: &TcContext, work: &Work) -> Result<Outcome, DropReason> {
+    carries(ctx, ETHERTYPE_ARP)?;
     let packet: ArpPacket = parse::header(ctx, ETHERNET_BYTES)?;
     let target = arp::question(&work.port, &packet)?;
     arp::answerable(admit::lookup(work.port.vni, &Ip::v4(target)))?;
@@ -128,6 +133,7 @@ unsafe extern "C" fn cc_ipv6(skb: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn parse_ipv6(ctx: &TcContext, work: &mut Work) -> Result<Outcome, DropReason> {
+    carries(ctx, ETHERTYPE_IPV6)?;
     parse::ipv6(ctx, &mut work.parsed)?;
     let packet = &work.parsed.packet;
     if packet.protocol == PROTOCOL_ICMPV6 && matches!(packet.icmp[0], nd::ROUTER_SOLICITATION..=137) {
