@@ -18,10 +18,12 @@ pub fn run(root: &Path) -> Result<String> {
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     let epoch = super::source_date_epoch(root)?;
+    // Once: somebody may commit while the first is built.
+    let commit = output(Command::new("git").current_dir(root).args(["rev-parse", "HEAD"]))?.trim().to_owned();
     let mut packages = Vec::new();
     for name in NAMES {
         let place = dir.join(name);
-        unpack_commit(root, &place)?;
+        unpack_commit(root, &commit, &place)?;
         packages.push(built(&place, &epoch)?);
     }
     let bytes = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -35,15 +37,15 @@ pub fn run(root: &Path) -> Result<String> {
     Ok(format!("2 builds, {} bytes each, sha256 {sum}", first.len()))
 }
 
-fn unpack_commit(root: &Path, place: &Path) -> Result<()> {
+fn unpack_commit(root: &Path, commit: &str, place: &Path) -> Result<()> {
     std::fs::create_dir_all(place.join("target")).with_context(|| format!("cannot make {}", place.display()))?;
     let mut archive = Command::new("git");
-    archive.current_dir(root).args(["archive", "HEAD"]).stdout(Stdio::piped());
+    archive.current_dir(root).args(["archive", commit]).stdout(Stdio::piped());
     let mut archive = archive.spawn().context("cannot start git")?;
     let out = archive.stdout.take().context("git's output was not piped")?;
     let unpacked =
         Command::new("tar").arg("-x").arg("-C").arg(place).stdin(out).status().context("cannot start tar")?;
-    ensure!(archive.wait().context("cannot wait for git")?.success() && unpacked.success(), "cannot unpack HEAD");
+    ensure!(archive.wait().context("cannot wait for git")?.success() && unpacked.success(), "cannot unpack {commit}");
     std::os::unix::fs::symlink(root.join("target/tools"), place.join("target/tools")).context("cannot make a symlink")
 }
 
