@@ -336,7 +336,11 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Source::Pidfd => self.reap(),
-            Source::Channel => self.hear_init(),
+            Source::Channel => {
+                self.hear_init();
+                // Whoever waits for the start hears of it before the program's output, which a log that blocks may keep this process with.
+                self.clients.iter_mut().for_each(Client::flush);
+            }
             Source::Stdin => self.feed(),
             Source::Output(index) => self.forward(index),
             Source::Exec(index, source) => self.handle_exec(index, source),
