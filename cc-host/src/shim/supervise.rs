@@ -279,8 +279,11 @@ impl<'a> Supervisor<'a> {
             if let Some(stdin) = init.streams.waiting_input() {
                 fds.push((Source::Stdin, PollFd::new(stdin, PollFlags::OUT)));
             }
-            // The slowest attached client sets the pace: nothing it was promised is lost.
-            if self.clients.iter().all(|client| !client.attached || client.has_room()) {
+            // The slowest attached client sets the pace: nothing it was promised is lost. And whoever waits for the start hears of it first: a log
+            // that blocks may keep this process.
+            if !matches!(self.phase, Phase::Starting { .. })
+                && self.clients.iter().all(|client| !client.attached || client.has_room())
+            {
                 for index in 0..OUTPUTS {
                     if let Some(output) = init.streams.output(index) {
                         fds.push((Source::Output(index), PollFd::new(output, PollFlags::IN)));
@@ -336,11 +339,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Source::Pidfd => self.reap(),
-            Source::Channel => {
-                self.hear_init();
-                // Whoever waits for the start hears of it before the program's output, which a log that blocks may keep this process with.
-                self.clients.iter_mut().for_each(Client::flush);
-            }
+            Source::Channel => self.hear_init(),
             Source::Stdin => self.feed(),
             Source::Output(index) => self.forward(index),
             Source::Exec(index, source) => self.handle_exec(index, source),

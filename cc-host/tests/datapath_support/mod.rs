@@ -65,7 +65,7 @@ pub fn default_rules(number: u32) -> CompiledRules {
 }
 
 /// Of netkit where `cargo xtask test --vm --netkit` says so.
-fn pair_kind() -> PairKind {
+pub fn pair_kind() -> PairKind {
     match std::env::var_os("CC_TEST_INTERFACES") {
         Some(kind) if kind == "netkit" => PairKind::Netkit,
         _ => PairKind::Veth,
