@@ -88,6 +88,11 @@ impl Host {
         Ok(host)
     }
 
+    /// As long as this machine may take: an emulated one says that it is slower, as it does to tests.
+    fn allowed(bound: Duration) -> Duration {
+        bound * std::env::var("CC_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    }
+
     /// `cc`, speaking to this daemon.
     pub fn cc(&self) -> Command {
         let mut command = Command::new(self.bin.join("cc"));
@@ -158,7 +163,7 @@ impl Host {
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
         let began = Instant::now();
-        while began.elapsed() < START_TIMEOUT {
+        while began.elapsed() < Host::allowed(START_TIMEOUT) {
             if output(self.cc().args(["ps", "-q"])).is_ok() {
                 return Ok(());
             }
@@ -189,7 +194,7 @@ impl Host {
         let pid = Pid::from_raw(daemon.id().cast_signed());
         complain(kill(pid, Signal::SIGTERM).context("cannot stop cc-host"));
         let began = Instant::now();
-        while began.elapsed() < STOP_TIMEOUT {
+        while began.elapsed() < Host::allowed(STOP_TIMEOUT) {
             if !matches!(daemon.try_wait(), Ok(None)) {
                 return;
             }
@@ -212,7 +217,7 @@ impl Host {
             );
         }
         let began = Instant::now();
-        while !self.remove_cgroups() && began.elapsed() < SWEEP_TIMEOUT {
+        while !self.remove_cgroups() && began.elapsed() < Host::allowed(SWEEP_TIMEOUT) {
             std::thread::sleep(Duration::from_millis(10));
         }
         complain(std::fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display())));

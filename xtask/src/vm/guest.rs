@@ -123,7 +123,8 @@ fn work(plan: &Plan) -> Result<()> {
 fn told(plan: &Plan, teller: &Teller) -> Result<()> {
     if let Some((program, args)) = &plan.instead {
         let mut command = Command::new(program);
-        let (ended, _) = heard(plan, command.args(args), "the program", teller)?;
+        command.args(args).env("CC_TEST_PATIENCE", plan.patience.to_string());
+        let (ended, _) = heard(plan, &mut command, "the program", teller)?;
         teller.tell(&Told::Check(Check { name: args.join(" "), ok: ended == Ended::Well, found: "ended".into() }));
         return Ok(());
     }
