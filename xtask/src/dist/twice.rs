@@ -29,7 +29,9 @@ pub fn run(root: &Path) -> Result<String> {
     let bytes = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let (first, second) = (bytes(&packages[0])?, bytes(&packages[1])?);
     if first != second {
-        bail!("the two packages differ: compare {} and {}", packages[0].display(), packages[1].display());
+        // From the project's own directory: it is noted in its documentation.
+        let [first, second] = [0, 1].map(|one| packages[one].strip_prefix(root).unwrap_or(&packages[one]).display());
+        bail!("the two packages differ: compare {first} and {second}");
     }
     let sum = output(Command::new("sha256sum").arg(&packages[0]))?;
     let sum = sum.split_whitespace().next().unwrap_or_default().to_owned();
