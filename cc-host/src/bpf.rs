@@ -1,10 +1,8 @@
-//! bpf(2), and its instructions, for what aya does not do or where aya is not. Refuses to know a command but the loading of a
-//! program: each room has its own, with the parts of the kernel's `bpf_attr` that belong to it.
+//! bpf(2), and its instructions, for what aya does not do or where aya is not. Refuses to know a command but those of a program itself (it
+//! is loaded, found on a hook, opened and described): each room has its own, with the parts of the kernel's `bpf_attr` that belong to it.
 
 use std::io;
-#[cfg(feature = "daemon")]
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::sys::signal::SigSet;
 
@@ -96,11 +94,91 @@ struct Load {
     expected_attach_type: u32,
 }
 
-#[cfg(feature = "daemon")]
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
+
+/// Programs of one hook that are looked at: the kernel has no more of an interface, and a cgroup few.
+const PROGRAMS_MAX: usize = 64;
+
+/// Those on a hook of an interface or of an open cgroup that have this name, with or without zeros behind.
+pub fn named_programs(target: u32, attach_type: u32, name: &[u8]) -> io::Result<Vec<OwnedFd>> {
+    let mut ids = [0u32; PROGRAMS_MAX];
+    let mut query = Query {
+        target,
+        attach_type,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_cnt: PROGRAMS_MAX as u32,
+        ..Query::default()
+    };
+    bpf_filled(PROG_QUERY, &mut query)?;
+    let count = (query.prog_cnt as usize).min(PROGRAMS_MAX);
+    let word = |name: &[u8]| name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    let mut named = Vec::new();
+    for &id in &ids[..count] {
+        match program_of(id) {
+            Ok(program) => {
+                let found = program_name(program.as_fd())?;
+                if found[..word(&found)] == name[..word(name)] {
+                    named.push(program);
+                }
+            }
+            // It goes at this very moment.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(named)
+}
+
+fn program_of(id: u32) -> io::Result<OwnedFd> {
+    let fd = bpf(PROG_GET_FD_BY_ID, &ById { id, ..ById::default() })?;
+    // SAFETY: the kernel has just returned this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// As the kernel has kept it, with zeros behind.
+pub fn program_name(program: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
+    let mut info = ProgramInfo::default();
+    describe(program, &mut info)?;
+    Ok(info.name)
+}
+
+/// The part that asks what is on a hook.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The part that opens a program by its number.
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// The beginning of the kernel's `bpf_prog_info`, with what is not asked for as words.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    before: [u64; 8],
+    name: [u8; 16],
+}
 
 /// The part of the kernel's `bpf_attr` that asks for an object's description.
-#[cfg(feature = "daemon")]
 #[repr(C)]
 struct Describe {
     bpf_fd: u32,
@@ -109,7 +187,6 @@ struct Describe {
 }
 
 /// Fills in the beginning of the kernel's description of an object; `T` is its layout, of integers alone.
-#[cfg(feature = "daemon")]
 pub fn describe<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     let ask = Describe {
         bpf_fd: number(object.as_raw_fd())?,

@@ -218,12 +218,11 @@ fn unpin(path: &Path) -> Result<(), DatapathError> {
     xdp_link::unpin(path).map_err(|source| DatapathError::Unpin { path: path.to_owned(), source })
 }
 
-/// Loaded and pinned, as the other programs.
-pub(super) fn load(ebpf: &mut Ebpf, path: &Path) -> Result<OwnedFd, DatapathError> {
+/// Pinned, as the other programs; it is loaded.
+pub(super) fn pin_program(ebpf: &mut Ebpf, path: &Path) -> Result<OwnedFd, DatapathError> {
     let failed = |source| DatapathError::Program { name: PROGRAM_GUARD, source };
     let missing = DatapathError::Missing { what: "program", name: PROGRAM_GUARD };
     let program: &mut Xdp = ebpf.program_mut(PROGRAM_GUARD).ok_or(missing)?.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
     program.pin(path).map_err(|source| DatapathError::Pin { path: path.to_owned(), source })?;
     // The others are opened again by their pins; for this kind aya does not say how.
     let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();

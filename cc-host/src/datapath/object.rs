@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapInfo};
-use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, SchedClassifier};
+use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockAddrAttachType, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use cc_common::blocks;
@@ -231,7 +231,7 @@ pub fn open(config: &DatapathConfig, dir: &Path) -> Result<Object, DatapathError
 
     let logger =
         if logging { Some(EbpfLogger::init(&mut ebpf).map_err(|source| DatapathError::Log { source })?) } else { None };
-    let programs = bpf::undisturbed(|| load_programs(&mut ebpf, &dir.join(PIN_PROGRAMS_DIR)))?;
+    let programs = load_programs(&mut ebpf, &dir.join(PIN_PROGRAMS_DIR))?;
     Ok(Object { programs, ebpf, logger })
 }
 
@@ -253,9 +253,30 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathErro
     ebpf.take_map(name).ok_or(DatapathError::Missing { what: "map", name })
 }
 
+/// Each on a thread of its own: that the verifier looks at every path of a program is what a start takes, and it looks at each program by itself.
+fn verify(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let load = |program: &mut Program| match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    std::thread::scope(|scope| {
+        let begin = |(name, program): (&str, _)| {
+            let name = names::PROGRAMS.into_iter().find(|known| *known == name)?;
+            Some(scope.spawn(move || load(program).map_err(|source| DatapathError::Program { name, source })))
+        };
+        let all: Vec<_> = ebpf.programs_mut().filter_map(begin).collect();
+        all.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 fn load_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Programs, DatapathError> {
+    // Threads have the mask of signals of whoever makes them.
+    bpf::undisturbed(|| verify(ebpf))?;
     Ok(Programs {
-        guard: guard::load(ebpf, &replaceable(dir, names::PROGRAM_GUARD)?)?,
+        guard: guard::pin_program(ebpf, &replaceable(dir, names::PROGRAM_GUARD)?)?,
         sweep: classifier(ebpf, dir, names::PROGRAM_SWEEP)?,
         sockets: socket_programs(ebpf, dir)?,
         from_uplink: classifier(ebpf, dir, names::PROGRAM_FROM_UPLINK)?,
@@ -271,7 +292,6 @@ fn classifier(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<SchedCl
     let failed = |source| DatapathError::Program { name, source };
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
     let path = replaceable(dir, name)?;
     program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
     SchedClassifier::from_pin(&path).map_err(failed)
@@ -286,7 +306,6 @@ fn cgroup(
     let failed = |source| DatapathError::Program { name, source };
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
     let program: &mut CgroupSkb = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
     let path = replaceable(dir, name)?;
     program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
     CgroupSkb::from_pin(&path, attach_type).map_err(failed)
@@ -297,7 +316,6 @@ fn socket_programs(ebpf: &mut Ebpf, dir: &Path) -> Result<Vec<(&'static str, Cgr
         let failed = |source| DatapathError::Program { name, source };
         let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
         let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;
-        program.load().map_err(failed)?;
         let path = replaceable(dir, name)?;
         program.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
         Ok((name, CgroupSockAddr::from_pin(&path, hook).map_err(failed)?))
