@@ -141,7 +141,9 @@ pub fn settle(flow: *mut Flow, protocol: u8) {
     }
 }
 
-#[inline(always)]
+/// Seldom, and at many places: not inlined, as the functions below that end a flow, because what the kernel does with a program it does with
+/// each copy, and in time that grows with the square of the program.
+#[inline(never)]
 fn release_half_open(flow: *mut Flow) {
     if Life::of(flow).clear(LIFE_HALF_OPEN) & LIFE_HALF_OPEN != 0
         && let Some(books) = books_of(flow)
@@ -165,7 +167,7 @@ fn books_of(flow: *mut Flow) -> Option<Books> {
 }
 
 /// Puts a flow that `admit` has filled in into the table, and into its owner's books.
-#[inline(always)]
+#[inline(never)]
 pub fn open(settings: &Settings, key: &FlowKey, flow: &Flow, owner: u32) -> Result<(), DropReason> {
     let (Some(books), Some(pool)) = (Books::of(owner), Books::of(ENDPOINTS_MAX)) else {
         return Err(DropReason::FlowQuota);
@@ -221,7 +223,7 @@ fn give_back(books: Books, pool: Books) {
 }
 
 /// Gives back what a flow's owner held by it. Once per flow: by whoever made it dead.
-#[inline(always)]
+#[inline(never)]
 fn close_books(flow: *mut Flow) {
     release_half_open(flow);
     if let (Some(books), Some(pool)) = (books_of(flow), Books::of(ENDPOINTS_MAX)) {
@@ -268,7 +270,7 @@ fn forget_if(bits: u64, by: By, key: &FlowKey, flow: *mut Flow) -> bool {
 }
 
 /// What the outside knows it by, and the port that it was known at.
-#[inline(always)]
+#[inline(never)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied onto the stack")]
 fn forget_outside(by: By, key: &FlowKey, flow: *mut Flow) {
     // SAFETY: the element stays mapped; these words are written only before the flow is in the table.

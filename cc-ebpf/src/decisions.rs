@@ -67,7 +67,7 @@ extern "C" fn cc_tell_rules(outcome: u64) -> u64 {
     0
 }
 
-#[inline(always)]
+#[inline(never)]
 fn record(work: &mut Work, direction: Direction, endpoint: u32, action: u8) {
     let rule = work.decided.rules[direction as usize & 1];
     if rule == 0 {

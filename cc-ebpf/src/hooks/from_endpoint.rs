@@ -58,20 +58,21 @@ fn decide(ctx: &TcContext, ifindex: u32) -> Result<Verdict, Outcome> {
             let header = both.map_err(|reason| work.refuse(reason))?.ipv4;
             parse::ipv4(ctx, &header, &mut work.parsed).map_err(|reason| work.refuse(reason))?;
             ipv4::is_own(&work.port, header.source).map_err(|reason| work.refuse(reason))?;
-            carry(ctx, work)
         }
         // SAFETY: the context is this program's.
-        Payload::Arp => answered(ctx, work, unsafe { cc_arp(ctx.skb.skb) }),
+        Payload::Arp => return answered(ctx, work, unsafe { cc_arp(ctx.skb.skb) }),
         Payload::Ipv6 => {
             // SAFETY: as above.
             match Outcome::from_bits(unsafe { cc_ipv6(ctx.skb.skb) }) {
-                Outcome::GO => carry(ctx, work),
+                Outcome::GO => {}
                 // SAFETY: as above.
-                Outcome::NEIGHBOR => answered(ctx, work, unsafe { cc_nd(ctx.skb.skb) }),
-                refused => Err(refused),
+                Outcome::NEIGHBOR => return answered(ctx, work, unsafe { cc_nd(ctx.skb.skb) }),
+                refused => return Err(refused),
             }
         }
     }
+    // One copy of it: what the kernel does with a program grows with its length, and with the square of it.
+    carry(ctx, work)
 }
 
 /// Whether the kernel takes the packet for what its frame says it is: by that it chooses ways. It makes that from the frame before it receives
