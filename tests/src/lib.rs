@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod exposition;
 pub mod images;
 pub mod iperf;
+pub mod lvm;
 pub mod netns;
 pub mod oci;
 pub mod packet;

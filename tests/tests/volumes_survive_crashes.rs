@@ -1,15 +1,58 @@
 //! The daemon dies at each step of what can be done to a volume. The next one finishes or undoes it: no data is lost, and nothing is left.
-//! `cargo xtask test` builds the daemon that dies where it is told.
+//! `cargo xtask test` builds the daemon that dies where it is told. In emulated machines once more with volumes in a thin pool of LVM's.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use cc_tests::lvm::Pool;
 use cc_tests::{Build, Leave, World, eventually};
 
 const BOUND: Duration = Duration::from_secs(20);
 
+/// Set by `cargo xtask test --vm`.
+fn on_lvm() -> bool {
+    std::env::var_os("CC_TEST_VOLUMES").is_some_and(|kind| kind == "lvm")
+}
+
+/// A world and where its volumes are: in a pool, or in files of its own. The world goes first.
+struct Host {
+    world: World,
+    pool: Option<Pool>,
+}
+
+impl Deref for Host {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.world
+    }
+}
+
+impl Host {
+    fn new() -> Host {
+        let pool = on_lvm().then(Pool::new);
+        let world = World::with_config(&pool.as_ref().map(Pool::config).unwrap_or_default());
+        Host { world, pool }
+    }
+
+    /// Of volumes, whatever the records say.
+    fn there(&self) -> usize {
+        match &self.pool {
+            Some(pool) => pool.devices().len(),
+            None => std::fs::read_dir(self.path("state/volumes")).unwrap().count(),
+        }
+    }
+}
+
 /// A world with a volume that has been written to, and a daemon that will die at that place.
-fn world(place: &'static str) -> World {
-    let mut world = World::new();
+fn world(place: &'static str) -> Host {
+    let mut world = Host::new();
     world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).ok();
     world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "echo kept > /d/file; sync"]).ok();
     world.assert_clean();
@@ -34,18 +77,14 @@ fn volumes(world: &World) -> String {
     })
 }
 
-fn files(world: &World) -> usize {
-    std::fs::read_dir(world.path("state/volumes")).unwrap().count()
-}
-
-fn has_its_data(world: &World, place: &str) {
+fn has_its_data(world: &Host, place: &str) {
     let read = world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "cat /d/file && echo more > /d/more && sync"]);
     assert_eq!(read.ok().stdout, "kept\n", "{place}");
     world.remove_all();
     world.assert_clean();
     assert_eq!(world.cc(&["volume", "check", "data", "--json"]).json()["clean"], true, "{place}");
     world.cc(&["volume", "delete", "data"]).ok();
-    assert_eq!(files(world), 0, "{place}");
+    assert_eq!(world.there(), 0, "{place}");
     world.assert_clean();
 }
 
@@ -65,7 +104,7 @@ fn a_volume_is_made_or_was_never_asked_for() {
         let place: &'static str = place.leak();
         let mut world = world(place);
         dies(&mut world, place, &["volume", "create", "--size", "16MiB", "--name", "new"]);
-        assert_eq!((volumes(&world).as_str(), files(&world)), (ONE, 1), "{place}");
+        assert_eq!((volumes(&world).as_str(), world.there()), (ONE, 1), "{place}");
         world.cc(&["volume", "create", "--size", "16MiB", "--name", "new"]).ok();
         world.cc(&["volume", "delete", "new"]).ok();
         has_its_data(&world, place);
@@ -136,11 +175,14 @@ fn a_volume_grows_all_the_way() {
 
 #[test]
 fn a_copy_is_whole_or_is_not_there_and_who_waited_for_it_goes_on() {
-    for place in ["volume.snapshot.recorded", "volume.snapshot.frozen"] {
+    let everywhere = ["volume.snapshot.recorded", "volume.snapshot.frozen"];
+    // Where a snapshot takes the place of what was made for it.
+    let on_lvm = on_lvm().then_some(["volume.snapshot.emptied", "volume.snapshot.taken"]);
+    for place in everywhere.into_iter().chain(on_lvm.into_iter().flatten()) {
         let mut world = world(place);
         world.run("busybox", &["--name", "web", "-v", "data:/d"], &["sleep", "600"]);
         dies(&mut world, place, &["volume", "snapshot", "data", "--name", "copy"]);
-        assert_eq!((volumes(&world).as_str(), files(&world)), (ONE, 1), "{place}");
+        assert_eq!((volumes(&world).as_str(), world.there()), (ONE, 1), "{place}");
         world.cc(&["exec", "web", "sh", "-c", "echo more > /d/more; sync"]).ok();
         has_its_data(&world, place);
     }
@@ -151,7 +193,7 @@ fn what_is_deleted_is_gone() {
     for place in ["volume.delete.recorded", "volume.delete.removed"] {
         let mut world = world(place);
         dies(&mut world, place, &["volume", "delete", "data"]);
-        assert_eq!((volumes(&world).as_str(), files(&world)), ("", 0), "{place}");
+        assert_eq!((volumes(&world).as_str(), world.there()), ("", 0), "{place}");
         world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).ok();
         world.cc(&["volume", "delete", "data"]).ok();
         world.assert_clean();

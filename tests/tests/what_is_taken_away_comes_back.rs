@@ -70,9 +70,14 @@ fn pins_and_what_hangs_on_them() {
     world.vpc("blue", "10.0.0.0/24");
     let id = world.run("busybox", &["--vpc", "blue", "-p", "8080:80"], &["sleep", "600"]);
     let pins = world.pins();
-    let links = || -> Vec<String> {
+    let all_links = || -> Vec<String> {
         let names = std::fs::read_dir(pins.join("links")).unwrap();
         names.map(|entry| format!("links/{}", entry.unwrap().file_name().to_string_lossy())).collect()
+    };
+    // Without those of inits that are parked.
+    let links = || -> Vec<String> {
+        let is_parked = |name: &String| name.contains("-cg") && !name.contains(&id);
+        all_links().into_iter().filter(|name| !is_parked(name)).collect()
     };
     let all: Vec<String> = links()
         .into_iter()
@@ -100,6 +105,27 @@ fn pins_and_what_hangs_on_them() {
     world.start();
     assert!(pings(&world, &id, FAR));
     assert_eq!(world.inspect(&id)["state"], "running");
+    world.remove_all();
+    world.assert_clean();
+}
+
+#[test]
+fn no_container_is_made_of_an_init_that_has_lost_its_programs() {
+    let world = World::new();
+    world.vpc("blue", "10.0.0.0/24");
+    let links = world.pins().join("links");
+    let parked = || {
+        let mut names = std::fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name());
+        names.find_map(|name| name.to_string_lossy().strip_suffix("-cgout").map(str::to_owned))
+    };
+    let parks = Duration::from_secs(10);
+    let first = eventually("an init is parked", parks, parked);
+    std::fs::remove_file(links.join(format!("{first}-cgout"))).unwrap();
+    back("it goes", Instant::now(), || !links.join(format!("{first}-cgin")).exists());
+    eventually("another is parked", parks, parked);
+    let id = world.run("busybox", &["--vpc", "blue"], &["sleep", "600"]);
+    assert_ne!(id, first);
+    assert!(["cgin", "cgout"].iter().all(|hook| links.join(format!("{id}-{hook}")).exists()));
     world.remove_all();
     world.assert_clean();
 }

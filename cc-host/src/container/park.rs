@@ -170,7 +170,7 @@ impl Containers {
     }
 
     /// A shim ends when nobody is connected any more; then what it was given goes.
-    async fn unpark(&self, all: Vec<Parked>) {
+    pub(super) async fn unpark(&self, all: Vec<Parked>) {
         let removals = all.into_iter().map(|parked| {
             let Parked { id, slot, shim, netns, .. } = parked;
             drop((shim, netns));

@@ -41,6 +41,8 @@ impl Containers {
                 Ok(None) => return tracing::error!("the kernel tells of interfaces no more"),
                 Err(_) => {
                     self.look_at_links().await;
+                    // Of what became a container just when its pin went.
+                    self.look_at_pins().await;
                     self.look_at_device_filters().await;
                     look_all = Instant::now() + LOOK_ALL;
                     let mut all = self.rooms.datapath.interfaces().unwrap_or_default();
@@ -146,6 +148,7 @@ impl Containers {
                     Ok(names) => names,
                     Err(error) => return tracing::error!(%error, "pins are not watched any more"),
                 };
+                self.part_with_parked(&names).await;
                 if names.iter().all(|name| self.may_go(name)) {
                     continue;
                 }
@@ -161,8 +164,15 @@ impl Containers {
 
     /// Whether a pin's removal is part of a container's end.
     fn may_go(&self, name: &str) -> bool {
-        let id = name.split_once('-').and_then(|(tag, _)| ContainerId::parse(tag));
-        id.is_some_and(|id| self.live(&id).is_none())
+        whose(name).is_some_and(|id| self.live(&id).is_none())
+    }
+
+    /// No container is made of an init that has lost programs of its cgroup.
+    async fn part_with_parked(&self, pins: &[String]) {
+        let ids: Vec<ContainerId> = pins.iter().filter_map(|pin| whose(pin)).collect();
+        if !ids.is_empty() {
+            self.unpark(self.pool.drop_but(|parked| !ids.contains(&parked.id))).await;
+        }
     }
 
     async fn look_at_pins(&self) {
@@ -202,4 +212,9 @@ impl Containers {
             }
         }
     }
+}
+
+/// The container or the parked init that a pin is named after.
+fn whose(pin: &str) -> Option<ContainerId> {
+    pin.split_once('-').and_then(|(tag, _)| ContainerId::parse(tag))
 }

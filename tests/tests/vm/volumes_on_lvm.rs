@@ -1,51 +1,18 @@
 //! Volumes in a thin pool of LVM's keep data, grow under who uses them, are copied, and go. For machines with a device mapper:
 //! `cargo xtask test --vm`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use cc_tests::lvm::Pool;
 use cc_tests::{Leave, World, eventually};
 
 const BOUND: Duration = Duration::from_secs(10);
-
-/// Gone with the guard.
-struct Pool {
-    dir: PathBuf,
-    group: String,
-}
-
-impl Pool {
-    fn new() -> Pool {
-        let group = format!("cct{:08x}", rand::random::<u32>());
-        let pool = Pool { dir: std::env::temp_dir().join(&group), group };
-        pool.script("make");
-        pool
-    }
-
-    fn script(&self, what: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/thin-pool");
-        assert!(Command::new(script).arg(what).arg(&self.dir).arg(&self.group).status().unwrap().success());
-    }
-
-    /// Devices of the group: the pool's own have names with a dash.
-    fn devices(&self) -> Vec<String> {
-        let all = std::fs::read_dir(format!("/dev/{}", self.group)).into_iter().flatten().flatten();
-        all.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name != "pool").collect()
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.script("remove");
-    }
-}
 
 #[test]
 fn data_is_kept_grows_is_copied_and_goes() {
     let pool = Pool::new();
     {
-        let mut world = World::with_config(&format!("volumes.lvm_pool = \"{}/pool\"", pool.group));
+        let mut world = World::with_config(&pool.config());
         let id = world.cc(&["volume", "create", "--size", "32MiB", "--name", "data"]).line();
         assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["backend"], "lvm-thin");
         let script = "echo kept > /d/file; while :; do date >> /d/log; done";

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::lvm::{self, Logical};
 use super::{Advice, Attached, Backend, BackendError, Room};
-use crate::error_chain;
 use crate::ids::VolumeId;
+use crate::{error_chain, fault};
 
 /// Of every logical volume that is ours.
 const TAG: &str = "cc_volume";
@@ -216,9 +216,11 @@ impl Backend for LvmThin {
         }
         self.get(from)?;
         self.remove(to)?;
+        fault::point("volume.snapshot.emptied");
         let args =
             ["lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--name", to.as_str(), "--addtag", TAG];
         self.lvm("copy", from, &args)?;
+        fault::point("volume.snapshot.taken");
         self.activate(to)?;
         Ok(true)
     }
