@@ -125,6 +125,36 @@ fn what_nobody_has_synced_may_be_lost() {
     host.end();
 }
 
+/// What a container writes to its own disk nobody makes last but its end; but whatever the moment, the file system is whole, and the container starts again.
+#[test]
+fn a_containers_disk_is_whole_and_has_what_it_was_stopped_with() {
+    let mut host = Host::new();
+    let write = "[ -e /kept ] || echo kept > /kept; i=0; \
+                 while :; do dd if=/dev/urandom of=/$((i % 99)) bs=3000 count=$((i % 5 + 1)) 2>/dev/null; i=$((i+1)); echo $i > /count; done";
+    let id = host.world.run("busybox", &["--disk", "32MiB"], &["sh", "-c", write]);
+    let writes = |world: &World| {
+        eventually("it writes", BOUND, || {
+            let count = world.cc(&["exec", &id, "cat", "/count"]).stdout;
+            count.trim().parse().ok().filter(|count: &u32| *count > 20)
+        })
+    };
+    writes(&host.world);
+    host.world.cc(&["stop", "-t", "0", &id]).ok();
+    let mut lost = 0;
+    for round in 0..ROUNDS {
+        host.world.cc(&["start", &id]).ok();
+        writes(&host.world);
+        lost += host.cut().lost;
+        assert_ne!(host.world.inspect(&id)["state"], "running", "round {round}");
+        host.world.cc(&["start", &id]).ok();
+        let read = host.world.cc(&["exec", &id, "sh", "-c", "cat /[0-9]* | wc -c && cat /kept"]).ok().stdout;
+        assert!(read.ends_with("\nkept\n"), "round {round}: {read}");
+        host.world.cc(&["stop", "-t", "0", &id]).ok();
+    }
+    assert!(lost > 0, "the cuts took nothing that the test could have missed");
+    host.end();
+}
+
 #[test]
 fn what_a_command_has_said_is_so() {
     let mut host = Host::new();

@@ -39,6 +39,9 @@ pub struct Options {
     /// With netkit pairs as containers' interfaces
     #[arg(long, requires = "vm", conflicts_with = "briefly")]
     netkit: bool,
+    /// With volumes in a thin pool of LVM's
+    #[arg(long, requires = "vm", conflicts_with_all = ["briefly", "netkit"])]
+    lvm: bool,
     /// A part of what is required, on the oldest kernel, and the refusal of an older one: within a quarter of an hour
     #[arg(long, requires = "vm", conflicts_with_all = ["e2e", "all"])]
     briefly: bool,
@@ -111,6 +114,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             report.lap("unit tests", |report| unit(root, seed, Built::AsReleased, report));
             end_to_end(root, seed, "", &mut report)?;
             report.lap("fuzzing", |report| fuzz(root, report));
+            report.lap("another kernel", |report| match another_kernel(root, seed) {
+                Ok(outcome) => report.emulated(outcome),
+                Err(error) => report.step("another kernel", Err(error)),
+            });
         }
     }
     if !report.laps.is_empty() {
@@ -279,15 +286,28 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
     }
     setup::run(root, setup::For::Kernels)?;
     if !options.as_built {
-        let names = choice.names(root)?;
+        let mut names = choice.names(root)?;
+        if choice == vm::Choice::Required {
+            names.extend(vm::With::ALL.into_iter().flat_map(vm::once_more));
+        }
         build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
     }
-    let pairs = if options.netkit { vm::Pairs::Netkit } else { vm::Pairs::Usual };
+    let with = match (options.netkit, options.lvm) {
+        (true, _) => Some(vm::With::Netkit),
+        (_, true) => Some(vm::With::Lvm),
+        _ => None,
+    };
     report.emulated(match options.briefly {
         true => vm::briefly(root, seed)?,
-        false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, pairs, seed)?,
+        false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, with, seed)?,
     });
     Ok(())
+}
+
+/// The oldest that is supported, briefly; with the programs and images that are there by now.
+fn another_kernel(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
+    setup::run(root, setup::For::Kernels)?;
+    vm::briefly(root, seed)
 }
 
 /// Each target counts as a test.

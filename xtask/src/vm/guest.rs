@@ -153,8 +153,8 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     command.current_dir(&suite.package_dir).env("CARGO_MANIFEST_DIR", &suite.package_dir);
     command.env("CC_BIN_DIR", &plan.bin_dir).env("CC_NO_SKIP", "1").env("CC_TEST_SEED", plan.seed.to_string());
     command.env("CC_TEST_PATIENCE", plan.patience.to_string()).env("PROPTEST_RNG_SEED", plan.seed.to_string());
-    if suite.netkit {
-        command.env("CC_TEST_INTERFACES", "netkit");
+    if let Some(with) = suite.with {
+        command.env(with.variable(), with.name());
     }
     if let Some(clean) = &plan.clean {
         command.env("CC_DEBIAN", &clean.debian).env("CC_PACKAGE", &clean.package);

@@ -30,6 +30,14 @@ const SOCKET: &str = "shared.sock";
 /// Debian's qemu had its own until it became a package.
 const VIRTIOFSD: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 
+/// Of the host's, for the machine's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// In which no processor meets code that another is just patching: some guests of those with one each end by that (docs/kernels.md).
+    One,
+    Each,
+}
+
 pub struct Machine {
     dir: PathBuf,
     qemu: Child,
@@ -52,7 +60,7 @@ pub fn virtiofsd() -> Option<PathBuf> {
 
 impl Machine {
     /// `dir` is for this run alone: disk, console and what is told.
-    pub fn start(dir: &Path, kernel: &Kernel, initramfs: &[u8]) -> Result<Machine> {
+    pub fn start(dir: &Path, kernel: &Kernel, initramfs: &[u8], threads: Threads) -> Result<Machine> {
         let write = |name: &str, bytes: &[u8]| {
             std::fs::write(dir.join(name), bytes).with_context(|| format!("cannot write {name} in {}", dir.display()))
         };
@@ -63,7 +71,7 @@ impl Machine {
         disk.args(["-q", "-F", "-t", "ext4", "disk", DISK]).current_dir(dir);
         crate::process::run(&mut disk)?;
         let shared = Shared::start(dir)?;
-        let qemu = qemu(kernel).current_dir(dir).spawn().context("cannot start qemu-system-x86_64")?;
+        let qemu = qemu(kernel, threads).current_dir(dir).spawn().context("cannot start qemu-system-x86_64")?;
         let file = File::open(dir.join("told")).context("cannot open what the guest tells")?;
         Ok(Machine { dir: dir.to_owned(), qemu, _shared: shared, told: Lines { file, rest: Vec::new() } })
     }
@@ -111,9 +119,13 @@ impl Drop for Machine {
     }
 }
 
-fn qemu(kernel: &Kernel) -> Command {
+fn qemu(kernel: &Kernel, threads: Threads) -> Command {
+    let accelerator = match threads {
+        Threads::One => "tcg,thread=single",
+        Threads::Each => "tcg,thread=multi",
+    };
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &CPUS.to_string(), "-m", MEMORY]);
+    qemu.args(["-accel", accelerator, "-cpu", "max", "-smp", &CPUS.to_string(), "-m", MEMORY]);
     // The server of the file system reads and writes the guest's memory.
     qemu.args(["-object", &format!("memory-backend-memfd,id=memory,size={MEMORY},share=on")]);
     qemu.args(["-numa", "node,memdev=memory", "-chardev", &format!("socket,id=shared,path={SOCKET}")]);

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::kernel::{Kernel, Series};
-use self::machine::Machine;
 pub use self::machine::virtiofsd;
+use self::machine::{Machine, Threads};
 use self::report::Outcome;
 use self::suites::build;
-pub use self::suites::{Choice, ONLY_HERE};
+pub use self::suites::{Choice, ONLY_HERE, once_more};
+pub use self::told::With;
 use self::told::{Plan, Suite, Told};
 use crate::build::tested_dir;
 use crate::interrupt;
@@ -35,37 +36,38 @@ const KERNELS: [&str; 3] = ["6.12", "newest", "6.1"];
 const SUPPORTED_FROM: (u64, u64) = (6, 12);
 /// How much slower an emulated machine is, at worst.
 const PATIENCE: u32 = 10;
-const SUITE_LIMIT_SECONDS: u64 = 900;
+const SUITE_LIMIT_SECONDS: u64 = 1800;
 /// It says something in each round.
 const BENCH_LIMIT_SECONDS: u64 = 3 * 60 * 60;
 /// More than the limit of a file: the guest ends that itself, and says so.
 const SILENCE_MAX: Duration = Duration::from_secs(SUITE_LIMIT_SECONDS + 120);
 
-/// What containers' interfaces are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pairs {
-    /// As the daemon has it, and, of more than one file, some of them once more with the other kind.
-    Usual,
-    Netkit,
-}
-
 /// The release builds and the images are there already. An error is one of ours; what failed in a guest is in the answer.
-pub fn run(root: &Path, kernels: &[String], choice: &Choice, pairs: Pairs, seed: u64) -> Result<(Tally, Vec<String>)> {
+pub fn run(
+    root: &Path,
+    kernels: &[String],
+    choice: &Choice,
+    with: Option<With>,
+    seed: u64,
+) -> Result<(Tally, Vec<String>)> {
     let kernels: Vec<&str> =
         if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
     let kernels = kernels.into_iter().map(Series::parse).collect::<Result<Vec<_>>>()?;
-    let on_netkit = || suites::ON_NETKIT.map(str::to_owned).to_vec();
-    let (usual, netkit) = match (choice, pairs) {
-        (Choice::Required, Pairs::Netkit) => (Vec::new(), on_netkit()),
-        (_, Pairs::Netkit) => (Vec::new(), choice.names(root)?),
-        (Choice::One(name), Pairs::Usual) if name == suites::NETKIT_ALONE => (Vec::new(), choice.names(root)?),
-        (Choice::One(_), Pairs::Usual) => (choice.names(root)?, Vec::new()),
-        (_, Pairs::Usual) => (choice.names(root)?, on_netkit()),
+    let once_more = |with: With| suites::once_more(with).into_iter().map(move |name| (name, Some(with)));
+    let files: Vec<(String, Option<With>)> = match (choice, with) {
+        (Choice::Required, Some(with)) => once_more(with).collect(),
+        (Choice::One(name), None) if name == suites::NETKIT_ALONE => vec![(name.clone(), Some(With::Netkit))],
+        (Choice::One(_), _) | (_, Some(_)) => choice.names(root)?.into_iter().map(|name| (name, with)).collect(),
+        (_, None) => {
+            let usual = choice.names(root)?.into_iter().map(|name| (name, None));
+            usual.chain(With::ALL.into_iter().flat_map(once_more)).collect()
+        }
     };
-    let mut suites = build(root, &[usual.clone(), netkit.clone()].concat())?;
-    suites.iter_mut().skip(usual.len()).for_each(|suite| suite.netkit = true);
+    let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    let mut suites = build(root, &names)?;
+    suites.iter_mut().zip(&files).for_each(|(suite, (_, with))| suite.with = *with);
     let each = kernels.into_iter().map(|series| (series, suites.clone())).collect();
-    on_each(root, each, seed, Record::Kept)
+    on_each(root, each, seed, Run::Whole)
 }
 
 /// A part of what is required, within a quarter of an hour, on the oldest kernel, which lacks the most; and the refusal. Not on the newest: what
@@ -76,27 +78,37 @@ pub fn briefly(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
     let [oldest, _, refused] = KERNELS;
     let each =
         vec![(Series::parse(oldest)?, suites::chosen(&built, suites::BRIEFLY)?), (Series::parse(refused)?, Vec::new())];
-    on_each(root, each, seed, Record::None)
+    on_each(root, each, seed, Run::Brief)
 }
 
-/// Whether docs/kernels.md is to say what came of it.
+/// Of which of the two commands. A brief one must not fail but for what it tests, and docs/kernels.md is not to say what came of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Record {
-    Kept,
-    None,
+enum Run {
+    Whole,
+    Brief,
 }
 
-fn on_each(root: &Path, kernels: Vec<(Series, Vec<Suite>)>, seed: u64, record: Record) -> Result<(Tally, Vec<String>)> {
+impl Run {
+    fn threads(self) -> Threads {
+        match self {
+            Run::Whole => Threads::Each,
+            Run::Brief => Threads::One,
+        }
+    }
+}
+
+fn on_each(root: &Path, kernels: Vec<(Series, Vec<Suite>)>, seed: u64, run: Run) -> Result<(Tally, Vec<String>)> {
     interrupt::catch()?;
     let (mut tally, mut failures) = (Tally::default(), Vec::new());
     for (series, suites) in &kernels {
         let kernel = kernel::fetch(root, series)?;
         let mut outcome = Outcome { release: kernel.release.clone(), ..Outcome::default() };
-        let ended = one(root, &kernel, suites, seed, &mut outcome);
+        let ended =
+            plan(root, &kernel, suites, seed).and_then(|plan| boot(root, &kernel, plan, run.threads(), &mut outcome));
         tally += outcome.tally();
         failures.extend(outcome.failures().into_iter().map(|failure| format!("{}: {failure}", series.name())));
         // What was told is so, however it ended.
-        if record == Record::Kept && !outcome.checks.is_empty() {
+        if run == Run::Whole && !outcome.checks.is_empty() {
             write(root, series.name(), &outcome)?;
         }
         interrupt::check()?;
@@ -119,16 +131,13 @@ pub fn bench(root: &Path, kernel: &str, args: &[&str]) -> Result<()> {
         root,
         &kernel,
         Plan { instead, suite_limit_seconds: BENCH_LIMIT_SECONDS, ..plan(root, &kernel, &[], 0)? },
+        Threads::Each,
         &mut outcome,
     )?;
     match outcome.failures().is_empty() {
         true => Ok(()),
         false => bail!("it failed in the machine"),
     }
-}
-
-fn one(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64, outcome: &mut Outcome) -> Result<()> {
-    boot(root, kernel, plan(root, kernel, suites, seed)?, outcome)
 }
 
 fn plan(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Plan> {
@@ -146,7 +155,7 @@ fn plan(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Pla
     })
 }
 
-fn boot(root: &Path, kernel: &Kernel, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+fn boot(root: &Path, kernel: &Kernel, plan: Plan, threads: Threads, outcome: &mut Outcome) -> Result<()> {
     println!("--- Linux {}", kernel.release);
     let dir = root.join("target/vm/run");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -155,7 +164,7 @@ fn boot(root: &Path, kernel: &Kernel, plan: Plan, outcome: &mut Outcome) -> Resu
         .with_context(|| format!("cannot write {}", path.display()))?;
     let guest = std::env::current_exe().context("cannot find this program")?;
     let began = Instant::now();
-    let mut machine = Machine::start(&dir, kernel, &initramfs::make(kernel, &guest, &path)?)?;
+    let mut machine = Machine::start(&dir, kernel, &initramfs::make(kernel, &guest, &path)?, threads)?;
     machine.listen(SILENCE_MAX, |told| {
         show(&told);
         outcome.hear(told);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::told::{Clean, Suite};
+use super::told::{Clean, Suite, With};
 use crate::process::{cargo, output};
 use crate::test::files;
 use crate::{debian, dist};
@@ -27,7 +27,7 @@ const REQUIRED: [&str; 12] = [
 ];
 
 /// Those of them, and others, in which it matters what containers' interfaces are: once more on netkit pairs.
-pub const ON_NETKIT: [&str; 11] = [
+const ON_NETKIT: &[&str] = &[
     NETKIT_ALONE,
     "datapath_replace",
     "datapath_packets",
@@ -40,6 +40,18 @@ pub const ON_NETKIT: [&str; 11] = [
     "fragments_in_any_order",
     "bandwidth_is_held",
 ];
+
+/// Those in which it matters where volumes are.
+const ON_LVM: &[&str] = &["volumes_survive_crashes"];
+
+/// The files that are run once more so.
+pub fn once_more(with: With) -> Vec<String> {
+    let files = match with {
+        With::Netkit => ON_NETKIT,
+        With::Lvm => ON_LVM,
+    };
+    files.iter().map(|&name| name.to_owned()).collect()
+}
 
 /// It is about netkit pairs alone.
 pub const NETKIT_ALONE: &str = "netkit_pairs";
@@ -149,7 +161,7 @@ fn suite(message: &Value) -> Option<Suite> {
         program: PathBuf::from(message["executable"].as_str()?),
         package_dir: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
         tests: Vec::new(),
-        netkit: false,
+        with: None,
     })
 }
 
@@ -161,7 +173,7 @@ mod tests {
     fn every_name_is_a_file() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let there = there(root);
-        let named = REQUIRED.iter().chain(NOT_HERE.iter().map(|(name, _)| name));
+        let named = REQUIRED.iter().chain(NOT_HERE.iter().map(|(name, _)| name)).chain(ON_NETKIT).chain(ON_LVM);
         let missing: Vec<_> = named.filter(|name| !there.iter().any(|file| file == *name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(REQUIRED.iter().all(|name| why_not(name).is_none()));
@@ -196,7 +208,7 @@ mod tests {
             program: "/target/x-1".into(),
             package_dir: "/src/tests".into(),
             tests: vec![],
-            netkit: false,
+            with: None,
         };
         assert_eq!(suite(&message("x")), Some(expected));
         assert_eq!(suite(&serde_json::json!({ "reason": "build-finished" })), None);

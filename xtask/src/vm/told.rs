@@ -36,7 +36,7 @@ pub struct Clean {
 impl Suite {
     /// As the tables have it.
     pub fn title(&self) -> String {
-        if self.netkit { format!("{}, netkit", self.name) } else { self.name.clone() }
+        self.with.map_or_else(|| self.name.clone(), |with| format!("{}, {}", self.name, with.name()))
     }
 }
 
@@ -48,8 +48,36 @@ pub struct Suite {
     pub package_dir: PathBuf,
     /// All of them if empty.
     pub tests: Vec<String>,
-    /// Whether containers' interfaces are netkit pairs in it.
-    pub netkit: bool,
+    /// What is another than elsewhere in it.
+    pub with: Option<With>,
+}
+
+/// What a file of tests is run with once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum With {
+    /// Containers' interfaces are netkit pairs.
+    Netkit,
+    /// Volumes are in a thin pool of LVM's.
+    Lvm,
+}
+
+impl With {
+    pub const ALL: [With; 2] = [With::Netkit, With::Lvm];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            With::Netkit => "netkit",
+            With::Lvm => "lvm",
+        }
+    }
+
+    /// By which variable the tests know; its value is the name.
+    pub fn variable(self) -> &'static str {
+        match self {
+            With::Netkit => "CC_TEST_INTERFACES",
+            With::Lvm => "CC_TEST_VOLUMES",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
