@@ -42,6 +42,9 @@ pub struct Options {
     /// With volumes in a thin pool of LVM's
     #[arg(long, requires = "vm", conflicts_with_all = ["briefly", "netkit"])]
     lvm: bool,
+    /// With udev
+    #[arg(long, requires = "vm", conflicts_with_all = ["briefly", "netkit", "lvm"])]
+    udev: bool,
     /// A part of what is required, on the oldest kernel, and the refusal of an older one: within a quarter of an hour
     #[arg(long, requires = "vm", conflicts_with_all = ["e2e", "all"])]
     briefly: bool,
@@ -288,15 +291,12 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
     if !options.as_built {
         let mut names = choice.names(root)?;
         if choice == vm::Choice::Required {
-            names.extend(vm::With::ALL.into_iter().flat_map(vm::once_more));
+            names.extend(vm::With::ALL.into_iter().flat_map(vm::once_more).map(|&name| name.to_owned()));
         }
         build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
     }
-    let with = match (options.netkit, options.lvm) {
-        (true, _) => Some(vm::With::Netkit),
-        (_, true) => Some(vm::With::Lvm),
-        _ => None,
-    };
+    let asked = [(options.netkit, vm::With::Netkit), (options.lvm, vm::With::Lvm), (options.udev, vm::With::Udev)];
+    let with = asked.into_iter().find_map(|(is_asked, with)| is_asked.then_some(with));
     report.emulated(match options.briefly {
         true => vm::briefly(root, seed)?,
         false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, with, seed)?,

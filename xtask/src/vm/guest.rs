@@ -17,7 +17,8 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, getpid};
 
 use super::checks;
-use super::told::{Check, Ended, PORT, Plan, Ran, Suite, Told};
+use super::told::{Check, Ended, PORT, Plan, Ran, Suite, Told, With};
+use super::udev::Udev;
 use crate::tally::{Tally, closing_line};
 
 /// What a service manager gives.
@@ -159,8 +160,10 @@ fn one(plan: &Plan, suite: &Suite, teller: &Teller) -> Result<Ran> {
     if let Some(clean) = &plan.clean {
         command.env("CC_DEBIAN", &clean.debian).env("CC_PACKAGE", &clean.package);
     }
+    let udev = (suite.with == Some(With::Udev)).then(|| Udev::start(plan)).transpose()?;
     let began = Instant::now();
     let (ended, Tally { passed, failed, skipped }) = heard(plan, &mut command, &suite.name, teller)?;
+    drop(udev);
     Ok(Ran { suite: suite.title(), passed, failed, skipped, seconds: began.elapsed().as_secs(), ended })
 }
 

@@ -12,6 +12,7 @@ mod machine;
 mod report;
 mod suites;
 mod told;
+mod udev;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ pub fn run(
     let kernels: Vec<&str> =
         if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
     let kernels = kernels.into_iter().map(Series::parse).collect::<Result<Vec<_>>>()?;
-    let once_more = |with: With| suites::once_more(with).into_iter().map(move |name| (name, Some(with)));
+    let once_more = |with: With| suites::once_more(with).iter().map(move |&name| (name.to_owned(), Some(with)));
     let files: Vec<(String, Option<With>)> = match (choice, with) {
         (Choice::Required, Some(with)) => once_more(with).collect(),
         (Choice::One(name), None) if name == suites::NETKIT_ALONE => vec![(name.clone(), Some(With::Netkit))],
@@ -151,6 +152,11 @@ fn plan(root: &Path, kernel: &Kernel, suites: &[Suite], seed: u64) -> Result<Pla
         refused: kernel.series() < SUPPORTED_FROM,
         suites: suites.to_vec(),
         clean: suites::clean(root, suites, &tested_dir(root))?,
+        udev: if suites.iter().any(|suite| suite.with == Some(With::Udev)) {
+            udev::packages(root)?
+        } else {
+            Vec::new()
+        },
         instead: None,
     })
 }

@@ -44,13 +44,16 @@ const ON_NETKIT: &[&str] = &[
 /// Those in which it matters where volumes are.
 const ON_LVM: &[&str] = &["volumes_survive_crashes"];
 
+/// Those in which it matters who makes nodes of devices.
+const ON_UDEV: &[&str] = &["volume_lvm", "volumes_on_lvm"];
+
 /// The files that are run once more so.
-pub fn once_more(with: With) -> Vec<String> {
-    let files = match with {
+pub fn once_more(with: With) -> &'static [&'static str] {
+    match with {
         With::Netkit => ON_NETKIT,
         With::Lvm => ON_LVM,
-    };
-    files.iter().map(|&name| name.to_owned()).collect()
+        With::Udev => ON_UDEV,
+    }
 }
 
 /// It is about netkit pairs alone.
@@ -173,7 +176,10 @@ mod tests {
     fn every_name_is_a_file() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let there = there(root);
-        let named = REQUIRED.iter().chain(NOT_HERE.iter().map(|(name, _)| name)).chain(ON_NETKIT).chain(ON_LVM);
+        let named = REQUIRED
+            .iter()
+            .chain(NOT_HERE.iter().map(|(name, _)| name))
+            .chain(With::ALL.into_iter().flat_map(once_more));
         let missing: Vec<_> = named.filter(|name| !there.iter().any(|file| file == *name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(REQUIRED.iter().all(|name| why_not(name).is_none()));

@@ -21,6 +21,8 @@ pub struct Plan {
     pub refused: bool,
     pub suites: Vec<Suite>,
     pub clean: Option<Clean>,
+    /// The packages of udev, where this machine has none.
+    pub udev: Vec<PathBuf>,
     /// Instead of all else: this program with these arguments.
     pub instead: Option<(PathBuf, Vec<String>)>,
 }
@@ -59,15 +61,18 @@ pub enum With {
     Netkit,
     /// Volumes are in a thin pool of LVM's.
     Lvm,
+    /// It is udev that makes nodes and links of devices.
+    Udev,
 }
 
 impl With {
-    pub const ALL: [With; 2] = [With::Netkit, With::Lvm];
+    pub const ALL: [With; 3] = [With::Netkit, With::Lvm, With::Udev];
 
     pub fn name(self) -> &'static str {
         match self {
             With::Netkit => "netkit",
             With::Lvm => "lvm",
+            With::Udev => "udev",
         }
     }
 
@@ -76,6 +81,7 @@ impl With {
         match self {
             With::Netkit => "CC_TEST_INTERFACES",
             With::Lvm => "CC_TEST_VOLUMES",
+            With::Udev => "CC_TEST_DEVICES",
         }
     }
 }
