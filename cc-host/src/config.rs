@@ -99,6 +99,51 @@ pub struct VolumesConfig {
     pub lvm_pool: Option<String>,
     /// What may be promised of the thin pool, in hundredths of what it has: beyond 100, its volumes may meet its end.
     pub lvm_promised_percent: LvmPromised,
+    /// Where `--persistent` volumes are; without it there are none.
+    pub object_store: Option<ObjectStore>,
+}
+
+/// An object store for volumes: an experiment, which has to be called one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ObjectStoreRead")]
+pub struct ObjectStore {
+    /// `s3://BUCKET/PREFIX`.
+    pub url: String,
+    /// Of an S3 that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// A file of `AWS_ACCESS_KEY_ID=…` and so on, which root alone can read.
+    pub credentials: PathBuf,
+    /// Default: `cc-vold` beside the daemon.
+    pub program: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObjectStoreRead {
+    url: String,
+    endpoint: Option<String>,
+    credentials: PathBuf,
+    program: Option<PathBuf>,
+    #[serde(default)]
+    experimental: bool,
+}
+
+impl TryFrom<ObjectStoreRead> for ObjectStore {
+    type Error = String;
+    fn try_from(read: ObjectStoreRead) -> Result<Self, String> {
+        let ObjectStoreRead { url, endpoint, credentials, program, experimental } = read;
+        if !experimental {
+            return Err(
+                "volumes.object_store is an experiment, and not safe yet (docs/design/persistent-volumes.md): \
+                        say experimental = true beside it, or leave it out"
+                    .to_owned(),
+            );
+        }
+        if !url.starts_with("s3://") {
+            return Err(format!("volumes.object_store.url is {url:?}, not an address such as \"s3://BUCKET/PREFIX\""));
+        }
+        Ok(ObjectStore { url, endpoint, credentials, program })
+    }
 }
 
 /// From all that the pool has.
@@ -282,6 +327,11 @@ impl Config {
     /// Each volume that is in use is mounted below it.
     pub fn volumes_run_dir(&self) -> PathBuf {
         self.run_dir.join("volumes")
+    }
+
+    /// Each persistent volume that is in use is shown as a file below it.
+    pub fn vold_run_dir(&self) -> PathBuf {
+        self.run_dir.join("vold")
     }
 
     /// One file per container that has a disk: where the pool is.

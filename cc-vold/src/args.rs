@@ -24,6 +24,20 @@ pub struct Cli {
 pub enum Command {
     /// Serve one volume until it is unmounted; credentials are the environment's (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION)
     Serve(Serve),
+    /// Remove one volume for good, with all that the store has of it; whoever serves it has lost it. One that is not there is no error
+    Remove(Remove),
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Where volumes are: s3://BUCKET/PREFIX
+    #[arg(long, value_parser = parse(StoreUrl::parse))]
+    pub store: StoreUrl,
+    /// Of an S3 that is not Amazon's, as in https://s3.example.org
+    #[arg(long, env = "AWS_ENDPOINT_URL")]
+    pub endpoint: Option<String>,
+    #[arg(long, value_parser = parse(parse_name))]
+    pub volume: String,
 }
 
 #[derive(Debug, Args)]

@@ -59,7 +59,8 @@ pub fn blocks(volume: &Path) -> Path {
     volume.clone().join("blocks")
 }
 
-fn record(volume: &Path) -> Path {
+/// The object that says what the volume is.
+pub fn record(volume: &Path) -> Path {
     volume.clone().join("volume.json")
 }
 

@@ -9,6 +9,7 @@ pub mod dirty;
 pub mod error;
 pub mod fs;
 pub mod identity;
+pub mod remove;
 pub mod serve;
 pub mod store;
 pub mod sys;

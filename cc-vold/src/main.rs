@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use cc_vold::args::{Cli, Command};
+use cc_vold::remove::remove;
 use cc_vold::serve::{End, serve};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -13,7 +14,7 @@ const NOT_SAFE_YET: &str = "this is an experiment, and refuses to work without -
   - a host without memory: the kernel may wait for this program to write, and this program for memory; not tested
   - the object store is believed: what it acknowledged is not read back, and bytes are not encrypted before they go there
   - the formats of SlateDB 0.18 and of this program may change, and nothing converts them
-  - nothing removes a volume, grows it, or takes a snapshot of it
+  - nothing makes a volume larger, or takes a snapshot of it
 See docs/design/persistent-volumes.md.";
 
 fn main() -> ExitCode {
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         tracing::warn!(%error, "without CAP_SYS_RESOURCE a host that is short of memory may come to a halt");
     }
     match run(cli.command) {
-        Ok(End::Unmounted) => ExitCode::SUCCESS,
+        Ok(End::Unmounted | End::Removed) => ExitCode::SUCCESS,
         Ok(End::Failed(failure)) => {
             eprintln!("cc-vold: {failure}");
             ExitCode::from(failure.exit_code())
@@ -47,8 +48,10 @@ fn run(command: Command) -> Result<End> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let Command::Serve(args) = command;
-    let end = runtime.block_on(serve(&args))?;
+    let end = match command {
+        Command::Serve(args) => runtime.block_on(serve(&args))?,
+        Command::Remove(args) => runtime.block_on(remove(&args)).map(|()| End::Removed)?,
+    };
     // What still waits for the store after a failure is not waited for.
     runtime.shutdown_background();
     Ok(end)

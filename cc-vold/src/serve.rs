@@ -35,6 +35,8 @@ const MIB: u64 = 1 << 20;
 pub enum End {
     /// Everything is in the store.
     Unmounted,
+    /// Nothing of it is in the store.
+    Removed,
     Failed(Failure),
 }
 

@@ -11,7 +11,7 @@ use crate::build;
 use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
 use crate::tally::{self, Outcome, Tally};
-use crate::{build_ebpf, fuzz, residue, setup, tidy, tools, vm};
+use crate::{build_ebpf, fuzz, residue, setup, tidy, tools, vm, vold};
 
 /// Of each target: what a branch costs in CI. The soak has ten minutes.
 const FUZZ_SECONDS: u64 = 20;
@@ -157,7 +157,7 @@ fn lints(root: &Path, report: &mut Report) {
     report.lap("lints, and the tests' build", |report| {
         let mut all = selected(root, Built::AsReleased, &["cc-common", "cli", "xtask", "cc-host", "tests"], "");
         all.args(["--no-run", "--quiet", "--lib", "--bins"])
-            .args(vm::ONLY_HERE.iter().flat_map(|name| ["--test", name]));
+            .args(vm::ONLY_HERE.iter().chain(&[vold::WIRED]).flat_map(|name| ["--test", name]));
         report.step("clippy, or the build", run_command(&mut all));
     });
 }

@@ -7,9 +7,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{ask, cargo, is_root, run as run_command};
-use crate::tools;
+use crate::{build, tools};
 
 const SEAWEEDFS: &str = "4.48";
+/// The daemon's own test.
+pub const WIRED: &str = "volumes_in_an_object_store";
 /// Of its wheel for x86_64.
 const SEAWEEDFS_SHA256: &str = "3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d";
 const PROGRAMS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("losetup", "mount")];
@@ -18,7 +20,7 @@ const PROGRAMS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fs
 pub enum Vold {
     /// Format, lints, licences and tests of cc-vold, against SeaweedFS; as root
     Test {
-        /// Only the file of that name in cc-vold/tests
+        /// Only the file of that name in cc-vold/tests, or the daemon's, volumes_in_an_object_store
         name: Option<String>,
     },
     /// What a volume in SeaweedFS costs, beside one in a file; as root
@@ -63,6 +65,26 @@ fn test(root: &Path, weed: &Path, name: Option<&str>) -> Result<()> {
         None => tests.args(["--lib", "--tests"]),
     };
     // Each has a SeaweedFS of its own: one at a time is enough for a small machine.
+    if name != Some(WIRED) {
+        run_command(tests.args(["--", "--test-threads=1"]))?;
+    }
+    match name {
+        None | Some(WIRED) => wired(root, weed),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The daemon with a store, and the program that shows it what is in it.
+fn wired(root: &Path, weed: &Path) -> Result<()> {
+    let programs = build::tested(root, &[])?;
+    run_command(vold(root).args(["build", "--release"]))?;
+    let mut tests = cargo(root);
+    tests.args(["test", "--workspace", "--test", WIRED]);
+    build::checked(&mut tests);
+    tests
+        .env("CC_BIN_DIR", programs)
+        .env("CC_VOLD", root.join("target/vold/release/cc-vold"))
+        .env("CC_VOLD_WEED", weed);
     run_command(tests.args(["--", "--test-threads=1"]))
 }
 

@@ -186,7 +186,7 @@ impl VolumeApi {
             used_bytes: usage.map_or(0, |usage| usage.used_bytes),
             free_bytes: usage.map_or(0, |usage| usage.free_bytes),
             errors: usage.map_or(0, |usage| usage.errors),
-            backend: self.volumes.backend().to_owned(),
+            backend: self.volumes.backend(record).to_owned(),
             project: record.project.to_string(),
         }
     }

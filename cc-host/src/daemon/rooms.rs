@@ -41,7 +41,7 @@ use crate::metrics::{ContainerFigures, HostFigures, ProcessFigures, Registry};
 use crate::outside::{self, Outside, OutsideConfig, closed_ranges};
 use crate::resolver::{Resolvers, Upstreams};
 use crate::store::Store;
-use crate::volume::{Backend, BackendError, LoopFiles, LvmThin, Volumes, VolumesParts};
+use crate::volume::{Backend, BackendError, LoopFiles, LvmThin, Vold, Volumes, VolumesParts};
 use crate::vpc::{Gateways, Vpcs};
 use crate::why::Why;
 
@@ -112,6 +112,7 @@ impl House {
         let volumes = Volumes::new(VolumesParts {
             store: Arc::clone(&store),
             backend,
+            persistent: persistent_backend(config),
             events: events.clone(),
             mounts_dir: config.volumes_run_dir(),
             pool_bytes: config.volumes.pool_bytes,
@@ -279,6 +280,13 @@ fn volumes_backend(config: &Config) -> Result<Arc<dyn Backend>, BackendError> {
         Some(pool) => Arc::new(LvmThin::open(pool, config.volumes.lvm_promised_percent.0)?),
         None => Arc::new(LoopFiles::open(config.volumes_dir())?),
     })
+}
+
+fn persistent_backend(config: &Config) -> Option<Arc<dyn Backend>> {
+    let store = config.volumes.object_store.clone()?;
+    let beside = || std::env::current_exe().map_or_else(|_| "cc-vold".into(), |exe| exe.with_file_name("cc-vold"));
+    let program = store.program.clone().unwrap_or_else(beside);
+    Some(Arc::new(Vold::new(config.vold_run_dir(), program, store)))
 }
 
 /// When everything that goes on is this version's: what an earlier one has pinned goes, and with the pins its links and maps. Unless its

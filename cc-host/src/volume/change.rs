@@ -12,7 +12,7 @@ use super::hold::{exclusive, is_its_own};
 use super::ioctl::{self, Frozen};
 use super::mount::Mounts;
 use super::record::{VolumeRecord, VolumeState};
-use super::room::{Volumes, blocking, round};
+use super::room::{POOL, Volumes, blocking, round};
 use crate::fault;
 use crate::ids::{Project, VolumeId};
 
@@ -56,6 +56,7 @@ impl Volumes {
         if record.state == VolumeState::Ready && to_bytes == record.size_bytes {
             return Ok(record);
         }
+        not_yet("resize", &record)?;
         let growing = VolumeRecord { state: VolumeState::Resizing { to_bytes }, ..record };
         {
             let _quota = self.space.quota.lock().await;
@@ -125,7 +126,8 @@ impl Volumes {
         // As in `create`. Whoever deletes both, and has the other, does not wait for this one for ever.
         let id = VolumeId::random();
         let _own = self.lock(&id).await;
-        let copy = self.promise(project, id, name, found.size_bytes).await?;
+        not_yet("copy", &found)?;
+        let copy = self.promise(project, id, name, found.size_bytes, POOL).await?;
         fault::point("volume.snapshot.recorded");
         let done = match self.copy_into(project, &found.id, &copy).await {
             // Of a container that has ended, something may be there for a moment longer.
@@ -151,6 +153,14 @@ impl Volumes {
         }
         let (backend, mounts, copy) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), copy.clone());
         blocking(move || copy_volume(&*backend, &mounts, &source, &copy)).await
+    }
+}
+
+/// What is in an object store stays as it is.
+fn not_yet(operation: &'static str, record: &VolumeRecord) -> Result<(), VolumeError> {
+    match record.is_persistent() {
+        true => Err(VolumeError::NotYet { operation, name: record.name.clone() }),
+        false => Ok(()),
     }
 }
 

@@ -1,7 +1,5 @@
 //! A look at a volume's file system, and its repair where a person has asked for it. Refuses one that is in use.
 
-use std::sync::Arc;
-
 use super::backend::Backend;
 use super::error::VolumeError;
 use super::filesystem::{self, Effort, Superblock, Verdict};
@@ -46,8 +44,10 @@ impl Volumes {
         if !matches!(record.state, VolumeState::Ready | VolumeState::NeedsRepair { .. }) {
             return Err(VolumeError::WrongState { operation, name, state: record.state.name() });
         }
-        let (backend, looked_at) = (Arc::clone(&self.backend), record.clone());
-        let verdict = blocking(move || look(&*backend, &looked_at, repair)).await?;
+        let (backend, looked_at) = (self.backend_of(&record)?, record.clone());
+        let verdict = blocking(move || look(&*backend, &looked_at, repair)).await;
+        self.unmount(&record.id).await;
+        let verdict = verdict?;
         let record = self.note(record, &verdict).await?;
         let Verdict { clean, repaired, report } = verdict;
         Ok(Checked { record, clean, repaired, report })

@@ -44,9 +44,7 @@ impl Volumes {
         let locks = locked.map_err(|_| VolumeError::StillHeld { operation: OPERATION, name: first.name.clone() })?;
         // Somebody may have had one for a moment since.
         for record in &free {
-            let name = record.name.clone();
-            let failed = |source| VolumeError::Backend { operation: OPERATION, name, source };
-            if self.is_held(&record.id) || self.is_attached(&record.id).await.map_err(failed)? {
+            if self.is_held(&record.id) || self.is_attached(OPERATION, record).await? {
                 return Err(VolumeError::StillHeld { operation: OPERATION, name: record.name.clone() });
             }
         }
@@ -111,7 +109,7 @@ impl Volumes {
 
     /// What there is of it, and then its record.
     pub(super) async fn erase(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
-        let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.id.clone());
+        let (backend, mounts, id) = (self.backend_of(record)?, Arc::clone(&self.mounts), record.id.clone());
         let name = record.name.clone();
         let removed = blocking(move || {
             let failed = |source| VolumeError::Mount { operation: "unmount", name: name.clone(), source };

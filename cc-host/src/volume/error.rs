@@ -19,8 +19,10 @@ pub enum VolumeError {
     BadSize { name: String, bytes: u64 },
     #[error("cannot create volume {name} in pool {pool:?}")]
     NoPool { name: String, pool: String },
-    #[error("cannot create persistent volume {name}")]
-    NoObjectStore { name: String },
+    #[error("cannot {operation} persistent volume {name}")]
+    NoObjectStore { operation: &'static str, name: String },
+    #[error("cannot {operation} persistent volume {name}")]
+    NotYet { operation: &'static str, name: Name },
     #[error("cannot create volume {name}: the name is taken by {id}")]
     NameTaken { name: Name, id: VolumeId },
     #[error("cannot create volume {name}: project {project} has {VOLUMES_PER_PROJECT_MAX} already")]
@@ -93,10 +95,16 @@ impl From<VolumeError> for Fault {
             E::NoObjectStore { .. } => fault(
                 Code::FailedPrecondition,
                 "volume.no_object_store",
-                "a persistent volume is kept in an object store, and the daemon cannot be configured with one yet".into(),
-                "leave --persistent out: a volume outlives its containers and the host's restarts anyhow, but not its disk; \
-                 what there is with an object store is an experiment beside the daemon, cc-vold --experimental serve \
-                 --store s3://BUCKET/PREFIX: see docs/design/persistent-volumes.md",
+                "a persistent volume is kept in an object store, and the daemon knows of none".into(),
+                "leave --persistent out (a volume outlives its containers and the host's restarts anyhow, but not its disk), or \
+                 set [volumes.object_store] with url, credentials and experimental = true in the daemon's configuration, which is \
+                 an experiment: docs/design/persistent-volumes.md",
+            ),
+            E::NotYet { .. } => fault(
+                Code::FailedPrecondition,
+                "volume.not_yet",
+                "what is in an object store cannot be made larger or copied yet".into(),
+                "create another one, and copy the files",
             ),
             E::NameTaken { .. } => fault(
                 Code::AlreadyExists,

@@ -73,6 +73,11 @@ impl Volumes {
         if let Err(error) = blocking(move || mounts.unmount(unmounted.as_str())).await {
             tracing::warn!(volume = %id, %error, "it stays mounted");
         }
+        let Some(backend) = self.persistent.clone() else { return };
+        let freed = id.clone();
+        if let Err(error) = blocking(move || backend.let_go(&freed)).await {
+            tracing::warn!(volume = %id, error = error_chain(&error), "it stays open");
+        }
     }
 
     pub(super) fn is_held(&self, id: &VolumeId) -> bool {
@@ -105,10 +110,9 @@ impl Volumes {
                 if self.is_held(&record.id) {
                     return Err(VolumeError::StillHeld { operation, name: record.name.clone() });
                 }
-                self.is_attached(&record.id).await
+                self.is_attached(operation, record).await
             };
-            let name = record.name.clone();
-            match attached.map_err(|source| VolumeError::Backend { operation, name, source })? {
+            match attached? {
                 false => return Ok(()),
                 true if began.elapsed() > within => {
                     return Err(VolumeError::StillHeld { operation, name: record.name.clone() });
@@ -119,12 +123,17 @@ impl Volumes {
     }
 
     /// One that stayed mounted, with nobody who has it, is unmounted. Under its lock.
-    pub(super) async fn is_attached(&self, id: &VolumeId) -> Result<bool, super::backend::BackendError> {
-        let (backend, mounts, id) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), id.clone());
+    pub(super) async fn is_attached(
+        &self,
+        operation: &'static str,
+        record: &VolumeRecord,
+    ) -> Result<bool, VolumeError> {
+        let (backend, mounts) = (self.backend_of(record)?, Arc::clone(&self.mounts));
+        let (id, name) = (record.id.clone(), record.name.clone());
         blocking(move || {
             // What keeps it keeps its device, too.
             let _ = mounts.unmount(id.as_str());
-            backend.is_attached(&id)
+            backend.is_attached(&id).map_err(|source| VolumeError::Backend { operation, name, source })
         })
         .await
     }
@@ -141,7 +150,7 @@ impl Volumes {
                 return Err(VolumeError::WrongState { operation: "use", name, state: state.name() });
             }
         }
-        let (backend, mounts, wanted) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.clone());
+        let (backend, mounts, wanted) = (self.backend_of(record)?, Arc::clone(&self.mounts), record.clone());
         let mounted = blocking(move || mount(&*backend, &mounts, &wanted)).await;
         if let Err(VolumeError::NeedsRepair { why, .. }) = &mounted {
             self.needs_repair(record, why).await;

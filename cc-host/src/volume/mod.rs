@@ -20,14 +20,14 @@ mod space;
 pub(crate) mod tool;
 mod watch;
 
-pub use backend::{Advice, Attached, Backend, BackendError, LoopFiles, LvmThin};
+pub use backend::{Advice, Attached, Backend, BackendError, LoopFiles, LvmThin, Vold};
 pub use check::Checked;
 pub use error::VolumeError;
 pub use hold::Held;
 pub(crate) use hold::exclusive;
 pub(crate) use loop_device::LoopDevice;
 pub use record::{VolumeRecord, VolumeState};
-pub use room::{NewVolume, POOL, SIZE_BYTES_MAX, SIZE_BYTES_MIN, Volumes, VolumesParts, round};
+pub use room::{NewVolume, POOL, POOL_PERSISTENT, SIZE_BYTES_MAX, SIZE_BYTES_MIN, Volumes, VolumesParts, round};
 pub use space::{Lender, Measure, NoSpace};
 
 /// For a look at what the host lacks.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::filesystem::Uuid;
+use super::room::POOL_PERSISTENT;
 use crate::ids::{Name, Project, VolumeId};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,11 @@ impl VolumeRecord {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a record of strings and numbers is JSON")
+    }
+
+    /// Whether it is in an object store, and takes nothing of this host's pool.
+    pub fn is_persistent(&self) -> bool {
+        self.pool == POOL_PERSISTENT
     }
 
     /// What it takes of the pool: what it is to have counts from the moment that it is promised.

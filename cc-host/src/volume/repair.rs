@@ -41,18 +41,27 @@ impl Volumes {
                 self.unmount(&id).await;
             }
         }
+        if let Some(backend) = self.persistent.clone() {
+            let open = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
+            for id in &open {
+                let _lock = self.lock(id).await;
+                if !self.is_held(id) {
+                    self.unmount(id).await;
+                }
+            }
+        }
         let records = self.all().await?;
         let growing = tokio::spawn(Arc::clone(self).grow_all());
         // A large one takes its time, and nobody else's.
         let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
-        let backend = Arc::clone(&self.backend);
-        let there = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
-        for stray in there.iter().filter(|id| !records.iter().any(|record| record.id == **id)) {
-            let text = format!(
-                "{} is of no volume that is known here; it was left alone",
-                self.backend.image(stray).display()
-            );
-            self.events.add("volume.stray", stray.as_str(), &text).await;
+        for backend in std::iter::once(&self.backend).chain(&self.persistent) {
+            let lists = Arc::clone(backend);
+            let there = blocking(move || lists.list()).await.map_err(|source| VolumeError::Pool { source })?;
+            for stray in there.iter().filter(|id| !records.iter().any(|record| record.id == **id)) {
+                let image = backend.image(stray);
+                let text = format!("{} is of no volume that is known here; it was left alone", image.display());
+                self.events.add("volume.stray", stray.as_str(), &text).await;
+            }
         }
         Ok(())
     }

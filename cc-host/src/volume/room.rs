@@ -29,6 +29,8 @@ pub(super) const SIZE_STEP: u64 = 1 << 20;
 const HEAVY_MAX: usize = 2;
 /// The one pool that there is.
 pub const POOL: &str = "default";
+/// What persistent volumes have instead.
+pub const POOL_PERSISTENT: &str = "object-store";
 /// How often a transaction that met another one is tried again before it is called busy.
 pub(super) const CONFLICT_RETRIES_MAX: usize = 64;
 
@@ -45,6 +47,8 @@ pub struct NewVolume {
 pub struct VolumesParts {
     pub store: Arc<dyn Store>,
     pub backend: Arc<dyn Backend>,
+    /// Where persistent volumes are, if the daemon was told of a place.
+    pub persistent: Option<Arc<dyn Backend>>,
     pub events: Events,
     /// Below it, each that is in use is mounted.
     pub mounts_dir: PathBuf,
@@ -56,6 +60,7 @@ pub struct VolumesParts {
 pub struct Volumes {
     pub(super) store: Arc<dyn Store>,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) persistent: Option<Arc<dyn Backend>>,
     pub(super) events: Events,
     pub(super) mounts: Arc<Mounts>,
     pub(super) space: Space,
@@ -68,10 +73,11 @@ pub struct Volumes {
 
 impl Volumes {
     pub fn new(parts: VolumesParts) -> Arc<Self> {
-        let VolumesParts { store, backend, events, mounts_dir, pool_bytes } = parts;
+        let VolumesParts { store, backend, persistent, events, mounts_dir, pool_bytes } = parts;
         Arc::new(Volumes {
             store,
             backend,
+            persistent,
             events,
             mounts: Arc::new(Mounts::new(mounts_dir)),
             space: Space::new(pool_bytes),
@@ -81,8 +87,15 @@ impl Volumes {
         })
     }
 
-    pub fn backend(&self) -> &'static str {
-        self.backend.name()
+    /// Where its bytes are. Of a persistent one, only while the daemon knows of an object store.
+    pub(super) fn backend_of(&self, record: &VolumeRecord) -> Result<Arc<dyn Backend>, VolumeError> {
+        let found = if record.is_persistent() { self.persistent.as_ref() } else { Some(&self.backend) };
+        found.cloned().ok_or_else(|| VolumeError::NoObjectStore { operation: "use", name: record.name.to_string() })
+    }
+
+    /// The name of that.
+    pub fn backend(&self, record: &VolumeRecord) -> &'static str {
+        self.backend_of(record).map_or(POOL_PERSISTENT, |backend| backend.name())
     }
 
     pub async fn create(&self, project: &Project, wanted: &NewVolume) -> Result<VolumeRecord, VolumeError> {
@@ -90,17 +103,22 @@ impl Volumes {
         if !matches!(pool.as_str(), "" | POOL) {
             return Err(VolumeError::NoPool { name: name.clone(), pool: pool.clone() });
         }
-        if *persistent {
-            return Err(VolumeError::NoObjectStore { name: name.clone() });
+        if *persistent && self.persistent.is_none() {
+            return Err(VolumeError::NoObjectStore { operation: "create", name: name.clone() });
         }
         // Held before anybody can find it, so that nobody works on it before it is there.
         let id = VolumeId::random();
         let _lock = self.lock(&id).await;
-        let record = self.promise(project, id, name, *size_bytes).await?;
+        let pool = if *persistent { POOL_PERSISTENT } else { POOL };
+        let record = self.promise(project, id, name, *size_bytes, pool).await?;
         fault::point("volume.create.recorded");
-        let (backend, made) = (Arc::clone(&self.backend), record.clone());
-        let done = blocking(move || make(&*backend, &made)).await;
-        self.settle(record, done).await
+        let (backend, made) = (self.backend_of(&record)?, record.clone());
+        let done = blocking(move || {
+            make(&*backend, &made)?;
+            let failed = |source| VolumeError::Backend { operation: "create", name: made.name.clone(), source };
+            backend.let_go(&made.id).map_err(failed)
+        });
+        self.settle(record, done.await).await
     }
 
     /// The record of one that is to be, with its place in the pool. Nothing of it exists yet.
@@ -110,6 +128,7 @@ impl Volumes {
         id: VolumeId,
         name: &str,
         bytes: u64,
+        pool: &str,
     ) -> Result<VolumeRecord, VolumeError> {
         let parsed = Name::parse(name).map_err(|source| VolumeError::BadName { name: name.to_owned(), source })?;
         if VolumeId::parse(name).is_some() {
@@ -125,12 +144,14 @@ impl Volumes {
         if own.count() >= VOLUMES_PER_PROJECT_MAX {
             return Err(VolumeError::TooMany { name: parsed, project: project.clone() });
         }
-        self.has_room(&all, &parsed, size_bytes).await?;
+        if pool == POOL {
+            self.has_room(&all, &parsed, size_bytes).await?;
+        }
         let record = VolumeRecord {
             id,
             name: parsed,
             project: project.clone(),
-            pool: POOL.to_owned(),
+            pool: pool.to_owned(),
             size_bytes,
             uuid: Uuid::random(),
             created_ms: now_ms(),

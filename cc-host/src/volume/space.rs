@@ -133,6 +133,7 @@ impl Volumes {
     async fn free_bytes(&self, all: &[VolumeRecord], measure: &Measure, what: For) -> Result<u64, BackendError> {
         let (backend, measure) = (Arc::clone(&self.backend), Arc::clone(measure));
         let under_way = |state: &VolumeState| matches!(state, VolumeState::Creating | VolumeState::Resizing { .. });
+        let all: Vec<&VolumeRecord> = all.iter().filter(|volume| !volume.is_persistent()).collect();
         let begun: Vec<_> =
             all.iter().filter(|v| under_way(&v.state)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
         let disks: Vec<Noted> = self.space.disks().values().copied().collect();
@@ -150,7 +151,7 @@ impl Volumes {
             measure().map(|room| Room { free_bytes: room.free_bytes.saturating_sub(missing), ..room })
         });
         let there = there.await?;
-        let promised: u64 = all.iter().map(VolumeRecord::reserved_bytes).chain(disks.iter().map(|d| d.bytes)).sum();
+        let promised: u64 = all.iter().map(|volume| volume.reserved_bytes()).chain(disks.iter().map(|d| d.bytes)).sum();
         Ok(match self.space.pool_bytes {
             0 => there.free_bytes.saturating_sub(there.reserve_bytes),
             limit => limit.saturating_sub(promised).min(there.free_bytes),

@@ -84,14 +84,7 @@ impl Files {
 
     /// One that nobody has is none any more when this returns.
     pub fn is_attached(&self, name: &str) -> Result<bool, BackendError> {
-        let path = self.image(name);
-        let Some(device) = LoopDevice::find(&path).map_err(failed("look for the loop device of", path.clone()))? else {
-            return Ok(false);
-        };
-        // One that nobody has goes when this is closed; one that somebody has stays.
-        device.clear().map_err(failed("clear the loop device of", path.clone()))?;
-        drop(device);
-        Ok(LoopDevice::find(&path).map_err(failed("look for the loop device of", path))?.is_some())
+        is_attached(self.image(name))
     }
 
     pub fn names(&self) -> Result<Vec<String>, BackendError> {
@@ -103,6 +96,17 @@ impl Files {
     fn sync_dir(&self) -> Result<(), BackendError> {
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", self.dir.clone()))
     }
+}
+
+/// One that nobody has is none any more when this returns.
+pub(super) fn is_attached(path: PathBuf) -> Result<bool, BackendError> {
+    let Some(device) = LoopDevice::find(&path).map_err(failed("look for the loop device of", path.clone()))? else {
+        return Ok(false);
+    };
+    // One that nobody has goes when this is closed; one that somebody has stays.
+    device.clear().map_err(failed("clear the loop device of", path.clone()))?;
+    drop(device);
+    Ok(LoopDevice::find(&path).map_err(failed("look for the loop device of", path))?.is_some())
 }
 
 pub(super) fn failed(operation: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> BackendError {

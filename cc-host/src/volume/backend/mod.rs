@@ -5,12 +5,14 @@ mod files;
 mod loop_files;
 mod lvm;
 mod lvm_thin;
+mod vold;
 
 use std::path::{Path, PathBuf};
 
 pub use files::Files;
 pub use loop_files::LoopFiles;
 pub use lvm_thin::LvmThin;
+pub use vold::Vold;
 
 use super::tool::ToolError;
 use crate::ids::VolumeId;
@@ -29,6 +31,10 @@ pub enum BackendError {
     NoPool { pool: String },
     #[error("{percent} % of the {part} of thin pool {pool} are in use, and from {limit} % on nothing is added")]
     Filling { pool: String, part: &'static str, percent: u8, limit: u8 },
+    #[error("cannot {operation} {volume} of the object store {store}: {why}")]
+    ObjectStore { operation: &'static str, volume: String, store: String, why: String },
+    #[error("nothing can {operation} what is in an object store yet")]
+    NotYet { operation: &'static str },
     #[error("cannot {operation} {path}")]
     Tool { operation: &'static str, path: PathBuf, source: ToolError },
 }
@@ -111,6 +117,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn is_attached(&self, id: &VolumeId) -> Result<bool, BackendError>;
 
     fn list(&self) -> Result<Vec<VolumeId>, BackendError>;
+
+    /// Nobody has it for now.
+    fn let_go(&self, id: &VolumeId) -> Result<(), BackendError> {
+        let _ = id;
+        Ok(())
+    }
 
     /// What a person should look after.
     fn advice(&self) -> Result<Vec<Advice>, BackendError> {
