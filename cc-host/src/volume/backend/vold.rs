@@ -22,6 +22,8 @@ const IMAGE: &str = "image";
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
 /// From the end of the last use until its process has ended.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
+/// A request for each object that it has; what is left then goes at the next try.
+const REMOVED_WITHIN: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Of what a process has said, as it is told.
 const SAID_BYTES_MAX: usize = 600;
@@ -80,15 +82,13 @@ impl Vold {
         if self.is_served(id) {
             return Ok(());
         }
-        let (place, log) = (self.place(id), self.log(id));
+        let place = self.place(id);
         // Of a process that is gone.
         let _ = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH);
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place);
         made.map_err(failed("make", place.clone()))?;
-        let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&log);
-        let says = opened.map_err(failed("make", log.clone()))?;
-        let also = says.try_clone().map_err(failed("open", log))?;
         let mut command = self.command(id, operation, "serve")?;
+        let (says, also) = self.listen(id)?;
         command.arg("--mount").arg(&place).stdout(says).stderr(also);
         if let Some(bytes) = bytes {
             command.args(["--size", &bytes.to_string()]);
@@ -127,6 +127,38 @@ impl Vold {
             };
             return Err(self.refused(operation, id, why));
         }
+    }
+
+    /// Of one that has something to do and then ends.
+    fn ends_well(&self, id: &VolumeId, child: &mut Child) -> Result<(), BackendError> {
+        let began = Instant::now();
+        let why = loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => break format!("cc-vold has ended ({status}): {}", self.said(id)),
+                Ok(None) if began.elapsed() < REMOVED_WITHIN => std::thread::sleep(LOOK_EVERY),
+                Ok(None) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    break format!(
+                        "cc-vold was ended: it took more than {} s: {}",
+                        REMOVED_WITHIN.as_secs(),
+                        self.said(id)
+                    );
+                }
+                Err(error) => break error.to_string(),
+            }
+        };
+        Err(self.refused("remove", id, why))
+    }
+
+    /// For what a process says, to either of its outputs.
+    fn listen(&self, id: &VolumeId) -> Result<(File, File), BackendError> {
+        let log = self.log(id);
+        let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&log);
+        let says = opened.map_err(failed("make", log.clone()))?;
+        let also = says.try_clone().map_err(failed("open", log))?;
+        Ok((says, also))
     }
 
     fn said(&self, id: &VolumeId) -> String {
@@ -179,11 +211,14 @@ impl Backend for Vold {
         }
         self.let_go(id)?;
         let mut command = self.command(id, "remove", "remove")?;
-        let out = command.output().map_err(failed("run", self.program.clone()))?;
-        if !out.status.success() {
-            let why = format!("cc-vold has ended ({}): {}", out.status, last_of(&out.stderr));
-            return Err(self.refused("remove", id, why));
-        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(failed("make", self.dir.clone()))?;
+        let (says, also) = self.listen(id)?;
+        let mut child = command.stdout(says).stderr(also).spawn().map_err(failed("run", self.program.clone()))?;
+        self.ends_well(id, &mut child)?;
         match std::fs::remove_file(self.log(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", self.log(id))(error)),
             _ => Ok(()),
