@@ -9,6 +9,7 @@ use std::time::Duration;
 use cc_common::names::{PIN_LINKS_DIR, PIN_PROGRAMS_DIR};
 use tokio::time::Instant;
 
+use super::pool::Parked;
 use super::record::ContainerRecord;
 use super::room::Containers;
 use crate::datapath::{DatapathError, Repaired};
@@ -148,12 +149,12 @@ impl Containers {
                     Ok(names) => names,
                     Err(error) => return tracing::error!(%error, "pins are not watched any more"),
                 };
-                self.part_with_parked(&names).await;
-                if names.iter().all(|name| self.may_go(name)) {
-                    continue;
+                let parted = self.part_with_parked(&names);
+                if !names.iter().all(|name| self.may_go(name)) {
+                    tokio::time::sleep(SETTLED).await;
+                    self.look_at_pins().await;
                 }
-                tokio::time::sleep(SETTLED).await;
-                self.look_at_pins().await;
+                self.unpark(parted).await;
                 // A directory that was made anew is another one.
                 if names.iter().any(String::is_empty) {
                     break;
@@ -168,11 +169,11 @@ impl Containers {
     }
 
     /// No container is made of an init that has lost programs of its cgroup.
-    async fn part_with_parked(&self, pins: &[String]) {
+    fn part_with_parked(&self, pins: &[String]) -> Vec<Parked> {
         let ids: Vec<ContainerId> = pins.iter().filter_map(|pin| whose(pin)).collect();
-        if !ids.is_empty() {
-            self.unpark(self.pool.drop_but(|parked| !ids.contains(&parked.id))).await;
-        }
+        // Where it is not said which pins, any may have gone.
+        let untold = pins.iter().any(String::is_empty);
+        self.pool.drop_but(|parked| !untold && !ids.contains(&parked.id))
     }
 
     async fn look_at_pins(&self) {

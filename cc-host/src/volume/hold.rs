@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::Backend;
+use super::backend::{Backend, BackendError};
 use super::error::VolumeError;
 use super::filesystem::{self, Effort, Superblock};
 use super::mount::Mounts;
@@ -34,7 +34,12 @@ impl Volumes {
     pub async fn hold(&self, project: &Project, id: &VolumeId, by: &ContainerId) -> Result<Held, VolumeError> {
         let _lock = self.lock(id).await;
         let (record, _) = self.find(project, id.as_str()).await?;
-        let device = self.mount(&record).await?;
+        let mounted = self.mount(&record).await;
+        if mounted.is_err() && !self.is_held(id) {
+            // What was opened for it.
+            self.unmount(id).await;
+        }
+        let device = mounted?;
         self.holders.send_modify(|holders| {
             holders.entry(id.clone()).or_default().insert(by.clone());
         });
@@ -74,9 +79,19 @@ impl Volumes {
             tracing::warn!(volume = %id, %error, "it stays mounted");
         }
         let Some(backend) = self.persistent.clone() else { return };
-        let freed = id.clone();
-        if let Err(error) = blocking(move || backend.let_go(&freed)).await {
-            tracing::warn!(volume = %id, error = error_chain(&error), "it stays open");
+        let began = std::time::Instant::now();
+        loop {
+            let (backend, mounts, freed) = (Arc::clone(&backend), Arc::clone(&self.mounts), id.clone());
+            let let_go = blocking(move || {
+                // A namespace that goes keeps what was mounted in it for a moment longer.
+                let _ = mounts.unmount(freed.as_str());
+                backend.let_go(&freed)
+            });
+            match let_go.await {
+                Ok(()) => return,
+                Err(BackendError::Busy { .. }) if began.elapsed() < FREE_WITHIN => tokio::time::sleep(FREE_LOOK).await,
+                Err(error) => return tracing::warn!(volume = %id, error = error_chain(&error), "it stays open"),
+            }
         }
     }
 

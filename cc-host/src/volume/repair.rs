@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::VolumeError;
 use super::ioctl;
-use super::record::VolumeState;
+use super::record::{VolumeRecord, VolumeState};
 use super::room::{Volumes, blocking};
 use crate::error_chain;
 use crate::ids::VolumeId;
@@ -19,16 +19,23 @@ impl Volumes {
     pub async fn begin(&self) -> Result<(), VolumeError> {
         self.thaw_all().await;
         for record in self.all().await? {
-            if !matches!(record.state, VolumeState::Creating | VolumeState::Deleting) {
-                continue;
-            }
-            let _lock = self.lock(&record.id).await;
-            if let Err(error) = self.erase(&record).await {
-                let (error, state) = (error_chain(&error), record.state.name());
-                tracing::error!(volume = %record.id, state, error, "cannot remove what is left of it");
+            // An object store may be away, and nobody else waits for that.
+            if !record.is_persistent() {
+                self.erase_unfinished(&record).await;
             }
         }
         Ok(())
+    }
+
+    async fn erase_unfinished(&self, record: &VolumeRecord) {
+        if !matches!(record.state, VolumeState::Creating | VolumeState::Deleting) {
+            return;
+        }
+        let _lock = self.lock(&record.id).await;
+        if let Err(error) = self.erase(record).await {
+            let (error, state) = (error_chain(&error), record.state.name());
+            tracing::error!(volume = %record.id, state, error, "cannot remove what is left of it");
+        }
     }
 
     /// When the containers that go on have what they had: what nobody has is unmounted, and what was growing grows.
@@ -41,16 +48,14 @@ impl Volumes {
                 self.unmount(&id).await;
             }
         }
-        if let Some(backend) = self.persistent.clone() {
-            let open = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
-            for id in &open {
-                let _lock = self.lock(id).await;
-                if !self.is_held(id) {
-                    self.unmount(id).await;
-                }
-            }
-        }
         let records = self.all().await?;
+        let (room, unfinished) = (Arc::clone(self), records.clone());
+        tokio::spawn(async move {
+            room.close_what_is_open().await;
+            for record in unfinished.iter().filter(|record| record.is_persistent()) {
+                room.erase_unfinished(record).await;
+            }
+        });
         let growing = tokio::spawn(Arc::clone(self).grow_all());
         // A large one takes its time, and nobody else's.
         let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
@@ -64,6 +69,17 @@ impl Volumes {
             }
         }
         Ok(())
+    }
+
+    /// Of persistent volumes, what nobody has.
+    async fn close_what_is_open(&self) {
+        let Some(backend) = self.persistent.clone() else { return };
+        for id in blocking(move || backend.list()).await.unwrap_or_default() {
+            let _lock = self.lock(&id).await;
+            if !self.is_held(&id) {
+                self.unmount(&id).await;
+            }
+        }
     }
 
     async fn grow_all(self: Arc<Self>) {

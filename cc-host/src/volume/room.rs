@@ -184,7 +184,10 @@ impl Volumes {
                 Ok(ready)
             }
             Err(error) => {
-                self.erase(&record).await?;
+                // Why it is not there says more than why something is left of it, which boot removes.
+                if let Err(left) = self.erase(&record).await {
+                    tracing::error!(volume = %record.id, error = crate::error_chain(&left), "cannot remove it yet");
+                }
                 Err(error)
             }
         }

@@ -118,7 +118,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     fn list(&self) -> Result<Vec<VolumeId>, BackendError>;
 
-    /// Nobody has it for now.
+    /// Nobody has it for now. `Busy` while somebody still has its device.
     fn let_go(&self, id: &VolumeId) -> Result<(), BackendError> {
         let _ = id;
         Ok(())

@@ -1,15 +1,17 @@
 //! Volumes in an object store, an experiment: for each that is in use, a process of its own, `cc-vold`, shows it as a file, of which a loop device is
 //! made. Refuses to make one larger or to copy it, and to keep a process for one that nobody has.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use super::super::loop_device::LoopDevice;
 use super::files::{failed, is_attached};
@@ -26,7 +28,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(60);
 const REMOVED_WITHIN: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Of what a process has said, as it is told.
-const SAID_BYTES_MAX: usize = 600;
+const SAID_BYTES_MAX: u64 = 600;
 /// Some lines; more is something else.
 const CREDENTIALS_BYTES_MAX: u64 = 16 << 10;
 const CREDENTIALS: [&str; 5] =
@@ -38,13 +40,11 @@ pub struct Vold {
     dir: PathBuf,
     program: PathBuf,
     store: ObjectStore,
-    /// Told when the process ends, of those that this daemon has started.
-    ends: Mutex<HashMap<VolumeId, mpsc::Receiver<()>>>,
 }
 
 impl Vold {
     pub fn new(dir: PathBuf, program: PathBuf, store: ObjectStore) -> Self {
-        Vold { dir, program, store, ends: Mutex::default() }
+        Vold { dir, program, store }
     }
 
     fn place(&self, id: &VolumeId) -> PathBuf {
@@ -73,8 +73,9 @@ impl Vold {
         Ok(command)
     }
 
+    /// Asked of the process: what a look says, the kernel may remember.
     fn is_served(&self, id: &VolumeId) -> bool {
-        self.image(id).is_file()
+        File::open(self.image(id)).is_ok()
     }
 
     /// Of one that has a size, it is made if it is not there.
@@ -84,27 +85,27 @@ impl Vold {
         }
         let place = self.place(id);
         // Of a process that is gone.
-        let _ = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(&place, UnmountFlags::DETACH);
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place);
         made.map_err(failed("make", place.clone()))?;
         let mut command = self.command(id, operation, "serve")?;
-        let (says, also) = self.listen(id)?;
+        let (says, also) = self.listen(id, operation)?;
+        // Whoever started one has waited until it served, or it was a daemon that is gone.
+        if self.is_served(id) {
+            return Ok(());
+        }
         command.arg("--mount").arg(&place).stdout(says).stderr(also);
         if let Some(bytes) = bytes {
             command.args(["--size", &bytes.to_string()]);
         }
         let mut child = command.spawn().map_err(failed("run", self.program.clone()))?;
+        // What it was given is its alone.
+        drop(command);
         let served = self.wait(id, operation, &mut child);
         if served.is_err() {
             let _ = child.kill();
         }
-        let (ends, ended) = mpsc::channel();
-        self.lock().insert(id.clone(), ended);
-        std::thread::spawn(move || {
-            let _ = child.wait();
-            // Whoever waits hears of it; mostly nobody does.
-            let _ = ends.send(());
-        });
+        std::thread::spawn(move || child.wait());
         served
     }
 
@@ -152,23 +153,36 @@ impl Vold {
         Err(self.refused("remove", id, why))
     }
 
-    /// For what a process says, to either of its outputs.
-    fn listen(&self, id: &VolumeId) -> Result<(File, File), BackendError> {
+    /// For what a process says, to either of its outputs. It is locked as long as the process lives, whoever has started it: so one comes after
+    /// the other.
+    fn listen(&self, id: &VolumeId, operation: &'static str) -> Result<(File, File), BackendError> {
         let log = self.log(id);
-        let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&log);
+        let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&log);
         let says = opened.map_err(failed("make", log.clone()))?;
+        let began = Instant::now();
+        while let Err(error) = rustix::fs::flock(&says, FlockOperation::NonBlockingLockExclusive) {
+            if error != Errno::WOULDBLOCK || began.elapsed() > ENDED_WITHIN {
+                let why = format!("another cc-vold has it, and does not end: {}", self.said(id));
+                return Err(self.refused(operation, id, why));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        says.set_len(0).map_err(failed("empty", log.clone()))?;
         let also = says.try_clone().map_err(failed("open", log))?;
         Ok((says, also))
     }
 
+    /// Its last words.
     fn said(&self, id: &VolumeId) -> String {
-        let bytes = std::fs::read(self.log(id)).unwrap_or_default();
-        last_of(&bytes)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VolumeId, mpsc::Receiver<()>>> {
-        // Every change is one step.
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(self.log(id))?;
+            let bytes = file.metadata()?.len();
+            file.seek(SeekFrom::Start(bytes.saturating_sub(SAID_BYTES_MAX)))?;
+            let mut said = Vec::new();
+            file.take(SAID_BYTES_MAX).read_to_end(&mut said)?;
+            Ok(said)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).trim().replace('\n', "; ")
     }
 }
 
@@ -216,8 +230,9 @@ impl Backend for Vold {
             .mode(0o700)
             .create(&self.dir)
             .map_err(failed("make", self.dir.clone()))?;
-        let (says, also) = self.listen(id)?;
+        let (says, also) = self.listen(id, "remove")?;
         let mut child = command.stdout(says).stderr(also).spawn().map_err(failed("run", self.program.clone()))?;
+        drop(command);
         self.ends_well(id, &mut child)?;
         match std::fs::remove_file(self.log(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", self.log(id))(error)),
@@ -271,18 +286,16 @@ impl Backend for Vold {
             return Ok(());
         }
         if self.is_attached(id)? {
-            return Ok(());
+            return Err(BackendError::Busy { path: self.image(id) });
         }
-        match rustix::mount::unmount(&place, rustix::mount::UnmountFlags::NOFOLLOW) {
-            // It is not mounted, or was of a process that is gone.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+        match rustix::mount::unmount(&place, UnmountFlags::NOFOLLOW) {
+            // It is not mounted.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(Errno::BUSY) => return Err(BackendError::Busy { path: self.image(id) }),
             Err(source) => return Err(failed("unmount", place)(source.into())),
         }
-        let ended = self.lock().remove(id);
-        if ended.is_some_and(|ended| ended.recv_timeout(ENDED_WITHIN) == Err(mpsc::RecvTimeoutError::Timeout)) {
-            let why = format!("cc-vold has not ended within {} s: {}", ENDED_WITHIN.as_secs(), self.said(id));
-            return Err(self.refused("leave", id, why));
-        }
+        // Until its process has ended.
+        drop(self.listen(id, "close")?);
         match std::fs::remove_dir(&place) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", place)(error)),
             _ => Ok(()),
@@ -290,14 +303,8 @@ impl Backend for Vold {
     }
 }
 
-fn last_of(said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES_MAX)..]).into_owned();
-    text.trim().replace('\n', "; ")
-}
-
 /// `NAME=VALUE` lines of a file that root alone reads.
 fn credentials(path: &Path) -> Result<Vec<(String, String)>, String> {
-    use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
     let shown = path.display();
     let cannot = |error: io::Error| format!("cannot read {shown}: {error}");
