@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cc_common::firewall::{
     ACTION_ALLOW, CLASS_ANY_V4, CLASS_ANY_V6, PROTOCOL_CLASS_SOME, PROTOCOL_CLASSES, RuleEntry, class_of_groups,
@@ -36,6 +36,7 @@ pub const NETWORK_V6: Range<Ipv6Addr> = Range {
 
 /// Of every pair.
 pub const MTU: u16 = 1450;
+const BUSY_WITHIN: Duration = Duration::from_secs(5);
 
 pub fn address_v6(host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into())
@@ -206,11 +207,24 @@ impl Drop for World {
     fn drop(&mut self) {
         self.datapath = None;
         for cgroup in self.cgroups.iter().chain([&self.cgroup]) {
-            if let Err(error) = fs::remove_dir(cgroup) {
+            if let Err(error) = remove_cgroup(cgroup) {
                 eprintln!("{} stays: {error}", cgroup.display());
             }
         }
         let _ = nix::mount::umount2(&self.dir.path().join("bpf"), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// A process that has been waited for keeps its cgroup busy until it is off its CPU for good.
+fn remove_cgroup(cgroup: &Path) -> std::io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && began.elapsed() < BUSY_WITHIN => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
     }
 }
 
