@@ -12,6 +12,9 @@ const DAEMON: &str = "/usr/lib/systemd/systemd-udevd";
 /// The daemon, its rules, and the library that it is linked with.
 const PACKAGES: [&str; 3] = ["udev", "libsystemd-shared", "libkmod2"];
 
+/// Where `/lib` is a link, it stays one, which `dpkg -x` does not promise.
+const UNPACK: &str = "dpkg --fsys-tarfile \"$0\" | tar -x -C / --keep-directory-symlink";
+
 /// Downloaded once; none where this machine has it.
 pub fn packages(root: &Path) -> Result<Vec<PathBuf>> {
     if Path::new(DAEMON).exists() {
@@ -35,7 +38,7 @@ impl Udev {
     /// Inside, where the root is a layer of memory.
     pub fn start(plan: &Plan) -> Result<Udev> {
         for package in &plan.udev {
-            run_command(Command::new("dpkg").arg("-x").arg(package).arg("/"))?;
+            run_command(Command::new("sh").args(["-c", UNPACK]).arg(package))?;
         }
         run_command(Command::new("ldconfig").env("PATH", "/usr/sbin:/sbin"))?;
         run_command(Command::new(DAEMON).arg("--daemon"))?;
