@@ -190,6 +190,12 @@ impl From<VolumeError> for Fault {
                 chain,
                 "choose a smaller size, or make room where volumes are kept",
             ),
+            E::Backend { source: BackendError::ObjectStore { ref why, .. }, .. } => fault(
+                Code::Unavailable,
+                "volume.object_store",
+                why.clone(),
+                "see that the store can be reached and that volumes.object_store is right, and try again",
+            ),
             E::Backend { source: BackendError::Filling { .. }, .. } => fault(
                 Code::ResourceExhausted,
                 "volume.pool_filling",

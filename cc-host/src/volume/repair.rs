@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::VolumeError;
 use super::ioctl;
-use super::record::{VolumeRecord, VolumeState};
+use super::record::VolumeState;
 use super::room::{Volumes, blocking};
 use crate::error_chain;
 use crate::ids::VolumeId;
@@ -21,18 +21,21 @@ impl Volumes {
         for record in self.all().await? {
             // An object store may be away, and nobody else waits for that.
             if !record.is_persistent() {
-                self.erase_unfinished(&record).await;
+                self.erase_unfinished(&record.id).await;
             }
         }
         Ok(())
     }
 
-    async fn erase_unfinished(&self, record: &VolumeRecord) {
+    async fn erase_unfinished(&self, id: &VolumeId) {
+        let _lock = self.lock(id).await;
+        // As it is now: others may have waited for the lock, too.
+        let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == *id);
+        let Some(record) = found else { return };
         if !matches!(record.state, VolumeState::Creating | VolumeState::Deleting) {
             return;
         }
-        let _lock = self.lock(&record.id).await;
-        if let Err(error) = self.erase(record).await {
+        if let Err(error) = self.erase(&record).await {
             let (error, state) = (error_chain(&error), record.state.name());
             tracing::error!(volume = %record.id, state, error, "cannot remove what is left of it");
         }
@@ -49,13 +52,7 @@ impl Volumes {
             }
         }
         let records = self.all().await?;
-        let (room, unfinished) = (Arc::clone(self), records.clone());
-        tokio::spawn(async move {
-            room.close_what_is_open().await;
-            for record in unfinished.iter().filter(|record| record.is_persistent()) {
-                room.erase_unfinished(record).await;
-            }
-        });
+        tokio::spawn(Arc::clone(self).finish_persistent());
         let growing = tokio::spawn(Arc::clone(self).grow_all());
         // A large one takes its time, and nobody else's.
         let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
@@ -71,14 +68,22 @@ impl Volumes {
         Ok(())
     }
 
-    /// Of persistent volumes, what nobody has.
-    async fn close_what_is_open(&self) {
+    /// What is open of those that nobody has, and what was never finished.
+    async fn finish_persistent(self: Arc<Self>) {
         let Some(backend) = self.persistent.clone() else { return };
         for id in blocking(move || backend.list()).await.unwrap_or_default() {
             let _lock = self.lock(&id).await;
             if !self.is_held(&id) {
                 self.unmount(&id).await;
             }
+        }
+        match self.all().await {
+            Ok(all) => {
+                for record in all.iter().filter(|record| record.is_persistent()) {
+                    self.erase_unfinished(&record.id).await;
+                }
+            }
+            Err(error) => tracing::error!(error = error_chain(&error), "cannot read what was never finished"),
         }
     }
 

@@ -83,22 +83,18 @@ impl Vold {
         if self.is_served(id) {
             return Ok(());
         }
-        let place = self.place(id);
-        // Of a process that is gone.
-        let _ = rustix::mount::unmount(&place, UnmountFlags::DETACH);
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place);
-        made.map_err(failed("make", place.clone()))?;
         let mut command = self.command(id, operation, "serve")?;
-        let (says, also) = self.listen(id, operation)?;
-        // Whoever started one has waited until it served, or it was a daemon that is gone.
-        if self.is_served(id) {
-            return Ok(());
-        }
+        // One that a former daemon has started may come to serve it meanwhile.
+        let Some((says, also)) = self.listen(id, operation, || self.is_served(id))? else { return Ok(()) };
+        let place = self.place(id);
+        // Of a process that is gone: who had it has the lock no more.
+        let _ = rustix::mount::unmount(&place, UnmountFlags::DETACH);
+        private_dir(&place)?;
         command.arg("--mount").arg(&place).stdout(says).stderr(also);
         if let Some(bytes) = bytes {
             command.args(["--size", &bytes.to_string()]);
         }
-        let mut child = command.spawn().map_err(failed("run", self.program.clone()))?;
+        let mut child = self.start(id, operation, &mut command)?;
         // What it was given is its alone.
         drop(command);
         let served = self.wait(id, operation, &mut child);
@@ -107,6 +103,13 @@ impl Vold {
         }
         std::thread::spawn(move || child.wait());
         served
+    }
+
+    fn start(&self, id: &VolumeId, operation: &'static str, command: &mut Command) -> Result<Child, BackendError> {
+        let why = |error: io::Error| {
+            format!("cannot run {}, which volumes.object_store.program names: {error}", self.program.display())
+        };
+        command.spawn().map_err(|error| self.refused(operation, id, why(error)))
     }
 
     fn wait(&self, id: &VolumeId, operation: &'static str, child: &mut Child) -> Result<(), BackendError> {
@@ -154,8 +157,14 @@ impl Vold {
     }
 
     /// For what a process says, to either of its outputs. It is locked as long as the process lives, whoever has started it: so one comes after
-    /// the other.
-    fn listen(&self, id: &VolumeId, operation: &'static str) -> Result<(File, File), BackendError> {
+    /// the other. `None` if there is no need to any more.
+    fn listen(
+        &self,
+        id: &VolumeId,
+        operation: &'static str,
+        is_needless: impl Fn() -> bool,
+    ) -> Result<Option<(File, File)>, BackendError> {
+        private_dir(&self.dir)?;
         let log = self.log(id);
         let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&log);
         let says = opened.map_err(failed("make", log.clone()))?;
@@ -165,11 +174,14 @@ impl Vold {
                 let why = format!("another cc-vold has it, and does not end: {}", self.said(id));
                 return Err(self.refused(operation, id, why));
             }
+            if is_needless() {
+                return Ok(None);
+            }
             std::thread::sleep(LOOK_EVERY);
         }
         says.set_len(0).map_err(failed("empty", log.clone()))?;
         let also = says.try_clone().map_err(failed("open", log))?;
-        Ok((says, also))
+        Ok(Some((says, also)))
     }
 
     /// Its last words.
@@ -220,18 +232,12 @@ impl Backend for Vold {
     }
 
     fn remove(&self, id: &VolumeId) -> Result<(), BackendError> {
-        if self.is_attached(id)? {
-            return Err(BackendError::Busy { path: self.image(id) });
-        }
         self.let_go(id)?;
         let mut command = self.command(id, "remove", "remove")?;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .map_err(failed("make", self.dir.clone()))?;
-        let (says, also) = self.listen(id, "remove")?;
-        let mut child = command.stdout(says).stderr(also).spawn().map_err(failed("run", self.program.clone()))?;
+        if let Some((says, also)) = self.listen(id, "remove", || false)? {
+            command.stdout(says).stderr(also);
+        }
+        let mut child = self.start(id, "remove", &mut command)?;
         drop(command);
         self.ends_well(id, &mut child)?;
         match std::fs::remove_file(self.log(id)) {
@@ -295,12 +301,17 @@ impl Backend for Vold {
             Err(source) => return Err(failed("unmount", place)(source.into())),
         }
         // Until its process has ended.
-        drop(self.listen(id, "close")?);
+        drop(self.listen(id, "close", || false)?);
         match std::fs::remove_dir(&place) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", place)(error)),
             _ => Ok(()),
         }
     }
+}
+
+fn private_dir(dir: &Path) -> Result<(), BackendError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(failed("make", dir.to_owned()))
 }
 
 /// `NAME=VALUE` lines of a file that root alone reads.
