@@ -58,6 +58,15 @@ pub fn linted(command: &mut Command) {
 /// much else, in the place of the release's.
 const TESTED: &[&str] = &["cc-host", "cc", "cc-shim", "cc-oci", "make-image"];
 
+/// How they are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// The daemon and the command with every assertion, as cargo builds them beside their own tests anyway.
+    Checked,
+    /// As they are released.
+    Released,
+}
+
 /// Daemons of other features, for the tests that need them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Other {
@@ -72,17 +81,23 @@ pub fn tested_dir(root: &Path) -> PathBuf {
 }
 
 /// Builds what the tests run, and gives its directory.
-pub fn tested(root: &Path, others: &[Other]) -> Result<PathBuf> {
+pub fn tested(root: &Path, programs: Programs, others: &[Other]) -> Result<PathBuf> {
     let dir = tested_dir(root);
-    let mut programs = TESTED.to_vec();
+    let mut names = TESTED.to_vec();
     for other in others {
-        programs.push(match other {
+        names.push(match other {
             Other::Next => next_daemon(root, Profile::Release).map(|()| "cc-host-next")?,
-            Other::Faults => faults_daemon(root, Profile::Release).map(|()| "cc-host-faults")?,
+            Other::Faults => faults_daemon(root).map(|()| "cc-host-faults")?,
         });
     }
-    run_with_images(root, Profile::Release)?;
-    for name in programs {
+    match programs {
+        Programs::Checked => {
+            checked_programs(root)?;
+            static_programs(root, Profile::Release)?;
+        }
+        Programs::Released => run_with_images(root, Profile::Release)?,
+    }
+    for name in names {
         place(&Profile::Release.bin_dir(root).join(name), &dir.join(name))?;
     }
     run_command(Command::new(dir.join("make-image")).arg("all"))?;
@@ -116,15 +131,25 @@ pub fn next_daemon(root: &Path, profile: Profile) -> Result<()> {
     place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-next"))
 }
 
-/// A daemon that can be told where to die, beside ours: cc-host-faults. It is what cargo builds anyway beside the daemon's own test files, with
-/// assertions. Before `run_with_images`, as the next one.
-pub fn faults_daemon(root: &Path, profile: Profile) -> Result<()> {
+/// A daemon that can be told where to die, beside ours: cc-host-faults. Every checked one can. Before `run_with_images`, as the next one.
+fn faults_daemon(root: &Path) -> Result<()> {
+    checked_programs(root)?;
+    let dir = Profile::Release.bin_dir(root);
+    place(&dir.join("cc-host"), &dir.join("cc-host-faults"))
+}
+
+/// A test file of each package that has programs: cargo builds those beside it.
+const BESIDE: &[&str] =
+    &["datapath_maps_are_told", "foreground_run_is_the_container", "images_are_kept_once_and_checked"];
+
+/// cc-host, cc and make-image, in the release's place.
+fn checked_programs(root: &Path) -> Result<()> {
     build_ebpf::run(root, Layout::Own)?;
     let mut command = cargo(root);
-    command.args(["test", "--quiet", "--no-run", "--workspace", "--test", "datapath_maps_are_told"]);
+    command.args(["test", "--quiet", "--no-run", "--workspace"]);
+    command.args(BESIDE.iter().flat_map(|file| ["--test", file]));
     checked(&mut command);
-    run_command(&mut command)?;
-    place(&profile.bin_dir(root).join("cc-host"), &profile.bin_dir(root).join("cc-host-faults"))
+    run_command(&mut command)
 }
 
 /// The images alone, for benchmarks of others.

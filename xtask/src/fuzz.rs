@@ -54,9 +54,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Those targets, all if none is named; as many at a time as the reference machine has CPUs.
-    pub fn of(targets: Vec<String>, seconds: u64) -> Self {
-        Options { seconds, jobs: 2, ours: false, targets }
+    /// Those targets, all if none is named; that many at a time.
+    pub fn of(targets: Vec<String>, seconds: u64, jobs: usize) -> Self {
+        Options { seconds, jobs, ours: false, targets }
     }
 }
 

@@ -18,6 +18,8 @@ const FAMILIES: &[&str] = &["kill_", "churn_", "logs_stay_", "health_is_"];
 const FUZZ: &str = "fuzz";
 /// Of each target.
 const FUZZ_SECONDS: u64 = 600;
+/// As many as the reference machine has CPUs.
+const FUZZ_JOBS: usize = 2;
 
 /// How two builds of the package are asked for.
 const DIST: &str = "dist";
@@ -51,7 +53,7 @@ pub fn run(root: &Path, which: Option<&str>) -> Result<()> {
         rows.push(one(root, &file, seed)?);
     }
     if let Some(targets) = fuzz_targets(which) {
-        let ran = fuzz::all(root, &fuzz::Options::of(targets, FUZZ_SECONDS), fuzz::Coverage::All)?;
+        let ran = fuzz::all(root, &fuzz::Options::of(targets, FUZZ_SECONDS, FUZZ_JOBS), fuzz::Coverage::All)?;
         rows.extend(ran.into_iter().map(|ran| Row::of_fuzzing(ran, seed)));
     }
     if which.is_none_or(|which| DIST.starts_with(which)) {

@@ -51,6 +51,9 @@ pub struct Options {
     /// With the programs and images as they were built last
     #[arg(long, requires = "vm")]
     as_built: bool,
+    /// End-to-end tests of the programs as they are released; without it, of what is built beside their own tests, with every assertion
+    #[arg(long, conflicts_with_all = ["unit", "as_built"])]
+    as_released: bool,
 }
 
 /// What was run, what it came to, and what went wrong, in the order in which it happened.
@@ -62,12 +65,24 @@ struct Report {
     laps: Vec<String>,
 }
 
+impl Options {
+    fn programs(&self) -> build::Programs {
+        if self.as_released { build::Programs::Released } else { build::Programs::Checked }
+    }
+}
+
 impl Report {
     fn lap<T>(&mut self, name: &str, step: impl FnOnce(&mut Report) -> T) -> T {
         let began = Instant::now();
         let done = step(self);
         self.laps.push(format!("{name} {:.1}", began.elapsed().as_secs_f64() / 60.0));
         done
+    }
+
+    fn add(&mut self, other: Report) {
+        self.tally += other.tally;
+        self.failures.extend(other.failures);
+        self.laps.extend(other.laps);
     }
 
     fn step(&mut self, name: &str, done: Result<()>) {
@@ -108,18 +123,29 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         (Some(name), _) => {
             setup::run(root, setup::For::Tests)?;
-            end_to_end(root, seed, name, &mut report)?;
+            end_to_end(root, seed, options.programs(), name, &mut report)?;
         }
         (None, false) => {
             report.lap("setup", |_| setup::run(root, setup::For::Tests))?;
             report.lap("eBPF programs", |_| build_ebpf::run(root, Layout::Own))?;
             lints(root, &mut report);
             report.lap("unit tests", |report| unit(root, seed, Built::AsReleased, report));
-            end_to_end(root, seed, "", &mut report)?;
-            report.lap("fuzzing", |report| fuzz(root, report));
-            report.lap("another kernel", |report| match another_kernel(root, seed) {
-                Ok(outcome) => report.emulated(outcome),
-                Err(error) => report.step("another kernel", Err(error)),
+            end_to_end(root, seed, options.programs(), "", &mut report)?;
+            // Each has one thread, and neither asks how fast anything is.
+            std::thread::scope(|scope| {
+                let fuzzed = scope.spawn(|| {
+                    let mut report = Report::default();
+                    report.lap("fuzzing", |report| fuzz(root, report));
+                    report
+                });
+                report.lap("another kernel, meanwhile", |report| match another_kernel(root, seed) {
+                    Ok(outcome) => report.emulated(outcome),
+                    Err(error) => report.step("another kernel", Err(error)),
+                });
+                match fuzzed.join() {
+                    Ok(fuzzed) => report.add(fuzzed),
+                    Err(_) => report.failures.push("fuzzing".to_owned()),
+                }
             });
         }
     }
@@ -232,7 +258,7 @@ pub fn seeded(command: &mut Command, seed: u64) -> &mut Command {
     command.env("CC_TEST_SEED", &seed).env("PROPTEST_RNG_SEED", &seed)
 }
 
-fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result<()> {
+fn end_to_end(root: &Path, seed: u64, made: build::Programs, name: &str, report: &mut Report) -> Result<()> {
     if !is_root() {
         bail!(
             "the end-to-end tests make namespaces, mounts and eBPF programs: run them as root (sudo -E cargo xtask test --e2e)"
@@ -246,7 +272,7 @@ fn end_to_end(root: &Path, seed: u64, name: &str, report: &mut Report) -> Result
         );
     }
     let others = others(|file| name.is_empty() || name == file);
-    let programs = report.lap("programs", |_| build::tested(root, &others))?;
+    let programs = report.lap("programs", |_| build::tested(root, made, &others))?;
 
     let before = residue::now();
     let mut skipped = 0;
@@ -293,7 +319,7 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
         if choice == vm::Choice::Required {
             names.extend(vm::With::ALL.into_iter().flat_map(vm::once_more).map(|&name| name.to_owned()));
         }
-        build::tested(root, &others(|file| names.iter().any(|name| name == file)))?;
+        build::tested(root, options.programs(), &others(|file| names.iter().any(|name| name == file)))?;
     }
     let asked = [(options.netkit, vm::With::Netkit), (options.lvm, vm::With::Lvm), (options.udev, vm::With::Udev)];
     let with = asked.into_iter().find_map(|(is_asked, with)| is_asked.then_some(with));
@@ -312,7 +338,7 @@ fn another_kernel(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
 
 /// Each target counts as a test.
 fn fuzz(root: &Path, report: &mut Report) {
-    match fuzz::all(root, &fuzz::Options::of(Vec::new(), FUZZ_SECONDS), fuzz::Coverage::Ours) {
+    match fuzz::all(root, &fuzz::Options::of(Vec::new(), FUZZ_SECONDS, 1), fuzz::Coverage::Ours) {
         Ok(ran) => {
             for ran in ran {
                 match ran.found {

@@ -77,7 +77,7 @@ fn test(root: &Path, weed: &Path, name: Option<&str>) -> Result<()> {
 
 /// The daemon with a store, and the program that shows it what is in it.
 fn wired(root: &Path, weed: &Path) -> Result<()> {
-    let programs = build::tested(root, &[])?;
+    let programs = build::tested(root, build::Programs::Checked, &[])?;
     run_command(vold(root).args(["build", "--release"]))?;
     let mut tests = cargo(root);
     tests.args(["test", "--workspace", "--test", WIRED]);

@@ -90,7 +90,7 @@ pub fn run(root: &Path, which: Bench) -> Result<()> {
     }
     match &which {
         Bench::Pairs(_) if as_built => {}
-        Bench::Pairs(_) => drop(build::tested(root, &[])?),
+        Bench::Pairs(_) => drop(build::tested(root, build::Programs::Released, &[])?),
         Bench::Net(net::Options { common, .. })
         | Bench::Nat(nat::Options { common, .. })
         | Bench::Guard(guard::Options { common, .. })
