@@ -31,7 +31,7 @@ const COMPACTED_BYTES: usize = 32 * MIB;
 /// In one request, where blocks are read in a row.
 const AHEAD_BYTES: usize = MIB;
 /// Within that, who was fenced and has nothing to flush notices it.
-const MANIFEST_POLL: Duration = Duration::from_secs(1);
+pub const MANIFEST_POLL: Duration = Duration::from_secs(1);
 /// What nobody refers to stays for that: a reader may have begun with it.
 const GARBAGE_AGE: Duration = Duration::from_secs(15 * 60);
 const GARBAGE_EVERY: Duration = Duration::from_secs(5 * 60);

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fs;
 pub mod identity;
 pub mod remove;
+pub mod said;
 pub mod serve;
 pub mod store;
 pub mod sys;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use cc_vold::args::{Cli, Command};
 use cc_vold::remove::remove;
+use cc_vold::said;
 use cc_vold::serve::{End, serve};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -20,7 +21,7 @@ See docs/design/persistent-volumes.md.";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("CC_VOLD_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(said::stderr).init();
     if !cli.experimental {
         eprintln!("cc-vold: {NOT_SAFE_YET}");
         return ExitCode::FAILURE;

@@ -1,5 +1,6 @@
-//! The end of a volume: whoever serves it loses it, then what the store has of it goes, and last the object that says what it was, so that what was
-//! interrupted is a volume whose blocks are gone, which nobody serves, and can be removed again. Refuses to ask whether that is wanted.
+//! The end of a volume: whoever serves it loses it, and has the time to notice, for what keeps it away goes with the rest; then what the store
+//! has of it goes, and last the object that says what it was. So what was interrupted is a volume whose blocks are gone, which nobody serves, and
+//! can be removed again. Refuses to ask whether that is wanted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,12 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use tracing::warn;
 
 use crate::args::Remove;
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, MANIFEST_POLL};
 use crate::error::Refusal;
 use crate::{identity, store};
 
+/// Until whoever served it has looked at the manifest once more, and been told.
+const NOTICED_WITHIN: Duration = MANIFEST_POLL.saturating_mul(3);
 const FENCED_WITHIN: Duration = Duration::from_secs(30);
 /// Requests under way.
 const AT_ONCE: usize = 16;
@@ -25,7 +28,10 @@ pub async fn remove(args: &Remove) -> Result<(), Refusal> {
     let at = args.store.of_volume(&args.volume);
     let record = identity::record(&at);
     match identity::find(&*store, &at).await {
-        Ok(Some(_)) => fence(store.clone(), &at).await,
+        Ok(Some(_)) => {
+            fence(store.clone(), &at).await;
+            tokio::time::sleep(NOTICED_WITHIN).await;
+        }
         // Its making was interrupted; or it is damaged, and goes all the same.
         Ok(None) | Err(Refusal::Record { .. }) => {}
         // The store cannot be had.

@@ -21,6 +21,8 @@ pub enum VolumeError {
     NoPool { name: String, pool: String },
     #[error("cannot {operation} persistent volume {name}")]
     NoObjectStore { operation: &'static str, name: String },
+    #[error("cannot use persistent volume {name}")]
+    OtherStore { name: Name, store: String },
     #[error("cannot {operation} persistent volume {name}")]
     NotYet { operation: &'static str, name: Name },
     #[error("cannot create volume {name}: the name is taken by {id}")]
@@ -99,6 +101,12 @@ impl From<VolumeError> for Fault {
                 "leave --persistent out (a volume outlives its containers and the host's restarts anyhow, but not its disk), or \
                  set [volumes.object_store] with url, credentials and experimental = true in the daemon's configuration, which is \
                  an experiment: docs/design/persistent-volumes.md",
+            ),
+            E::OtherStore { store, .. } => fault(
+                Code::FailedPrecondition,
+                "volume.other_store",
+                format!("it is in the object store {store}, and volumes.object_store.url names another one"),
+                "set volumes.object_store.url to that again, in the daemon's configuration, to use or delete it",
             ),
             E::NotYet { .. } => fault(
                 Code::FailedPrecondition,

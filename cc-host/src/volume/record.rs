@@ -47,6 +47,9 @@ pub struct VolumeRecord {
     pub uuid: Uuid,
     pub created_ms: u64,
     pub state: VolumeState,
+    /// Of a persistent one, the address of the object store that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 pub(super) const VOLUMES: &str = "volumes/";
@@ -99,6 +102,7 @@ mod tests {
             uuid: Uuid::random(),
             created_ms: 1,
             state: VolumeState::Resizing { to_bytes: 1 << 25 },
+            store: None,
         };
         assert_eq!(record.reserved_bytes(), 1 << 25);
         for state in [record.state.clone(), VolumeState::Ready, VolumeState::NeedsRepair { why: "x".into() }] {

@@ -87,10 +87,19 @@ impl Volumes {
         })
     }
 
-    /// Where its bytes are. Of a persistent one, only while the daemon knows of an object store.
+    /// Where its bytes are. Of a persistent one, only while the daemon knows of the object store that it is in.
     pub(super) fn backend_of(&self, record: &VolumeRecord) -> Result<Arc<dyn Backend>, VolumeError> {
-        let found = if record.is_persistent() { self.persistent.as_ref() } else { Some(&self.backend) };
-        found.cloned().ok_or_else(|| VolumeError::NoObjectStore { operation: "use", name: record.name.to_string() })
+        if !record.is_persistent() {
+            return Ok(Arc::clone(&self.backend));
+        }
+        let nowhere = || VolumeError::NoObjectStore { operation: "use", name: record.name.to_string() };
+        let backend = self.persistent.clone().ok_or_else(nowhere)?;
+        match &record.store {
+            Some(store) if backend.store() != Some(store) => {
+                Err(VolumeError::OtherStore { name: record.name.clone(), store: store.clone() })
+            }
+            _ => Ok(backend),
+        }
     }
 
     /// The name of that.
@@ -147,6 +156,7 @@ impl Volumes {
         if pool == POOL {
             self.has_room(&all, &parsed, size_bytes).await?;
         }
+        let persistent = self.persistent.as_ref().filter(|_| pool == POOL_PERSISTENT);
         let record = VolumeRecord {
             id,
             name: parsed,
@@ -156,6 +166,7 @@ impl Volumes {
             uuid: Uuid::random(),
             created_ms: now_ms(),
             state: VolumeState::Creating,
+            store: persistent.and_then(|backend| backend.store()).map(str::to_owned),
         };
         let keys = [record.key(), record.name_key()];
         let compares = keys.iter().cloned().map(Compare::Absent).collect();

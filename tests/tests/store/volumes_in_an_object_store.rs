@@ -162,6 +162,21 @@ fn it_is_there_whatever_was_killed_and_goes_when_it_is_deleted() {
     world.remove_all();
     reads(&world, "kept\n");
     assert_eq!(processes(&world), [0; 0], "nobody has it");
+    // Another store has nothing of it: it is not looked for there, and not thought gone.
+    let tell = |world: &mut World, from: &str, to: &str| {
+        let config = std::fs::read_to_string(world.config()).unwrap();
+        assert!(config.contains(from), "{config}");
+        world.leave(Leave::Stopped);
+        std::fs::write(world.config(), config.replace(from, to)).unwrap();
+        world.start();
+    };
+    tell(&mut world, "s3://volumes/tests", "s3://volumes/others");
+    let refused = world.cc(&["volume", "delete", "data"]);
+    let refused = refused.fails(1, "it is in the object store s3://volumes/tests,");
+    assert!(refused.stderr.contains("set volumes.object_store.url to that again"), "{}", refused.stderr);
+    world.run_rm("busybox", &["-v", "data:/d"], &["true"]).fails(125, "s3://volumes/tests");
+    tell(&mut world, "s3://volumes/others", "s3://volumes/tests");
+    reads(&world, "kept\n");
     world.cc(&["volume", "delete", "data"]).ok();
     world.cc(&["volume", "list", "-q"]).ok();
     assert_eq!(std::fs::read_dir(world.path("run/vold")).unwrap().count(), 0);

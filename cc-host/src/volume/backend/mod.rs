@@ -76,6 +76,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         true
     }
 
+    /// The address of the object store that they are in.
+    fn store(&self) -> Option<&str> {
+        None
+    }
+
     fn room(&self) -> Result<Room, BackendError>;
 
     /// Before `image` of one that was created is looked at.

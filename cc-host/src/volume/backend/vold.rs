@@ -203,6 +203,10 @@ impl Backend for Vold {
         "object-store"
     }
 
+    fn store(&self) -> Option<&str> {
+        Some(&self.store.url)
+    }
+
     fn room(&self) -> Result<Room, BackendError> {
         Ok(Room { free_bytes: u64::MAX, reserve_bytes: 0 })
     }
