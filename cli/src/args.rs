@@ -72,6 +72,8 @@ pub enum Command {
     Guard(cmd::guard::GuardArgs),
     /// Flows, drops, what is attached: what the datapath does with packets
     Net(cmd::net::NetArgs),
+    /// Look for what is not as it should be on the host, as cc net doctor does; for admins
+    Doctor(cmd::net::doctor::DoctorArgs),
     /// Run a container
     Run(Box<cmd::run::RunArgs>),
     /// Run another program in a container that runs

@@ -28,6 +28,11 @@ impl Pool {
         format!("volumes.lvm_pool = \"{}/pool\"", self.group)
     }
 
+    /// As volumes in it are told to be.
+    pub fn place(&self) -> String {
+        format!("lvm-thin {}/pool", self.group)
+    }
+
     /// Devices of the group: the pool's own have names with a dash.
     pub fn devices(&self) -> Vec<String> {
         let all = std::fs::read_dir(format!("/dev/{}", self.group)).into_iter().flatten().flatten();

@@ -87,24 +87,6 @@ fn it_is_as_any_other_writable_layer() {
     assert_eq!(seen(&["--disk", "32MiB"]), seen(&[]));
 }
 
-/// Set-uid programs that a container makes work in it as they do without a disk.
-#[test]
-fn set_uid_programs_are_as_good_in_it() {
-    let world = World::with_config("disks.ready_max = 0");
-    let makes = "cp /bin/busybox /bin/us && chmod 4755 /bin/us && exec sleep 600";
-    let ask = |options: &[&str]| {
-        let id = world.run("busybox", options, &["sh", "-c", makes]);
-        eventually("it is there", BOUND, || {
-            (world.cc(&["exec", &id, "test", "-u", "/bin/us"]).code == 0).then_some(())
-        });
-        let asked = world.cc(&["exec", "--user", "1000", &id, "/bin/us", "id", "-u"]);
-        (asked.code, asked.stdout)
-    };
-    assert_eq!(ask(&["--disk", "32MiB"]), ask(&[]));
-    world.remove_all();
-    world.assert_clean();
-}
-
 #[test]
 fn what_is_in_it_outlives_stops_and_daemons() {
     let mut world = World::new();

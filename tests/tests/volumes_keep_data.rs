@@ -2,12 +2,15 @@
 //! leaves nothing.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use cc_tests::{Leave, World, eventually};
 
 const BOUND: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;
+/// The kernel begins with that within a second or two of the mount.
+const WHEN_IT_WOULD_HAVE: Duration = Duration::from_secs(4);
 
 #[test]
 fn the_next_container_reads_what_the_last_one_wrote() {
@@ -34,6 +37,30 @@ fn the_next_container_reads_what_the_last_one_wrote() {
     // Deleted already, or never there: fine.
     world.cc(&["volume", "delete", "data", &id, "vol-000000000000"]).ok();
     assert_eq!(world.cc(&["volume", "list", "-q"]).ok().stdout, "");
+    world.assert_clean();
+}
+
+/// A file system that is mounted would have the rest of its tables read as zeros, soon, and a loop device makes holes of such zeros.
+#[test]
+fn what_a_volume_was_promised_stays_its_own_while_it_is_used() {
+    let world = World::new();
+    let id = world.cc(&["volume", "create", "--size", "64MiB", "--name", "data"]).line();
+    let file = world.path("state/volumes").join(format!("{id}.img"));
+    world.run("busybox", &["-v", "data:/d"], &["sleep", "1000"]);
+    std::thread::sleep(WHEN_IT_WOULD_HAVE);
+    let meta = std::fs::metadata(&file).unwrap();
+    assert!(meta.blocks() * 512 >= 64 * MIB, "holes have come into it: {meta:?}");
+    world.remove_all();
+    // As a backup's copy has it, of which nothing is that reads as zeros.
+    let copy = world.path("copy");
+    let copied = Command::new("cp").args(["--preserve=mode", "--sparse=always"]).args([&file, &copy]).status();
+    assert!(copied.unwrap().success() && std::fs::rename(&copy, &file).is_ok());
+    assert!(std::fs::metadata(&file).unwrap().blocks() * 512 < 32 * MIB);
+    world.run_rm("busybox", &["-v", "data:/d"], &["true"]).ok();
+    let meta = std::fs::metadata(&file).unwrap();
+    assert!(meta.blocks() * 512 >= 64 * MIB, "holes have stayed in it: {meta:?}");
+    assert_eq!(world.cc(&["volume", "check", "data", "--json"]).json()["clean"], true);
+    world.cc(&["volume", "delete", "data"]).ok();
     world.assert_clean();
 }
 

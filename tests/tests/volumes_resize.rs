@@ -1,5 +1,7 @@
 //! A volume grows, in use or not, and never shrinks; a snapshot is a volume of its own, with what was there at one moment.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use cc_tests::World;
 
 const MIB: u64 = 1 << 20;
@@ -53,6 +55,8 @@ fn it_grows_under_who_uses_it_and_only_grows() {
             break;
         }
     }
+    let file = std::fs::metadata(world.path("state/volumes").join(format!("{id}.img"))).unwrap();
+    assert!(file.blocks() * 512 >= file.len(), "what it has grown by is not all its own: {file:?}");
     let size = if can_grow_in_use() { 1025 * MIB } else { 1024 * MIB };
     for smaller in ["1023MiB", "16MiB"] {
         resize(smaller).fails(1, "only grows");

@@ -169,7 +169,7 @@ impl VolumeApi {
             state => state.name(),
         };
         let why = match &record.state {
-            VolumeState::NeedsRepair { why } => why.clone(),
+            VolumeState::NeedsRepair { why, .. } => why.clone(),
             _ => String::new(),
         };
         v1::Volume {
@@ -186,7 +186,7 @@ impl VolumeApi {
             used_bytes: usage.map_or(0, |usage| usage.used_bytes),
             free_bytes: usage.map_or(0, |usage| usage.free_bytes),
             errors: usage.map_or(0, |usage| usage.errors),
-            backend: self.volumes.backend(record).to_owned(),
+            backend: self.volumes.backend(record),
             project: record.project.to_string(),
         }
     }

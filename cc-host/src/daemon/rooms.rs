@@ -155,9 +155,7 @@ impl House {
         containers.open_resolvers().await;
         tokio::spawn(Arc::clone(&outside).follow());
         tokio::spawn(Arc::clone(&containers).watch_over());
-        if config.volumes.lvm_pool.is_some() {
-            tokio::spawn(Arc::clone(&volumes).watch());
-        }
+        tokio::spawn(Arc::clone(&volumes).watch());
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
         tokio::spawn(Arc::clone(&containers).keep_pool());

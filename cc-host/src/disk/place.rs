@@ -95,7 +95,7 @@ impl Place {
         let device = self.files.attach(name).map_err(DiskError::file("attach", name))?;
         fault::point("disk.mount.attached");
         // A namespace that goes may have it still: then it is not looked at, which is for what nobody writes to.
-        if exclusive(device.path()) {
+        if exclusive(device.path()).map_err(DiskError::mount("look at", name))? {
             let verdict = filesystem::check(device.path(), Effort::Preen).map_err(DiskError::tool("check", name))?;
             if !verdict.clean {
                 let why =
@@ -108,9 +108,9 @@ impl Place {
 
     fn mount_from(&self, device: &LoopDevice, name: &str, disk: &Disk) -> Result<(), DiskError> {
         let mount = || {
-            // What has never been written reads as zeros: nobody has to write them. Set-uid programs are as good in it as in a directory of
-            // the host's; the container's root, which is mounted over it, says what of that is left.
-            let mount = ext4(device.path(), &["noinit_itable"], MountAttrFlags::MOUNT_ATTR_NODEV)?;
+            // Set-uid programs are as good in it as in a directory of the host's; the container's root, which is mounted over it, says what of
+            // that is left.
+            let mount = ext4(device.path(), MountAttrFlags::MOUNT_ATTR_NODEV)?;
             for dir in [UPPER, WORK] {
                 match rustix::fs::mkdirat(&mount, dir, Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}

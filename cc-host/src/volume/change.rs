@@ -1,7 +1,10 @@
 //! What becomes of a volume that is there: it grows, and copies of it are taken. Refuses to make one smaller, and to keep its containers from
 //! writing for long.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,7 @@ use super::ioctl::{self, Frozen};
 use super::mount::Mounts;
 use super::record::{VolumeRecord, VolumeState};
 use super::room::{POOL, Volumes, blocking, round};
+use crate::error_chain;
 use crate::fault;
 use crate::ids::{Project, VolumeId};
 
@@ -46,7 +50,7 @@ impl Volumes {
         let to_bytes = round(bytes).ok_or_else(|| VolumeError::BadSize { name: name.to_string(), bytes })?;
         match &record.state {
             VolumeState::Ready | VolumeState::Resizing { .. } => {}
-            VolumeState::NeedsRepair { why } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
+            VolumeState::NeedsRepair { why, .. } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
             state => return Err(VolumeError::WrongState { operation: "resize", name, state: state.name() }),
         }
         let reserved = record.reserved_bytes();
@@ -57,6 +61,8 @@ impl Volumes {
             return Ok(record);
         }
         not_yet("resize", &record)?;
+        // Before it is written down that it grows.
+        self.backend_of(&record)?;
         let growing = VolumeRecord { state: VolumeState::Resizing { to_bytes }, ..record };
         {
             let _quota = self.space.quota.lock().await;
@@ -69,8 +75,9 @@ impl Volumes {
 
     /// What is written down already. Under its lock.
     pub(super) async fn grow(&self, record: &VolumeRecord, to_bytes: u64) -> Result<VolumeRecord, VolumeError> {
-        let (backend, growing) = (Arc::clone(&self.backend), record.clone());
-        let allocated = blocking(move || backend.grow(&growing.id, to_bytes)).await;
+        let backend = self.backend_of(record)?;
+        let (grows, growing) = (Arc::clone(&backend), record.clone());
+        let allocated = blocking(move || grows.grow(&growing.id, to_bytes)).await;
         if let Err(source) = allocated {
             if matches!(source, BackendError::Full { .. } | BackendError::Filling { .. }) {
                 self.stay_as_it_was(record).await?;
@@ -79,8 +86,8 @@ impl Volumes {
         }
         fault::point("volume.resize.allocated");
         self.mount(record).await?;
-        let (backend, mounts, growing) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), record.clone());
-        let grown = blocking(move || grow_file_system(&*backend, &mounts, &growing, to_bytes)).await;
+        let (has, mounts, growing) = (Arc::clone(&backend), Arc::clone(&self.mounts), record.clone());
+        let grown = blocking(move || grow_file_system(&*has, &mounts, &growing, to_bytes)).await;
         let is_held = self.is_held(&record.id);
         if !is_held {
             self.unmount(&record.id).await;
@@ -91,10 +98,14 @@ impl Volumes {
                     self.stay_as_it_was(record).await?;
                     return Err(VolumeError::NotWhileUsed { name: record.name.clone() });
                 }
-                let (backend, growing) = (Arc::clone(&self.backend), record.clone());
-                blocking(move || grow_unmounted(&*backend, &growing)).await?;
+                let (has, growing) = (Arc::clone(&backend), record.clone());
+                blocking(move || grow_unmounted(&*has, &growing)).await?;
             }
             grown => grown?,
+        }
+        let kept = record.id.clone();
+        if let Err(error) = blocking(move || backend.keep(&kept)).await {
+            tracing::error!(volume = %record.id, error = error_chain(&error), "some of what it has grown by is not kept for it");
         }
         fault::point("volume.resize.grown");
         let ready = VolumeRecord { size_bytes: to_bytes, state: VolumeState::Ready, ..record.clone() };
@@ -104,18 +115,8 @@ impl Volumes {
 
     /// It could not be done after all, and nothing has used any of it.
     async fn stay_as_it_was(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
-        let (backend, kept) = (Arc::clone(&self.backend), record.clone());
-        // A file system that has grown already keeps what it has: that is only so if an earlier try went further.
-        let is_unused = blocking(move || {
-            let file = std::fs::File::open(backend.image(&kept.id)).ok()?;
-            let found = Superblock::read(&file).ok().flatten()?;
-            if found.bytes <= kept.size_bytes {
-                backend.shrink_back(&kept.id, kept.size_bytes).ok()?;
-                backend.attach(&kept.id).ok()?.refresh().ok()?;
-            }
-            Some(())
-        });
-        is_unused.await;
+        let (backend, kept) = (self.backend_of(record)?, record.clone());
+        blocking(move || shrink_back(&*backend, &kept)).await?;
         self.put(&VolumeRecord { state: VolumeState::Ready, ..record.clone() }).await
     }
 
@@ -147,11 +148,11 @@ impl Volumes {
         let name = source.name.clone();
         match &source.state {
             VolumeState::Ready if source.size_bytes == copy.size_bytes => {}
-            VolumeState::NeedsRepair { why } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
+            VolumeState::NeedsRepair { why, .. } => return Err(VolumeError::NeedsRepair { name, why: why.clone() }),
             // It has grown since its size was looked at, too.
             _ => return Err(VolumeError::Busy { name: name.to_string() }),
         }
-        let (backend, mounts, copy) = (Arc::clone(&self.backend), Arc::clone(&self.mounts), copy.clone());
+        let (backend, mounts, copy) = (self.backend_of(&source)?, Arc::clone(&self.mounts), copy.clone());
         blocking(move || copy_volume(&*backend, &mounts, &source, &copy)).await
     }
 }
@@ -175,9 +176,31 @@ fn grow_file_system(
     let failed = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
     let device = backend.attach(&record.id).map_err(attach)?;
     device.refresh().map_err(failed)?;
+    // A backend rounds up, and the file system has all that it was given.
+    let has_it = |found: Superblock| found.bytes >= to_bytes;
+    if superblock(device.path()).map_err(failed)?.is_some_and(has_it) {
+        return Ok(());
+    }
     let root = mounts.open(record.id.as_str()).map_err(failed)?;
     ioctl::grow_ext4(root.as_fd(), to_bytes / u64::from(BLOCK_BYTES)).map_err(failed)?;
     rustix::fs::syncfs(&root).map_err(|error| failed(error.into()))
+}
+
+fn superblock(device: &Path) -> io::Result<Option<Superblock>> {
+    Superblock::read(&File::open(device)?)
+}
+
+/// A file system that has grown already keeps what it has: that is so if an earlier try went further, or its backend rounds up.
+fn shrink_back(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+    let (id, name) = (&record.id, &record.name);
+    let disk = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
+    let failed = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
+    let device = backend.attach(id).map_err(disk)?;
+    if superblock(device.path()).map_err(failed)?.is_some_and(|found| found.bytes <= record.size_bytes) {
+        backend.shrink_back(id, record.size_bytes).map_err(disk)?;
+        device.refresh().map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Nobody has it.
@@ -186,7 +209,8 @@ fn grow_unmounted(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), Vo
     let tool = |source| VolumeError::Tool { operation: "resize", name: name.clone(), source };
     let attach = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
     let device = backend.attach(&record.id).map_err(attach)?;
-    if !exclusive(device.path()) {
+    let open = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
+    if !exclusive(device.path()).map_err(open)? {
         return Err(VolumeError::StillHeld { operation: "resize", name: name.clone() });
     }
     let verdict = filesystem::check(device.path(), Effort::PreenAll).map_err(tool)?;

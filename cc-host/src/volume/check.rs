@@ -55,8 +55,14 @@ impl Volumes {
 
     async fn note(&self, record: VolumeRecord, verdict: &Verdict) -> Result<VolumeRecord, VolumeError> {
         let state = match (&record.state, verdict.clean) {
-            (VolumeState::Ready, false) => VolumeState::NeedsRepair { why: "e2fsck has found errors".to_owned() },
-            (VolumeState::NeedsRepair { .. }, true) => VolumeState::Ready,
+            (VolumeState::Ready, false) => {
+                VolumeState::NeedsRepair { why: "e2fsck has found errors".to_owned(), to_bytes: None }
+            }
+            // It grows as soon as anybody looks after those that are to.
+            (VolumeState::NeedsRepair { to_bytes: Some(to_bytes), .. }, true) => {
+                VolumeState::Resizing { to_bytes: *to_bytes }
+            }
+            (VolumeState::NeedsRepair { to_bytes: None, .. }, true) => VolumeState::Ready,
             _ => return Ok(record),
         };
         let record = VolumeRecord { state, ..record };
@@ -70,7 +76,8 @@ fn look(backend: &dyn Backend, record: &VolumeRecord, repair: bool) -> Result<Ve
     let attach = |source| VolumeError::Backend { operation, name: name.clone(), source };
     let tool = |source| VolumeError::Tool { operation, name: name.clone(), source };
     let device = backend.attach(&record.id).map_err(attach)?;
-    if !exclusive(device.path()) {
+    let open = |source| VolumeError::Mount { operation, name: name.clone(), source };
+    if !exclusive(device.path()).map_err(open)? {
         return Err(VolumeError::StillHeld { operation, name: name.clone() });
     }
     let read = || std::fs::File::open(device.path()).and_then(|file| Superblock::read(&file));

@@ -98,7 +98,7 @@ impl Volumes {
         Err(VolumeError::Busy { name: wanted.join(" ") })
     }
 
-    /// What is left of those that were deleted; what cannot be removed now, boot removes.
+    /// What is left of those that were deleted; what cannot be removed now goes when it can be.
     pub async fn erase_all(&self, doomed: &[VolumeRecord], _freed: Freed) {
         for volume in doomed {
             if let Err(error) = self.erase(volume).await {

@@ -23,6 +23,8 @@ pub enum VolumeError {
     NoObjectStore { operation: &'static str, name: String },
     #[error("cannot use persistent volume {name}")]
     OtherStore { name: Name, store: String },
+    #[error("cannot use volume {name}")]
+    OtherPool { name: Name, place: String },
     #[error("cannot {operation} persistent volume {name}")]
     NotYet { operation: &'static str, name: Name },
     #[error("cannot create volume {name}: the name is taken by {id}")]
@@ -107,6 +109,12 @@ impl From<VolumeError> for Fault {
                 "volume.other_store",
                 format!("it is in the object store {store}, and volumes.object_store.url names another one"),
                 "set volumes.object_store.url to that again, in the daemon's configuration, to use or delete it",
+            ),
+            E::OtherPool { place, .. } => fault(
+                Code::FailedPrecondition,
+                "volume.other_pool",
+                format!("it is in {place}, and the configuration names another pool"),
+                "set volumes.lvm_pool to what it was, in the daemon's configuration, to use or delete it",
             ),
             E::NotYet { .. } => fault(
                 Code::FailedPrecondition,

@@ -2,6 +2,8 @@
 //! or what a look at it could not put right.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +159,7 @@ impl Volumes {
     pub(super) async fn mount(&self, record: &VolumeRecord) -> Result<u64, VolumeError> {
         match &record.state {
             VolumeState::Ready | VolumeState::Resizing { .. } => {}
-            VolumeState::NeedsRepair { why } => {
+            VolumeState::NeedsRepair { why, .. } => {
                 return Err(VolumeError::NeedsRepair { name: record.name.clone(), why: why.clone() });
             }
             state @ (VolumeState::Creating | VolumeState::Deleting) => {
@@ -175,7 +177,7 @@ impl Volumes {
 
     /// Nobody mounts it before somebody has looked at it.
     pub(super) async fn needs_repair(&self, record: &VolumeRecord, why: &str) {
-        let state = VolumeState::NeedsRepair { why: why.to_owned() };
+        let state = VolumeState::NeedsRepair { why: why.to_owned(), to_bytes: record.grows_to() };
         if let Err(error) = self.put(&VolumeRecord { state, ..record.clone() }).await {
             tracing::error!(volume = %record.id, error = error_chain(&error), "cannot write that it needs repair");
         }
@@ -193,10 +195,14 @@ fn mount(backend: &dyn Backend, mounts: &Mounts, record: &VolumeRecord) -> Resul
     let attach = |source| VolumeError::Backend { operation: "attach", name: name.clone(), source };
     backend.prepare(&record.id).map_err(attach)?;
     is_its_own(backend, record)?;
+    if let Err(error) = backend.keep(&record.id) {
+        // It is as it was, and may yet get all of it.
+        tracing::error!(volume = id, error = error_chain(&error), "some of what it was promised is not its own");
+    }
     let device = backend.attach(&record.id).map_err(attach)?;
     fault::point("volume.attach.device");
     // One that is mounted already, by whoever has kept it, is not looked at: that is for what nobody writes to.
-    if exclusive(device.path()) {
+    if exclusive(device.path()).map_err(failed)? {
         let look = |source| VolumeError::Tool { operation: "check", name: name.clone(), source };
         let verdict = filesystem::check(device.path(), Effort::Preen).map_err(look)?;
         if !verdict.clean {
@@ -232,7 +238,10 @@ pub(super) fn is_its_own(backend: &dyn Backend, record: &VolumeRecord) -> Result
 }
 
 /// Whether nobody else has the device, a mount included.
-pub fn exclusive(device: &std::path::Path) -> bool {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    File::options().read(true).custom_flags(libc::O_EXCL).open(device).is_ok()
+pub fn exclusive(device: &std::path::Path) -> io::Result<bool> {
+    match File::options().read(true).custom_flags(libc::O_EXCL).open(device) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+        Err(error) => Err(error),
+    }
 }

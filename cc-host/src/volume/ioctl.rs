@@ -3,6 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 const LOOP_CONFIGURE: u64 = 0x4C0A;
 const LOOP_GET_STATUS64: u64 = 0x4C05;
@@ -142,6 +146,18 @@ pub fn thaw(root: BorrowedFd<'_>) -> bool {
 pub fn grow_ext4(root: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     // SAFETY: the kernel reads a number of 64 bits, which lives through the call.
     done(unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) }).map(drop)
+}
+
+/// What it starts is asked to end when the thread that starts it has: for a thread that waits for it.
+pub fn ends_with_us(command: &mut Command) {
+    let us = getpid();
+    let ask = move || {
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        // Gone already, nobody will ask.
+        if getppid() == Some(us) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    };
+    // SAFETY: between fork and exec it makes two calls of the kernel's, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// The user namespace of exactly that process.

@@ -19,6 +19,9 @@ pub enum VolumeState {
     /// Its file system is not mounted before somebody has looked at it.
     NeedsRepair {
         why: String,
+        /// Of one that was being made larger: what it is to have when it has been repaired.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to_bytes: Option<u64>,
     },
     /// Nobody finds it any more, and what is left of it goes.
     Deleting,
@@ -50,6 +53,9 @@ pub struct VolumeRecord {
     /// Of a persistent one, the address of the object store that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Of another one, the backend that has it, as that names itself. Records of former daemons have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 pub(super) const VOLUMES: &str = "volumes/";
@@ -78,12 +84,23 @@ impl VolumeRecord {
         self.pool == POOL_PERSISTENT
     }
 
+    /// Whether what there is of it is to go.
+    pub(super) fn is_unfinished(&self) -> bool {
+        matches!(self.state, VolumeState::Creating | VolumeState::Deleting)
+    }
+
+    /// What it is to have, where that is more than it has.
+    pub(super) fn grows_to(&self) -> Option<u64> {
+        match self.state {
+            VolumeState::Resizing { to_bytes } => Some(to_bytes),
+            VolumeState::NeedsRepair { to_bytes, .. } => to_bytes,
+            _ => None,
+        }
+    }
+
     /// What it takes of the pool: what it is to have counts from the moment that it is promised.
     pub fn reserved_bytes(&self) -> u64 {
-        match self.state {
-            VolumeState::Resizing { to_bytes } => to_bytes.max(self.size_bytes),
-            _ => self.size_bytes,
-        }
+        self.grows_to().unwrap_or_default().max(self.size_bytes)
     }
 }
 
@@ -103,11 +120,17 @@ mod tests {
             created_ms: 1,
             state: VolumeState::Resizing { to_bytes: 1 << 25 },
             store: None,
+            place: Some("loop-files".into()),
         };
-        assert_eq!(record.reserved_bytes(), 1 << 25);
-        for state in [record.state.clone(), VolumeState::Ready, VolumeState::NeedsRepair { why: "x".into() }] {
+        let needs_repair = |to_bytes| VolumeState::NeedsRepair { why: "x".into(), to_bytes };
+        let all = [record.state.clone(), needs_repair(Some(1 << 25)), needs_repair(None), VolumeState::Ready];
+        for (state, reserved) in all.into_iter().zip([1 << 25, 1 << 25, 1 << 24, 1 << 24]) {
             let written = VolumeRecord { state, ..record.clone() };
+            assert_eq!(written.reserved_bytes(), reserved);
             assert_eq!(serde_json::from_slice::<VolumeRecord>(&written.encode()).unwrap(), written);
         }
+        // As a former daemon has written it.
+        let old = r#"{"needs-repair":{"why":"x"}}"#;
+        assert_eq!(serde_json::from_str::<VolumeState>(old).unwrap(), needs_repair(None));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::VolumeError;
 use super::ioctl;
-use super::record::VolumeState;
+use super::record::{VolumeRecord, VolumeState};
 use super::room::{Volumes, blocking};
 use crate::error_chain;
 use crate::ids::VolumeId;
@@ -32,7 +32,7 @@ impl Volumes {
         // As it is now: others may have waited for the lock, too.
         let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == *id);
         let Some(record) = found else { return };
-        if !matches!(record.state, VolumeState::Creating | VolumeState::Deleting) {
+        if !record.is_unfinished() {
             return;
         }
         if let Err(error) = self.erase(&record).await {
@@ -53,7 +53,8 @@ impl Volumes {
         }
         let records = self.all().await?;
         tokio::spawn(Arc::clone(self).finish_persistent());
-        let growing = tokio::spawn(Arc::clone(self).grow_all());
+        let volumes = Arc::clone(self);
+        let growing = tokio::spawn(async move { volumes.grow_all().await });
         // A large one takes its time, and nobody else's.
         let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
         for backend in std::iter::once(&self.backend).chain(&self.persistent) {
@@ -77,9 +78,14 @@ impl Volumes {
                 self.unmount(&id).await;
             }
         }
+        self.erase_all_unfinished(VolumeRecord::is_persistent).await;
+    }
+
+    /// What could not go before, of whatever it was kept.
+    pub(super) async fn erase_all_unfinished(&self, of: impl Fn(&VolumeRecord) -> bool) {
         match self.all().await {
             Ok(all) => {
-                for record in all.iter().filter(|record| record.is_persistent()) {
+                for record in all.iter().filter(|record| record.is_unfinished() && of(record)) {
                     self.erase_unfinished(&record.id).await;
                 }
             }
@@ -87,9 +93,10 @@ impl Volumes {
         }
     }
 
-    async fn grow_all(self: Arc<Self>) {
+    pub(super) async fn grow_all(&self) {
+        let is_growing = |record: &VolumeRecord| matches!(record.state, VolumeState::Resizing { .. });
         let ids: Vec<VolumeId> = match self.all().await {
-            Ok(all) => all.into_iter().map(|record| record.id).collect(),
+            Ok(all) => all.into_iter().filter(is_growing).map(|record| record.id).collect(),
             Err(error) => return tracing::error!(error = error_chain(&error), "cannot read which are to grow"),
         };
         for id in ids {

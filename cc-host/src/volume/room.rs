@@ -87,10 +87,15 @@ impl Volumes {
         })
     }
 
-    /// Where its bytes are. Of a persistent one, only while the daemon knows of the object store that it is in.
+    /// Where its bytes are, while the daemon knows of the pool or of the object store that it is in.
     pub(super) fn backend_of(&self, record: &VolumeRecord) -> Result<Arc<dyn Backend>, VolumeError> {
         if !record.is_persistent() {
-            return Ok(Arc::clone(&self.backend));
+            return match &record.place {
+                Some(place) if *place != self.backend.place() => {
+                    Err(VolumeError::OtherPool { name: record.name.clone(), place: place.clone() })
+                }
+                _ => Ok(Arc::clone(&self.backend)),
+            };
         }
         let nowhere = || VolumeError::NoObjectStore { operation: "use", name: record.name.to_string() };
         let backend = self.persistent.clone().ok_or_else(nowhere)?;
@@ -103,8 +108,11 @@ impl Volumes {
     }
 
     /// The name of that.
-    pub fn backend(&self, record: &VolumeRecord) -> &'static str {
-        self.backend_of(record).map_or(POOL_PERSISTENT, |backend| backend.name())
+    pub fn backend(&self, record: &VolumeRecord) -> String {
+        match self.backend_of(record) {
+            Ok(backend) => backend.name().to_owned(),
+            Err(_) => record.place.clone().unwrap_or_else(|| POOL_PERSISTENT.to_owned()),
+        }
     }
 
     pub async fn create(&self, project: &Project, wanted: &NewVolume) -> Result<VolumeRecord, VolumeError> {
@@ -167,6 +175,7 @@ impl Volumes {
             created_ms: now_ms(),
             state: VolumeState::Creating,
             store: persistent.and_then(|backend| backend.store()).map(str::to_owned),
+            place: (pool == POOL).then(|| self.backend.place()),
         };
         let keys = [record.key(), record.name_key()];
         let compares = keys.iter().cloned().map(Compare::Absent).collect();
@@ -195,7 +204,7 @@ impl Volumes {
                 Ok(ready)
             }
             Err(error) => {
-                // Why it is not there says more than why something is left of it, which boot removes.
+                // Why it is not there says more than why something is left of it, which goes later.
                 if let Err(left) = self.erase(&record).await {
                     tracing::error!(volume = %record.id, error = crate::error_chain(&left), "cannot remove it yet");
                 }

@@ -1,4 +1,5 @@
 //! Programs of e2fsprogs and of lvm2, run with nothing of ours: no environment, no input, their words bounded, and ended when they take too long.
+//! What changes LVM's tables is asked to end, and waited for: killed, it could leave a volume suspended.
 //! Refuses to say what an exit code means.
 
 use std::io::Read as _;
@@ -8,10 +9,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::ioctl;
 
 /// Where they are; what is elsewhere is not asked, whatever PATH says.
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// The program of which all commands of lvm2 are a part.
+pub const LVM: &str = "lvm";
 /// Of what one says.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
 /// Of what one reports: a kilobyte for each of the volumes that there can be.
@@ -86,20 +91,25 @@ fn end(
     let failed = |source| ToolError::Run { tool, source };
     let mut command = Command::new(program);
     command.args(args).arg(on).env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
-    let mut child = command.stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
+    command.stdout(stdout).stderr(stderr);
+    if tool == LVM {
+        // What it would still do, the next daemon does not know of.
+        ioctl::ends_with_us(&mut command);
+    }
+    let mut child = command.spawn().map_err(failed)?;
     // With it go our own ends for writing: the readers end when the tool has.
     drop(command);
     let pid = Pid::from_raw(child.id().cast_signed());
     let ended = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose().ok().flatten();
     let in_time = match &ended {
-        Some(pidfd) => wait(pidfd, within),
+        Some(pidfd) if !wait(pidfd, within) => {
+            // It fails only for one that has just ended. LVM puts it off while it has anything suspended.
+            let _ = pidfd_send_signal(pidfd, if tool == LVM { Signal::TERM } else { Signal::KILL });
+            false
+        }
         // Not to be had: then it is waited for as long as it takes.
-        None => true,
+        _ => true,
     };
-    if !in_time {
-        // It fails only for one that has just ended.
-        let _ = child.kill();
-    }
     let status = child.wait().map_err(failed)?;
     if !in_time {
         return Err(ToolError::TooLong { tool, within });

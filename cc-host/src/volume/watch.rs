@@ -1,4 +1,4 @@
-//! How full the pool is, looked at now and then. Refuses to do anything about it but to say so.
+//! What is looked after now and then: how full the pool is, and what could not be finished. Refuses to do anything about a pool but to say so.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ impl Volumes {
         blocking(move || backend.advice()).await.map_err(|source| VolumeError::Pool { source })
     }
 
-    /// For as long as the daemon runs: what is grave is an event, once until it is over.
+    /// For as long as the daemon runs: what is grave is an event, once until it is over. What could not be removed or made larger, because it
+    /// was in use or its tools failed, may be by now.
     pub async fn watch(self: Arc<Self>) {
         let mut told = HashSet::new();
         loop {
@@ -27,6 +28,8 @@ impl Volumes {
                 Err(error) => tracing::warn!(error = error_chain(&error), "cannot look at the pool of volumes"),
             }
             tokio::time::sleep(LOOK).await;
+            self.erase_all_unfinished(|_| true).await;
+            self.grow_all().await;
         }
     }
 

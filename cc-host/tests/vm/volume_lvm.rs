@@ -69,6 +69,7 @@ fn it_conforms_promises_what_it_has_and_touches_nobody_elses() {
     assert_eq!((backend.room().unwrap().free_bytes, backend.list().unwrap()), (128 * MIB, vec![]));
     backend.remove(&stranger).unwrap();
     assert!(backend.size(&stranger).is_err() && backend.image(&stranger).exists());
+    assert!(backend.attach(&stranger).is_err(), "without our tag it is not ours to use");
     let id = VolumeId::random();
     assert!(matches!(backend.create(&id, 132 * MIB), Err(BackendError::Full { .. })));
     pool.open(200).create(&id, 132 * MIB).unwrap();
@@ -90,5 +91,41 @@ fn it_conforms_promises_what_it_has_and_touches_nobody_elses() {
     pool.lvm(&["lvchange", "--activate", "n", &format!("{}/{id}", pool.group)]);
     assert!(!backend.image(&id).exists());
     assert!(pool.open(100).image(&id).exists());
+    // The pool with it.
+    pool.lvm(&["lvchange", "--yes", "--activate", "n", &pool.group]);
+    let opened = pool.open(100);
+    assert!(opened.image(&id).exists());
+    assert!(
+        opened.advice().unwrap().iter().any(|advice| advice.problem.contains("of thin pool")),
+        "it says how full it is"
+    );
+    // As a command leaves one that was ended: whoever reads it waits, until the next daemon opens the pool.
+    let mapped = format!("{}-{}", pool.group, id.as_str().replace('-', "--"));
+    assert!(Command::new("dmsetup").args(["suspend", &mapped]).status().unwrap().success());
+    assert_eq!(suspended(&mapped), "Suspended");
+    let opened = pool.open(100);
+    assert_eq!(suspended(&mapped), "Active");
+    assert_eq!(opened.size(&id).unwrap(), BYTES);
     backend.remove(&id).unwrap();
+}
+
+#[test]
+fn a_copy_is_a_thin_snapshot() {
+    let pool = Pool::new();
+    let backend = pool.open(100);
+    let (id, copy) = (VolumeId::random(), VolumeId::random());
+    backend.create(&id, BYTES).unwrap();
+    backend.create(&copy, BYTES).unwrap();
+    assert!(backend.copy(&id, &copy, &|| true).unwrap());
+    let columns = ["lvs", "--noheadings", "--options", "origin,segtype", "--separator", ","];
+    let said = Command::new("lvm").args(columns).arg(format!("{}/{copy}", pool.group)).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), format!("{id},thin"));
+    backend.remove(&id).unwrap();
+    backend.remove(&copy).unwrap();
+}
+
+fn suspended(mapped: &str) -> String {
+    let columns = ["info", "--noheadings", "--columns", "--options", "suspended"];
+    let said = Command::new("dmsetup").args(columns).arg(mapped).output().unwrap();
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
 }

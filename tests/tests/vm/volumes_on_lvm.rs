@@ -36,11 +36,60 @@ fn data_is_kept_grows_is_copied_and_goes() {
         for name in ["data", "copy"] {
             assert_eq!(world.cc(&["volume", "check", name, "--json"]).json()["clean"], true);
         }
-        let doctor = world.cc(&["net", "doctor"]);
+        let doctor = world.cc(&["doctor"]);
         assert!(doctor.stdout.contains("does not grow by itself"), "{doctor:?}");
         assert!(pool.devices().contains(&id));
         world.cc(&["volume", "delete", "data", "copy"]).ok();
         assert_eq!(pool.devices(), Vec::<String>::new());
         world.assert_clean();
     }
+}
+
+/// LVM gives a volume whole extents, of 4 MiB.
+#[test]
+fn a_size_between_two_extents_is_had_as_well() {
+    let pool = Pool::new();
+    let world = World::with_config(&pool.config());
+    world.cc(&["volume", "create", "--size", "17MiB", "--name", "data"]).ok();
+    for size in [18_u64, 20, 21] {
+        world.cc(&["volume", "resize", "data", "--size", &format!("{size}MiB")]).ok();
+        let shown = world.cc(&["volume", "inspect", "data"]).json();
+        assert_eq!((&shown[0]["state"], &shown[0]["size_bytes"]), (&"ready".into(), &(size << 20).into()));
+        world.run_rm("busybox", &["-v", "data:/d"], &["touch", "/d/file"]).ok();
+    }
+    world.cc(&["volume", "delete", "data"]).ok();
+    world.assert_clean();
+}
+
+#[test]
+fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
+    let pool = Pool::new();
+    let mut world = World::with_config(&pool.config());
+    let id = world.cc(&["volume", "create", "--size", "32MiB", "--name", "data"]).line();
+    world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "echo kept > /d/file"]).ok();
+    let told = std::fs::read_to_string(world.config()).unwrap();
+    let mut tell = |world: &mut World, config: &str| {
+        world.leave(Leave::Stopped);
+        std::fs::write(world.config(), config).unwrap();
+        world.start();
+    };
+    tell(&mut world, &told.replace(&pool.config(), ""));
+    assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["backend"], pool.place());
+    for refused in [
+        world.cc(&["volume", "delete", "data"]).fails(1, "volumes.lvm_pool"),
+        world.cc(&["volume", "resize", "data", "--size", "64MiB"]).fails(1, "volumes.lvm_pool"),
+        world.cc(&["volume", "snapshot", "data", "--name", "copy"]).fails(1, "volumes.lvm_pool"),
+        world.cc(&["volume", "check", "data"]).fails(1, "volumes.lvm_pool"),
+        world.run_rm("busybox", &["-v", "data:/d"], &["true"]).fails(125, "volumes.lvm_pool"),
+    ] {
+        assert!(refused.stderr.contains(&pool.place()), "{refused:?}");
+    }
+    assert!(pool.devices().contains(&id));
+    tell(&mut world, &told);
+    let shown = world.cc(&["volume", "inspect", "data"]).json();
+    assert_eq!((&shown[0]["state"], &shown[0]["size_bytes"]), (&"ready".into(), &(32_u64 << 20).into()));
+    assert_eq!(world.run_rm("busybox", &["-v", "data:/d"], &["cat", "/d/file"]).ok().stdout, "kept\n");
+    world.cc(&["volume", "delete", "data"]).ok();
+    assert_eq!(pool.devices(), Vec::<String>::new());
+    world.assert_clean();
 }

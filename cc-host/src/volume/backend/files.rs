@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::loop_device::LoopDevice;
@@ -34,6 +34,16 @@ impl Files {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|e| failed("measure", self.dir.clone())(e.into()))?;
         let (available, all) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
         Ok(Room { free_bytes: available, reserve_bytes: all / RESERVE_PARTS })
+    }
+
+    /// Whether loop devices of its files can go past the page cache; where they cannot, what they hold is in memory twice.
+    pub fn is_direct(&self) -> Result<bool, BackendError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::DIRECT | OFlags::CLOEXEC;
+        match rustix::fs::open(&self.dir, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(_) => Ok(true),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+            Err(source) => Err(failed("open a file in", self.dir.clone())(source.into())),
+        }
     }
 
     pub fn image(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::SeekFrom;
@@ -12,11 +12,13 @@ use rustix::io::Errno;
 
 use super::super::loop_device::LoopDevice;
 use super::files::{Files, allocate, failed};
-use super::{Attached, Backend, BackendError, Room};
+use super::{Advice, Attached, Backend, BackendError, Room};
 use crate::ids::VolumeId;
 
 /// Of what is copied between two questions whether to go on.
 const CHUNK_BYTES: usize = 4 << 20;
+/// In which `stat` counts what a file has of the disk.
+const SECTOR_BYTES: u64 = 512;
 
 #[derive(Debug)]
 pub struct LoopFiles {
@@ -73,6 +75,15 @@ impl Backend for LoopFiles {
             let _ = file.set_len(before);
         }
         done
+    }
+
+    fn keep(&self, id: &VolumeId) -> Result<(), BackendError> {
+        let (path, file) = (self.image(id), self.file(id)?);
+        let about = file.metadata().map_err(failed("look at", path.clone()))?;
+        match about.blocks() * SECTOR_BYTES < about.len() {
+            true => allocate(&file, &path, about.len()),
+            false => Ok(()),
+        }
     }
 
     fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
@@ -138,6 +149,16 @@ impl Backend for LoopFiles {
 
     fn list(&self) -> Result<Vec<VolumeId>, BackendError> {
         Ok(self.files.names()?.iter().filter_map(|name| VolumeId::parse(name)).collect())
+    }
+
+    fn advice(&self) -> Result<Vec<Advice>, BackendError> {
+        let indirect = Advice {
+            problem: "the file system of volumes.dir has no direct I/O: what volumes hold is in memory twice"
+                .to_owned(),
+            next: "have volumes.dir on ext4 or XFS",
+            grave: false,
+        };
+        Ok(if self.files.is_direct()? { Vec::new() } else { vec![indirect] })
     }
 }
 

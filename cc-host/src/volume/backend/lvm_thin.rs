@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::super::tool::ToolError;
 use super::lvm::{self, Logical};
 use super::{Advice, Attached, Backend, BackendError, Room};
 use crate::ids::VolumeId;
@@ -53,17 +54,34 @@ impl LvmThin {
         let (group, name) = pool.split_once('/').ok_or_else(none)?;
         let backend = LvmThin { group: group.to_owned(), pool: name.to_owned(), promised_percent };
         let all = backend.all()?;
-        backend.pool_of(&all)?;
-        // A host that has started may have left them out. One that cannot be had keeps nobody else from theirs.
-        for one in all.iter().filter(|one| backend.is_ours(one) && !one.is_active) {
-            if let Some(Err(error)) = VolumeId::parse(&one.name).map(|id| backend.activate(&id)) {
-                tracing::error!(volume = one.name, error = error_chain(&error), "its logical volume is not activated");
+        let found = backend.pool_of(&all)?;
+        // One that is not active does not say how full it is.
+        if !found.is_active || found.data_percent.is_none() {
+            backend.change("activate", &backend.pool, &["--activate", "y"])?;
+        }
+        // A host that has started may have left them out, and a command that was ended may have left them suspended. One that cannot be had
+        // keeps nobody else from theirs.
+        for one in all.iter().filter(|one| backend.is_ours(one)) {
+            if let Err(error) = backend.make_ready(one) {
+                tracing::error!(volume = one.name, error = error_chain(&error), "its logical volume cannot be used");
             }
         }
         Ok(backend)
     }
 
-    fn failed(&self, operation: &'static str, on: &str) -> impl FnOnce(super::super::tool::ToolError) -> BackendError {
+    /// Active, and not suspended.
+    fn make_ready(&self, one: &Logical) -> Result<(), BackendError> {
+        if one.is_suspended {
+            self.change("resume", &one.name, &["--refresh"])?;
+        }
+        match one.is_active {
+            true => Ok(()),
+            // Snapshots are left out of activation unless that is asked for.
+            false => self.change("activate", &one.name, &["--activate", "y", "--ignoreactivationskip"]),
+        }
+    }
+
+    fn failed(&self, operation: &'static str, on: &str) -> impl FnOnce(ToolError) -> BackendError {
         let path = PathBuf::from(format!("{}/{on}", self.group));
         move |source| BackendError::Tool { operation, path, source }
     }
@@ -72,7 +90,6 @@ impl LvmThin {
         lvm::all(&self.group).map_err(self.failed("list", &self.pool))
     }
 
-    /// How full it is.
     fn pool_of<'a>(&self, all: &'a [Logical]) -> Result<&'a Logical, BackendError> {
         let found = all.iter().find(|one| one.is_thin_pool && one.name == self.pool);
         found.ok_or_else(|| BackendError::NoPool { pool: format!("{}/{}", self.group, self.pool) })
@@ -106,34 +123,45 @@ impl LvmThin {
         one.pool == self.pool && one.tags.iter().any(|tag| tag == TAG)
     }
 
-    fn name(&self, id: &VolumeId) -> String {
-        format!("{}/{id}", self.group)
+    fn lvm(&self, operation: &'static str, name: &str, args: &[&str]) -> Result<(), BackendError> {
+        lvm::run(args, &format!("{}/{name}", self.group)).map(drop).map_err(self.failed(operation, name))
     }
 
-    fn lvm(&self, operation: &'static str, id: &VolumeId, args: &[&str]) -> Result<(), BackendError> {
-        lvm::run(args, &self.name(id)).map(drop).map_err(self.failed(operation, id.as_str()))
+    fn change(&self, operation: &'static str, name: &str, args: &[&str]) -> Result<(), BackendError> {
+        self.lvm(operation, name, &[&["lvchange", "--yes"], args].concat())
+    }
+
+    /// As people, LVM and its records name it.
+    fn pool_name(&self) -> String {
+        format!("{}/{}", self.group, self.pool)
+    }
+
+    /// What of it is as full as it may become, or fuller.
+    fn full_parts(&self, pool: &Logical, limit: u8) -> Result<Vec<(&'static str, u8)>, BackendError> {
+        let mut full = Vec::new();
+        for (part, percent) in [("data", pool.data_percent), ("metadata", pool.metadata_percent)] {
+            // What nobody knows is no room.
+            let percent = percent.ok_or_else(|| {
+                let why = format!("nothing of how full the {part} of {} are", self.pool_name());
+                self.failed("measure", &self.pool)(ToolError::Strange { tool: "lvm lvs", why })
+            })?;
+            if percent >= limit {
+                full.push((part, percent));
+            }
+        }
+        Ok(full)
     }
 
     /// Whether the pool has so much more to promise, and room for what is written to it.
     fn has(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
         let (all, limit) = (self.all()?, self.limit_percent()?);
-        let pool = self.pool_of(&all)?;
-        for (part, percent) in [("data", pool.data_percent), ("metadata", pool.metadata_percent)] {
-            if percent >= limit {
-                let pool = format!("{}/{}", self.group, self.pool);
-                return Err(BackendError::Filling { pool, part, percent, limit });
-            }
+        if let Some(&(part, percent)) = self.full_parts(self.pool_of(&all)?, limit)?.first() {
+            return Err(BackendError::Filling { pool: self.pool_name(), part, percent, limit });
         }
         match self.free_of(&all)? < bytes {
             true => Err(BackendError::Full { path: self.image(id), bytes }),
             false => Ok(()),
         }
-    }
-
-    /// Its device is there when this returns.
-    fn activate(&self, id: &VolumeId) -> Result<(), BackendError> {
-        // Snapshots are left out of activation unless that is asked for.
-        self.lvm("activate", id, &["lvchange", "--yes", "--activate", "y", "--ignoreactivationskip"])
     }
 
     fn device(&self, id: &VolumeId, write: bool) -> Result<File, BackendError> {
@@ -152,6 +180,10 @@ impl Backend for LvmThin {
         "lvm-thin"
     }
 
+    fn place(&self) -> String {
+        format!("{} {}", Backend::name(self), self.pool_name())
+    }
+
     fn is_of_files(&self) -> bool {
         false
     }
@@ -162,9 +194,9 @@ impl Backend for LvmThin {
 
     fn prepare(&self, id: &VolumeId) -> Result<(), BackendError> {
         match self.find(id)? {
-            Some(found) if !found.is_active => self.activate(id),
+            Some(found) => self.make_ready(&found),
             // One that is not there is told as such by whoever looks at it.
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -194,14 +226,14 @@ impl Backend for LvmThin {
             return Ok(());
         }
         self.has(id, bytes - now)?;
-        self.lvm("grow", id, &["lvextend", "--size", &bytes_of(bytes)])
+        self.lvm("grow", id.as_str(), &["lvextend", "--size", &bytes_of(bytes)])
     }
 
     fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
         if self.get(id)?.bytes <= bytes {
             return Ok(());
         }
-        self.lvm("shorten", id, &["lvreduce", "--force", "--yes", "--size", &bytes_of(bytes)])
+        self.lvm("shorten", id.as_str(), &["lvreduce", "--force", "--yes", "--size", &bytes_of(bytes)])
     }
 
     /// The device mapper has the file system on it written out and still for the moment that a snapshot takes.
@@ -219,9 +251,9 @@ impl Backend for LvmThin {
         fault::point("volume.snapshot.emptied");
         let args =
             ["lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--name", to.as_str(), "--addtag", TAG];
-        self.lvm("copy", from, &args)?;
+        self.lvm("copy", from.as_str(), &args)?;
         fault::point("volume.snapshot.taken");
-        self.activate(to)?;
+        self.make_ready(&self.get(to)?)?;
         Ok(true)
     }
 
@@ -229,7 +261,7 @@ impl Backend for LvmThin {
         match self.find(id)? {
             None => Ok(()),
             Some(found) if found.is_open => Err(BackendError::Busy { path: self.image(id) }),
-            Some(_) => self.lvm("remove", id, &["lvremove", "--force", "--yes"]),
+            Some(_) => self.lvm("remove", id.as_str(), &["lvremove", "--force", "--yes"]),
         }
     }
 
@@ -247,7 +279,7 @@ impl Backend for LvmThin {
     }
 
     fn attach(&self, id: &VolumeId) -> Result<Box<dyn Attached>, BackendError> {
-        self.prepare(id)?;
+        self.make_ready(&self.get(id)?)?;
         Ok(Box::new(Open { path: self.image(id), file: self.device(id, false)? }))
     }
 
@@ -261,8 +293,7 @@ impl Backend for LvmThin {
     }
 
     fn advice(&self) -> Result<Vec<Advice>, BackendError> {
-        let (all, limit, name) = (self.all()?, self.limit_percent()?, format!("{}/{}", self.group, self.pool));
-        let pool = self.pool_of(&all)?;
+        let (all, limit, name) = (self.all()?, self.limit_percent()?, self.pool_name());
         let full = |(part, percent): (&str, u8)| Advice {
             problem: format!(
                 "{percent} % of the {part} of thin pool {name} are in use: nothing is added from {limit} % on, and its volumes stop writing when it is full"
@@ -270,8 +301,8 @@ impl Backend for LvmThin {
             next: "delete volumes (cc volume prune), or extend the pool: lvextend, and lvextend --poolmetadatasize",
             grave: true,
         };
-        let parts = [("data", pool.data_percent), ("metadata", pool.metadata_percent)];
-        let mut advice: Vec<Advice> = parts.into_iter().filter(|(_, percent)| *percent >= limit).map(full).collect();
+        let parts = self.full_parts(self.pool_of(&all)?, limit)?;
+        let mut advice: Vec<Advice> = parts.into_iter().map(full).collect();
         if lvm::autoextend_percent().map_err(self.failed("ask how LVM extends", &self.pool))? >= 100 {
             advice.push(Advice {
                 problem: format!("thin pool {name} does not grow by itself"),

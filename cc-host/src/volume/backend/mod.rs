@@ -71,6 +71,11 @@ pub trait Attached: Send + std::fmt::Debug {
 pub trait Backend: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
 
+    /// What a record says of where its volume is: what is elsewhere is none of this one's.
+    fn place(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// Whether what it has is a file system's, as containers' disks are.
     fn is_of_files(&self) -> bool {
         true
@@ -94,6 +99,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     /// What it has stays; when it fails, its size does, too.
     fn grow(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;
+
+    /// What it was promised is its again: a file system that grows gives back what it wants to read as zeros, and a copy of the host's may have
+    /// left that out.
+    fn keep(&self, id: &VolumeId) -> Result<(), BackendError> {
+        let _ = id;
+        Ok(())
+    }
 
     /// Back to a size that it had, after a growth of which nothing was used.
     fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError>;

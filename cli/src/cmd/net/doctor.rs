@@ -1,4 +1,4 @@
-//! `cc net doctor`: what is not as it should be on the host. Refuses to look by itself: the daemon does.
+//! `cc doctor`, and `cc net doctor`: what is not as it should be on the host. Refuses to look by itself: the daemon does.
 
 use cc_common::api::v1::DoctorRequest;
 use cc_common::api::v1::net_service_client::NetServiceClient;
@@ -9,7 +9,7 @@ use crate::error::Failure;
 use crate::render::doctor::Findings;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cc net doctor\n  cc net doctor --fix\n\n\
+#[command(after_help = "Examples:\n  cc doctor\n  cc doctor --fix\n\n\
     Ends with 1 if something does not work and was not fixed. Programs of others are named, and left to you.")]
 pub struct DoctorArgs {
     /// Put right what is ours

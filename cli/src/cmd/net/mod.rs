@@ -1,7 +1,7 @@
 //! `cc net`: what the datapath does with the packets of containers. Refuses to change anything, but for
 //! what `doctor --fix` does.
 
-mod doctor;
+pub mod doctor;
 mod drops;
 mod flows;
 mod inspect;
