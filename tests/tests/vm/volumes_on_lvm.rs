@@ -68,7 +68,7 @@ fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
     let id = world.cc(&["volume", "create", "--size", "32MiB", "--name", "data"]).line();
     world.run_rm("busybox", &["-v", "data:/d"], &["sh", "-c", "echo kept > /d/file"]).ok();
     let told = std::fs::read_to_string(world.config()).unwrap();
-    let mut tell = |world: &mut World, config: &str| {
+    let tell = |world: &mut World, config: &str| {
         world.leave(Leave::Stopped);
         std::fs::write(world.config(), config).unwrap();
         world.start();
