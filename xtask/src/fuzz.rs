@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Profile};
-use crate::process::{ask, cargo, run as run_command, shown};
-use crate::{build_ebpf, setup};
+use crate::process::{ask, cargo, nicely, run as run_command, shown};
+use crate::{build_ebpf, interrupt, setup};
 
 /// What instruments code so that libFuzzer sees which branches an input takes, and what was compared with what.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -95,34 +95,52 @@ fn run(root: &Path, options: &Options) -> Result<()> {
 
 /// Builds them and runs each, in the order of their names.
 pub fn all(root: &Path, options: &Options, coverage: Coverage) -> Result<Vec<Ran>> {
-    let known = targets(root)?;
-    let unknown: Vec<&str> = options.targets.iter().map(String::as_str).filter(|name| !known.contains(*name)).collect();
-    if !unknown.is_empty() {
-        bail!("no fuzz target is named {}; there are {}", unknown.join(", "), Vec::from_iter(known).join(", "));
-    }
-    let wanted: Vec<String> =
-        known.into_iter().filter(|name| options.targets.is_empty() || options.targets.contains(name)).collect();
-    let programs = match coverage {
-        Coverage::Ours => build_ours(root)?,
-        Coverage::All => build_all(root)?,
-    };
-    let left = Mutex::new(wanted.into_iter());
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some(target) = next else { return };
-                    let ran = one(root, &programs, &target, options.seconds);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
-                }
-            });
+    Built::make(root, &options.targets, coverage)?.run(root, options.seconds, options.jobs)
+}
+
+/// Targets that only have to be run.
+pub struct Built {
+    programs: PathBuf,
+    targets: Vec<String>,
+}
+
+impl Built {
+    /// Those targets, all if none is named.
+    pub fn make(root: &Path, named: &[String], coverage: Coverage) -> Result<Built> {
+        let known = targets(root)?;
+        let unknown: Vec<&str> = named.iter().map(String::as_str).filter(|name| !known.contains(*name)).collect();
+        if !unknown.is_empty() {
+            bail!("no fuzz target is named {}; there are {}", unknown.join(", "), Vec::from_iter(known).join(", "));
         }
-    });
-    let mut ran = done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<Vec<_>>>()?;
-    ran.sort_by(|a, b| a.target.cmp(&b.target));
-    Ok(ran)
+        let targets = known.into_iter().filter(|name| named.is_empty() || named.contains(name)).collect();
+        let programs = match coverage {
+            Coverage::Ours => build_ours(root)?,
+            Coverage::All => build_all(root)?,
+        };
+        Ok(Built { programs, targets })
+    }
+
+    /// That many at a time.
+    pub fn run(self, root: &Path, seconds: u64, jobs: usize) -> Result<Vec<Ran>> {
+        let left = Mutex::new(self.targets.into_iter());
+        let done = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    loop {
+                        let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some(target) = next else { return };
+                        let ran = one(root, &self.programs, &target, seconds);
+                        done.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
+                    }
+                });
+            }
+        });
+        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut ran = done.into_iter().collect::<Result<Vec<_>>>()?;
+        ran.sort_by(|a, b| a.target.cmp(&b.target));
+        Ok(ran)
+    }
 }
 
 /// A file each.
@@ -136,7 +154,8 @@ pub fn targets(root: &Path) -> Result<std::collections::BTreeSet<String>> {
     Ok(names.collect())
 }
 
-/// Gives the directory of the programs.
+/// Gives the directory of the programs. As nice as an emulated machine that may run beside it: that would stand still meanwhile. What it writes is
+/// beside what such a machine reads, and nothing of that: cargo names what a wrapper compiles by the wrapper, too.
 fn build_ours(root: &Path) -> Result<PathBuf> {
     let mut command = cargo(root);
     command.args(["build", "-p", "fuzz", "--bins"]);
@@ -145,7 +164,7 @@ fn build_ours(root: &Path) -> Result<PathBuf> {
         command.arg("--config").arg(format!("profile.release.package.{name}.opt-level=3"));
     }
     command.env("RUSTC_WORKSPACE_WRAPPER", root.join(WRAPPER)).env("CC_COVERAGE_FLAGS", COVERAGE);
-    run_command(&mut command)?;
+    run_command(&mut nicely(&command))?;
     Ok(Profile::Release.bin_dir(root))
 }
 
@@ -163,6 +182,7 @@ fn build_all(root: &Path) -> Result<PathBuf> {
 
 /// What it finds worth keeping goes to a corpus in target/, which the next run begins with, beside the committed one.
 fn one(root: &Path, programs: &Path, target: &str, seconds: u64) -> Result<Ran> {
+    interrupt::check()?;
     let (corpus, artifacts) =
         (root.join("target/fuzz/corpus").join(target), root.join("target/fuzz/found").join(target));
     for dir in [&corpus, &artifacts] {

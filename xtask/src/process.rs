@@ -21,6 +21,25 @@ pub fn cargo(root: &Path) -> Command {
     command
 }
 
+/// How much others go before what waits for nobody: nice(1)'s number.
+const NICENESS: &str = "10";
+
+/// The same command, for a time when others need the processors more. What it reads and writes is to be said anew.
+pub fn nicely(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", NICENESS]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        nice.current_dir(dir);
+    }
+    nice
+}
+
 /// The command as a person would type it.
 pub fn shown(command: &Command) -> String {
     let mut words: Vec<String> = command
@@ -141,5 +160,18 @@ impl Drop for Beside {
         // Both fail only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nice_command_is_the_same_command() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $A.${HOME-unset}.$PWD.$(nice)"]).env("A", "a").env_remove("HOME").current_dir("/");
+        let own: i32 = output(&mut Command::new("nice")).unwrap().trim().parse().unwrap();
+        assert_eq!(output(&mut nicely(&command)).unwrap().trim(), format!("a.unset./.{}", (own + 10).min(19)));
     }
 }

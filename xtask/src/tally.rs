@@ -2,11 +2,16 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::AddAssign;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::interrupt;
 use crate::process::shown;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -35,11 +40,16 @@ pub fn run(command: &mut Command, note: &str) -> Result<Outcome> {
     eprintln!("+ {}", shown(command));
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", shown(command)))?;
-    let out = child.stdout.take().context("the child's standard output was not piped")?;
+    let lines = lines(child.stdout.take().context("the child's standard output was not piped")?);
     let mut tally = Tally::default();
     let mut noted = Vec::new();
-    for line in BufReader::new(out).split(b'\n') {
-        let line = line.context("cannot read the tests' output")?;
+    loop {
+        interrupt::check()?;
+        let line = match lines.recv_timeout(LOOK_EVERY) {
+            Ok(line) => line.context("cannot read the tests' output")?,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let line = String::from_utf8_lossy(&line);
         writeln!(std::io::stdout(), "{line}").context("cannot pass the tests' output on")?;
         if let Some(one) = closing_line(&line) {
@@ -51,6 +61,19 @@ pub fn run(command: &mut Command, note: &str) -> Result<Outcome> {
     }
     let success = child.wait().context("cannot wait for the tests")?.success();
     Ok(Outcome { tally, success, noted })
+}
+
+/// By a thread of its own, which ends with the output, or with whoever wants it: a read would sleep through an interruption.
+fn lines(out: ChildStdout) -> Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).split(b'\n') {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 /// `test result: ok. 5 passed; 0 failed; 1 ignored; …`
@@ -71,5 +94,13 @@ mod tests {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.01s";
         assert_eq!(closing_line(line), Some(Tally { passed: 12, failed: 3, skipped: 1 }));
         assert_eq!(closing_line("test store::conformance ... ok"), None);
+    }
+
+    #[test]
+    fn lines_come_to_the_end_of_the_output() {
+        let mut child = Command::new("printf").arg("one\\ntwo").stdout(Stdio::piped()).spawn().unwrap();
+        let said: Vec<_> = lines(child.stdout.take().unwrap()).iter().map(Result::unwrap).collect();
+        assert_eq!(said, [b"one", b"two"]);
+        assert!(child.wait().unwrap().success());
     }
 }

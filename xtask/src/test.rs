@@ -1,20 +1,25 @@
 //! README's second command: everything CI checks, in the order in which it fails soonest. Refuses to count a skipped
 //! end-to-end test as a good one.
 
-use std::path::Path;
+mod report;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
+use self::report::Report;
 use crate::build;
 use crate::build_ebpf::Layout;
 use crate::process::{cargo, is_root, run as run_command};
-use crate::tally::{self, Outcome, Tally};
-use crate::{build_ebpf, fuzz, residue, setup, tidy, tools, vm, vold};
+use crate::tally::{self, Tally};
+use crate::{build_ebpf, fuzz, interrupt, residue, setup, tidy, tools, vm, vold};
 
 /// Of each target: what a branch costs in CI. The soak has ten minutes.
 const FUZZ_SECONDS: u64 = 20;
+/// At a time, where nothing else runs.
+const FUZZ_JOBS: usize = 2;
 
 /// The file of tests that need another daemon.
 const UPGRADES: &str = "upgrades_lose_no_flow";
@@ -56,57 +61,9 @@ pub struct Options {
     as_released: bool,
 }
 
-/// What was run, what it came to, and what went wrong, in the order in which it happened.
-#[derive(Default)]
-struct Report {
-    tally: Tally,
-    failures: Vec<String>,
-    /// What took how many minutes.
-    laps: Vec<String>,
-}
-
 impl Options {
     fn programs(&self) -> build::Programs {
         if self.as_released { build::Programs::Released } else { build::Programs::Checked }
-    }
-}
-
-impl Report {
-    fn lap<T>(&mut self, name: &str, step: impl FnOnce(&mut Report) -> T) -> T {
-        let began = Instant::now();
-        let done = step(self);
-        self.laps.push(format!("{name} {:.1}", began.elapsed().as_secs_f64() / 60.0));
-        done
-    }
-
-    fn add(&mut self, other: Report) {
-        self.tally += other.tally;
-        self.failures.extend(other.failures);
-        self.laps.extend(other.laps);
-    }
-
-    fn step(&mut self, name: &str, done: Result<()>) {
-        if let Err(error) = done {
-            eprintln!("xtask: {name}: {error:#}");
-            self.failures.push(name.to_owned());
-        }
-    }
-
-    fn emulated(&mut self, (tally, failures): (Tally, Vec<String>)) {
-        self.tally += tally;
-        self.failures.extend(failures);
-    }
-
-    fn tests(&mut self, name: &str, done: Result<Outcome>) {
-        match done {
-            Ok(outcome) => {
-                self.tally += outcome.tally;
-                if !outcome.success {
-                    self.failures.push(name.to_owned());
-                }
-            }
-            Err(error) => self.step(name, Err(error)),
-        }
     }
 }
 
@@ -123,31 +80,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         }
         (Some(name), _) => {
             setup::run(root, setup::For::Tests)?;
-            end_to_end(root, seed, options.programs(), name, &mut report)?;
+            let programs = programs(root, options.programs(), name, &mut report)?;
+            end_to_end(root, seed, &programs, name, &mut report)?;
         }
-        (None, false) => {
-            report.lap("setup", |_| setup::run(root, setup::For::Tests))?;
-            report.lap("eBPF programs", |_| build_ebpf::run(root, Layout::Own))?;
-            lints(root, &mut report);
-            report.lap("unit tests", |report| unit(root, seed, Built::AsReleased, report));
-            end_to_end(root, seed, options.programs(), "", &mut report)?;
-            // Each has one thread, and neither asks how fast anything is.
-            std::thread::scope(|scope| {
-                let fuzzed = scope.spawn(|| {
-                    let mut report = Report::default();
-                    report.lap("fuzzing", |report| fuzz(root, report));
-                    report
-                });
-                report.lap("another kernel, meanwhile", |report| match another_kernel(root, seed) {
-                    Ok(outcome) => report.emulated(outcome),
-                    Err(error) => report.step("another kernel", Err(error)),
-                });
-                match fuzzed.join() {
-                    Ok(fuzzed) => report.add(fuzzed),
-                    Err(_) => report.failures.push("fuzzing".to_owned()),
-                }
-            });
-        }
+        (None, false) => everything(root, seed, options.programs(), &mut report)?,
     }
     if !report.laps.is_empty() {
         println!("minutes: {}", report.laps.join(", "));
@@ -158,6 +94,43 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let Tally { passed, failed, skipped } = report.tally;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     if report.failures.is_empty() { Ok(()) } else { bail!("failed: {}", report.failures.join(", ")) }
+}
+
+/// An emulated machine wants one processor for long, and end-to-end tests mostly wait: they run side by side.
+fn everything(root: &Path, seed: u64, made: build::Programs, report: &mut Report) -> Result<()> {
+    // What the machine needs, too: no package manager runs beside tests.
+    report.lap("setup", |_| setup::run(root, setup::For::Kernels))?;
+    report.lap("eBPF programs", |_| build_ebpf::run(root, Layout::Own))?;
+    lints(root, report);
+    report.lap("unit tests", |report| unit(root, seed, Built::AsReleased, report));
+    let programs = programs(root, made, "", report)?;
+    let brief = report.lap("another kernel's files", |report| {
+        // A test packs the programs.
+        report.step("cargo-deb", tools::install_cargo_deb(root).map(drop));
+        vm::Brief::make(root)
+    });
+    std::thread::scope(|scope| {
+        let emulated = scope.spawn(move || another_kernel(root, seed, brief));
+        let tested = end_to_end(root, seed, &programs, "", report);
+        if tested.is_ok() {
+            report.lap("fuzzing", |report| fuzz(root, || emulated.is_finished(), report));
+        }
+        match emulated.join() {
+            Ok(emulated) => report.add(emulated),
+            Err(_) => report.failures.push("another kernel".to_owned()),
+        }
+        tested
+    })
+}
+
+/// The oldest that is supported, briefly.
+fn another_kernel(root: &Path, seed: u64, brief: Result<vm::Brief>) -> Report {
+    let mut report = Report::default();
+    report.lap("another kernel, meanwhile", |report| match brief.and_then(|brief| brief.run(root, seed)) {
+        Ok(outcome) => report.emulated(outcome),
+        Err(error) => report.step("another kernel", Err(error)),
+    });
+    report
 }
 
 /// From the environment, to repeat a run; else from the clock.
@@ -258,26 +231,30 @@ pub fn seeded(command: &mut Command, seed: u64) -> &mut Command {
     command.env("CC_TEST_SEED", &seed).env("PROPTEST_RNG_SEED", &seed)
 }
 
-fn end_to_end(root: &Path, seed: u64, made: build::Programs, name: &str, report: &mut Report) -> Result<()> {
+/// What the end-to-end tests of that name run, and where it is; all of them if it is empty.
+fn programs(root: &Path, made: build::Programs, name: &str, report: &mut Report) -> Result<PathBuf> {
     if !is_root() {
         bail!(
             "the end-to-end tests make namespaces, mounts and eBPF programs: run them as root (sudo -E cargo xtask test --e2e)"
         );
     }
-    let suites = suites(root, name);
-    if suites.is_empty() {
+    if suites(root, name).is_empty() {
         bail!(
             "no test file is named {name}; there are {}",
             [files(root, "tests"), files(root, "cc-host")].concat().join(", ")
         );
     }
     let others = others(|file| name.is_empty() || name == file);
-    let programs = report.lap("programs", |_| build::tested(root, made, &others))?;
+    report.lap("programs", |_| build::tested(root, made, &others))
+}
 
+/// Nothing is built by then: an emulated machine that runs beside them reads target/. Of what a machine makes, nothing has a name by which tests'
+/// residue is known: it is in the guest, but for a directory in target/, qemu and virtiofsd.
+fn end_to_end(root: &Path, seed: u64, programs: &Path, name: &str, report: &mut Report) -> Result<()> {
     let before = residue::now();
     let mut skipped = 0;
-    for (label, mut command) in suites {
-        command.env("CC_BIN_DIR", &programs).env("CC_NO_SKIP", "1");
+    for (label, mut command) in suites(root, name) {
+        command.env("CC_BIN_DIR", programs).env("CC_NO_SKIP", "1");
         // Who packs them.
         if let Ok(own) = std::env::current_exe() {
             command.env("CC_XTASK", own);
@@ -285,6 +262,8 @@ fn end_to_end(root: &Path, seed: u64, made: build::Programs, name: &str, report:
         let outcome = report.lap(&format!("end to end, {label}"), |_| tally::run(seeded(&mut command, seed), ""));
         skipped += outcome.as_ref().map_or(0, |outcome| outcome.tally.skipped);
         report.tests(label, outcome);
+        // While a machine runs, a signal ends nothing by itself.
+        interrupt::check()?;
     }
     // Every end-to-end test is a required one: a machine that cannot run it cannot vouch for it.
     if skipped > 0 {
@@ -324,21 +303,17 @@ fn emulated(root: &Path, seed: u64, options: &Options, report: &mut Report) -> R
     let asked = [(options.netkit, vm::With::Netkit), (options.lvm, vm::With::Lvm), (options.udev, vm::With::Udev)];
     let with = asked.into_iter().find_map(|(is_asked, with)| is_asked.then_some(with));
     report.emulated(match options.briefly {
-        true => vm::briefly(root, seed)?,
+        true => vm::Brief::make(root)?.run(root, seed)?,
         false => vm::run(root, options.vm.as_deref().unwrap_or_default(), &choice, with, seed)?,
     });
     Ok(())
 }
 
-/// The oldest that is supported, briefly; with the programs and images that are there by now.
-fn another_kernel(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
-    setup::run(root, setup::For::Kernels)?;
-    vm::briefly(root, seed)
-}
-
-/// Each target counts as a test.
-fn fuzz(root: &Path, report: &mut Report) {
-    match fuzz::all(root, &fuzz::Options::of(Vec::new(), FUZZ_SECONDS, 1), fuzz::Coverage::Ours) {
+/// Each target counts as a test. Whether nothing else runs is asked when they are built.
+fn fuzz(root: &Path, is_alone: impl FnOnce() -> bool, report: &mut Report) {
+    let built = fuzz::Built::make(root, &[], fuzz::Coverage::Ours);
+    let jobs = if is_alone() { FUZZ_JOBS } else { 1 };
+    match built.and_then(|built| built.run(root, FUZZ_SECONDS, jobs)) {
         Ok(ran) => {
             for ran in ran {
                 match ran.found {

@@ -13,7 +13,7 @@ use super::initramfs::TAG;
 use super::kernel::Kernel;
 use super::told::{PORT, Told};
 use crate::interrupt;
-use crate::process::shown;
+use crate::process::{nicely, shown};
 
 const CPUS: u32 = 2;
 const MEMORY: &str = "3G";
@@ -34,6 +34,7 @@ const VIRTIOFSD: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
     /// In which no processor meets code that another is just patching: some guests of those with one each end by that (docs/kernels.md).
+    /// It gives way to others: what runs beside it may ask how fast something is.
     One,
     Each,
 }
@@ -135,6 +136,10 @@ fn qemu(kernel: &Kernel, threads: Threads) -> Command {
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "file:console", "-nic", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(&kernel.image).args(["-initrd", "initramfs", "-append"]);
     qemu.arg("console=ttyS0 earlyprintk=serial panic=-1 oops=panic");
+    let mut qemu = match threads {
+        Threads::One => nicely(&qemu),
+        Threads::Each => qemu,
+    };
     qemu.stdin(Stdio::null()).stdout(Stdio::null());
     qemu
 }

@@ -73,13 +73,24 @@ pub fn run(
 
 /// A part of what is required, within a quarter of an hour, on the oldest kernel, which lacks the most; and the refusal. Not on the newest: what
 /// Debian brings out today is to break nothing that has not changed.
-pub fn briefly(root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
-    let names: Vec<String> = suites::BRIEFLY.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let built = build(root, &names)?;
-    let [oldest, _, refused] = KERNELS;
-    let each =
-        vec![(Series::parse(oldest)?, suites::chosen(&built, suites::BRIEFLY)?), (Series::parse(refused)?, Vec::new())];
-    on_each(root, each, seed, Run::Brief)
+pub struct Brief(Vec<(Series, Vec<Suite>)>);
+
+impl Brief {
+    /// Builds and downloads all that it needs: once a machine runs, neither cargo nor a package manager changes the files that it reads.
+    pub fn make(root: &Path) -> Result<Brief> {
+        let names: Vec<String> = suites::BRIEFLY.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let built = build(root, &names)?;
+        let [oldest, _, refused] = KERNELS;
+        let (oldest, refused) = (Series::parse(oldest)?, Series::parse(refused)?);
+        for series in [&oldest, &refused] {
+            kernel::fetch(root, series)?;
+        }
+        Ok(Brief(vec![(oldest, suites::chosen(&built, suites::BRIEFLY)?), (refused, Vec::new())]))
+    }
+
+    pub fn run(self, root: &Path, seed: u64) -> Result<(Tally, Vec<String>)> {
+        on_each(root, self.0, seed, Run::Brief)
+    }
 }
 
 /// Of which of the two commands. A brief one must not fail but for what it tests, and docs/kernels.md is not to say what came of it.
