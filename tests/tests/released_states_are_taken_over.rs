@@ -29,7 +29,7 @@ fn said(world: &World) -> Map<String, Value> {
     ASKED.map(|words| (words.join(" "), world.cc(&[words, &["--json"]].concat()).json())).into_iter().collect()
 }
 
-/// Something of everything that a state directory can hold.
+/// Something of what a state directory can hold, but for disks and keys.
 fn fill(world: &World) {
     let image = world.image("busybox");
     world.cc(&["vpc", "create", "--cidr", "10.0.0.0/24", "--cidr6", "fd00:1::/64", "--name", "blue"]).ok();

@@ -149,10 +149,24 @@ fn only_its_own_file_system_is_mounted() {
     for name in ["one:/d", "two:/d"] {
         world.run_rm("busybox", &["-v", name], &["true"]).fails(125, "is not its file system");
     }
-    world.cc(&["volume", "check", "--repair", "one"]).fails(1, "is not its file system");
+    let bytes = |id: &str| std::fs::metadata(file(id)).unwrap().len();
+    let before = bytes(&one);
+    for args in [&["check", "--repair", "one"][..], &["resize", "one", "--size", "64MiB"]] {
+        world.cc(&[&["volume"], args].concat()).fails(1, "is not its file system");
+    }
+    assert_eq!(bytes(&one), before, "another's is not made larger");
     swap();
     assert_eq!(world.run_rm("busybox", &["-v", "one:/d"], &["cat", "/d/file"]).ok().stdout, "one\n");
-    // Nor is anything made in the place of one that is gone.
+    // Nor is anything made in the place of what was cut off it, or of one that is gone.
+    let image = std::fs::File::options().write(true).open(file(&two)).unwrap();
+    image.set_len(before / 2).unwrap();
+    for refused in [
+        world.run_rm("busybox", &["-v", "two:/d"], &["true"]).fails(125, "is not its file system"),
+        world.cc(&["volume", "resize", "two", "--size", "64MiB"]).fails(1, "is not its file system"),
+    ] {
+        assert!(refused.stderr.contains(&format!("has {} bytes instead of", before / 2)), "{refused:?}");
+    }
+    assert_eq!(bytes(&two), before / 2);
     std::fs::rename(file(&two), world.path("aside")).unwrap();
     world.run_rm("busybox", &["-v", "two:/d"], &["true"]).fails(125, "is not its file system");
     assert!(!file(&two).exists());

@@ -156,6 +156,7 @@ impl House {
         tokio::spawn(Arc::clone(&outside).follow());
         tokio::spawn(Arc::clone(&containers).watch_over());
         tokio::spawn(Arc::clone(&volumes).watch());
+        tokio::spawn(Arc::clone(&volumes).finish_later());
         tokio::spawn(Arc::clone(&containers).pack_logs());
         containers.has_booted();
         tokio::spawn(Arc::clone(&containers).keep_pool());

@@ -62,7 +62,9 @@ impl Volumes {
         }
         not_yet("resize", &record)?;
         // Before it is written down that it grows.
-        self.backend_of(&record)?;
+        let (backend, looked_at) = (self.backend_of(&record)?, record.clone());
+        let is_its = blocking(move || there_and_its_own(&*backend, &looked_at)).await;
+        self.noted(&record, is_its).await?;
         let growing = VolumeRecord { state: VolumeState::Resizing { to_bytes }, ..record };
         {
             let _quota = self.space.quota.lock().await;
@@ -70,20 +72,27 @@ impl Volumes {
             self.put(&growing).await?;
         }
         fault::point("volume.resize.recorded");
-        self.grow(&growing, to_bytes).await
+        self.grow(&growing, to_bytes, true).await
     }
 
-    /// What is written down already. Under its lock.
-    pub(super) async fn grow(&self, record: &VolumeRecord, to_bytes: u64) -> Result<VolumeRecord, VolumeError> {
+    /// What is written down already. Under its lock. Where it cannot be done, it stays to be done, unless somebody waits for the answer.
+    pub(super) async fn grow(
+        &self,
+        record: &VolumeRecord,
+        to_bytes: u64,
+        is_awaited: bool,
+    ) -> Result<VolumeRecord, VolumeError> {
         let backend = self.backend_of(record)?;
         let (grows, growing) = (Arc::clone(&backend), record.clone());
-        let allocated = blocking(move || grows.grow(&growing.id, to_bytes)).await;
-        if let Err(source) = allocated {
-            if matches!(source, BackendError::Full { .. } | BackendError::Filling { .. }) {
-                self.stay_as_it_was(record).await?;
-            }
-            return Err(VolumeError::Backend { operation: "resize", name: record.name.clone(), source });
+        let allocated = blocking(move || allocate(&*grows, &growing, to_bytes)).await;
+        let allocated = self.noted(record, allocated).await;
+        if let Err(VolumeError::Backend { source: BackendError::Full { .. } | BackendError::Filling { .. }, .. }) =
+            &allocated
+            && is_awaited
+        {
+            self.stay_as_it_was(record).await?;
         }
+        allocated?;
         fault::point("volume.resize.allocated");
         self.mount(record).await?;
         let (has, mounts, growing) = (Arc::clone(&backend), Arc::clone(&self.mounts), record.clone());
@@ -93,19 +102,23 @@ impl Volumes {
             self.unmount(&record.id).await;
         }
         match grown {
-            Err(VolumeError::Mount { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                if is_held {
+            Err(VolumeError::NotWhileUsed { name }) if is_held => {
+                if is_awaited {
                     self.stay_as_it_was(record).await?;
-                    return Err(VolumeError::NotWhileUsed { name: record.name.clone() });
                 }
+                return Err(VolumeError::NotWhileUsed { name });
+            }
+            Err(VolumeError::NotWhileUsed { .. }) => {
                 let (has, growing) = (Arc::clone(&backend), record.clone());
-                blocking(move || grow_unmounted(&*has, &growing)).await?;
+                let grown = blocking(move || grow_unmounted(&*has, &growing)).await;
+                self.noted(record, grown).await?;
             }
             grown => grown?,
         }
         let kept = record.id.clone();
         if let Err(error) = blocking(move || backend.keep(&kept)).await {
-            tracing::error!(volume = %record.id, error = error_chain(&error), "some of what it has grown by is not kept for it");
+            let error = error_chain(&error);
+            tracing::error!(volume = %record.id, error, "some of what it has grown by is not kept for it");
         }
         fault::point("volume.resize.grown");
         let ready = VolumeRecord { size_bytes: to_bytes, state: VolumeState::Ready, ..record.clone() };
@@ -113,11 +126,15 @@ impl Volumes {
         Ok(ready)
     }
 
-    /// It could not be done after all, and nothing has used any of it.
+    /// It could not be done after all. What an earlier try has grown it by stays.
     async fn stay_as_it_was(&self, record: &VolumeRecord) -> Result<(), VolumeError> {
-        let (backend, kept) = (self.backend_of(record)?, record.clone());
-        blocking(move || shrink_back(&*backend, &kept)).await?;
-        self.put(&VolumeRecord { state: VolumeState::Ready, ..record.clone() }).await
+        let (backend, mounts, kept) = (self.backend_of(record)?, Arc::clone(&self.mounts), record.clone());
+        match blocking(move || shrink_back(&*backend, &mounts, &kept)).await? {
+            Some(size_bytes) => {
+                self.put(&VolumeRecord { size_bytes, state: VolumeState::Ready, ..record.clone() }).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// A volume of its own, with what is in this one now. Where it is in use, nobody writes to it meanwhile. It has a UUID of its own, so that
@@ -165,6 +182,20 @@ fn not_yet(operation: &'static str, record: &VolumeRecord) -> Result<(), VolumeE
     }
 }
 
+/// Nothing else is made larger.
+fn there_and_its_own(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+    let failed = |source| VolumeError::Backend { operation: "resize", name: record.name.clone(), source };
+    backend.prepare(&record.id).map_err(failed)?;
+    is_its_own(backend, record)
+}
+
+/// Its space.
+fn allocate(backend: &dyn Backend, record: &VolumeRecord, to_bytes: u64) -> Result<(), VolumeError> {
+    there_and_its_own(backend, record)?;
+    let failed = |source| VolumeError::Backend { operation: "resize", name: record.name.clone(), source };
+    backend.grow(&record.id, to_bytes).map_err(failed)
+}
+
 fn grow_file_system(
     backend: &dyn Backend,
     mounts: &Mounts,
@@ -176,13 +207,21 @@ fn grow_file_system(
     let failed = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
     let device = backend.attach(&record.id).map_err(attach)?;
     device.refresh().map_err(failed)?;
+    let found = superblock(device.path()).map_err(failed)?;
     // A backend rounds up, and the file system has all that it was given.
-    let has_it = |found: Superblock| found.bytes >= to_bytes;
-    if superblock(device.path()).map_err(failed)?.is_some_and(has_it) {
+    if found.is_some_and(|found| found.bytes >= to_bytes) {
         return Ok(());
     }
     let root = mounts.open(record.id.as_str()).map_err(failed)?;
-    ioctl::grow_ext4(root.as_fd(), to_bytes / u64::from(BLOCK_BYTES)).map_err(failed)?;
+    match ioctl::grow_ext4(root.as_fd(), to_bytes / u64::from(BLOCK_BYTES)) {
+        // One that has met errors is refused by the same code, whoever asks.
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied && !found.is_some_and(|found| found.has_errors) =>
+        {
+            return Err(VolumeError::NotWhileUsed { name: name.clone() });
+        }
+        grown => grown.map_err(failed)?,
+    }
     rustix::fs::syncfs(&root).map_err(|error| failed(error.into()))
 }
 
@@ -190,17 +229,22 @@ fn superblock(device: &Path) -> io::Result<Option<Superblock>> {
     Superblock::read(&File::open(device)?)
 }
 
-/// A file system that has grown already keeps what it has: that is so if an earlier try went further, or its backend rounds up.
-fn shrink_back(backend: &dyn Backend, record: &VolumeRecord) -> Result<(), VolumeError> {
+/// The size that it has then: what its file system has grown by is its own. None while only its journal knows what that is.
+fn shrink_back(backend: &dyn Backend, mounts: &Mounts, record: &VolumeRecord) -> Result<Option<u64>, VolumeError> {
     let (id, name) = (&record.id, &record.name);
     let disk = |source| VolumeError::Backend { operation: "resize", name: name.clone(), source };
     let failed = |source| VolumeError::Mount { operation: "resize", name: name.clone(), source };
+    is_its_own(backend, record)?;
     let device = backend.attach(id).map_err(disk)?;
-    if superblock(device.path()).map_err(failed)?.is_some_and(|found| found.bytes <= record.size_bytes) {
-        backend.shrink_back(id, record.size_bytes).map_err(disk)?;
-        device.refresh().map_err(failed)?;
+    let is_mounted = mounts.mounted(id.as_str()).map_err(failed)?.is_some();
+    let Some(found) = superblock(device.path()).map_err(failed)? else { return Ok(None) };
+    if found.has_journal_left && !is_mounted {
+        return Ok(None);
     }
-    Ok(())
+    let keeps = found.bytes.max(record.size_bytes);
+    backend.shrink_back(id, keeps).map_err(disk)?;
+    device.refresh().map_err(failed)?;
+    Ok(Some(keeps))
 }
 
 /// Nobody has it.

@@ -169,14 +169,19 @@ impl Volumes {
         }
         let (backend, mounts, wanted) = (self.backend_of(record)?, Arc::clone(&self.mounts), record.clone());
         let mounted = blocking(move || mount(&*backend, &mounts, &wanted)).await;
-        if let Err(VolumeError::NeedsRepair { why, .. }) = &mounted {
+        self.noted(record, mounted).await
+    }
+
+    /// With what has shown that it needs repair written down.
+    pub(super) async fn noted<T>(&self, record: &VolumeRecord, done: Result<T, VolumeError>) -> Result<T, VolumeError> {
+        if let Err(VolumeError::NeedsRepair { why, .. }) = &done {
             self.needs_repair(record, why).await;
         }
-        mounted
+        done
     }
 
     /// Nobody mounts it before somebody has looked at it.
-    pub(super) async fn needs_repair(&self, record: &VolumeRecord, why: &str) {
+    async fn needs_repair(&self, record: &VolumeRecord, why: &str) {
         let state = VolumeState::NeedsRepair { why: why.to_owned(), to_bytes: record.grows_to() };
         if let Err(error) = self.put(&VolumeRecord { state, ..record.clone() }).await {
             tracing::error!(volume = %record.id, error = error_chain(&error), "cannot write that it needs repair");

@@ -4,6 +4,8 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::error::VolumeError;
 use super::ioctl;
 use super::record::{VolumeRecord, VolumeState};
@@ -18,17 +20,33 @@ impl Volumes {
     /// Before anybody asks for a volume: what was never finished goes, and so does what was being deleted.
     pub async fn begin(&self) -> Result<(), VolumeError> {
         self.thaw_all().await;
+        self.say_where_they_are().await?;
         for record in self.all().await? {
             // An object store may be away, and nobody else waits for that.
             if !record.is_persistent() {
-                self.erase_unfinished(&record.id).await;
+                self.erase_unfinished(&record.id, self.lock(&record.id).await).await;
             }
         }
         Ok(())
     }
 
-    async fn erase_unfinished(&self, id: &VolumeId) {
-        let _lock = self.lock(id).await;
+    /// In the records of former daemons, which did not say it.
+    async fn say_where_they_are(&self) -> Result<(), VolumeError> {
+        let mut silent = self.all().await?;
+        silent.retain(|record| record.place.is_none() && !record.is_persistent());
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let (backend, place) = (Arc::clone(&self.backend), self.backend.place());
+        let there = blocking(move || backend.list()).await.map_err(|source| VolumeError::Pool { source })?;
+        for record in silent.into_iter().filter(|record| there.contains(&record.id)) {
+            self.put(&VolumeRecord { place: Some(place.clone()), ..record }).await?;
+        }
+        Ok(())
+    }
+
+    /// Under its lock.
+    async fn erase_unfinished(&self, id: &VolumeId, _lock: OwnedMutexGuard<()>) {
         // As it is now: others may have waited for the lock, too.
         let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == *id);
         let Some(record) = found else { return };
@@ -54,7 +72,7 @@ impl Volumes {
         let records = self.all().await?;
         tokio::spawn(Arc::clone(self).finish_persistent());
         let volumes = Arc::clone(self);
-        let growing = tokio::spawn(async move { volumes.grow_all().await });
+        let growing = tokio::spawn(async move { volumes.grow_all(true).await });
         // A large one takes its time, and nobody else's.
         let _ = tokio::time::timeout(BOOT_WAITS, growing).await;
         for backend in std::iter::once(&self.backend).chain(&self.persistent) {
@@ -81,30 +99,34 @@ impl Volumes {
         self.erase_all_unfinished(VolumeRecord::is_persistent).await;
     }
 
-    /// What could not go before, of whatever it was kept.
+    /// What could not go before. Whoever works on one now finishes it, too.
     pub(super) async fn erase_all_unfinished(&self, of: impl Fn(&VolumeRecord) -> bool) {
         match self.all().await {
             Ok(all) => {
                 for record in all.iter().filter(|record| record.is_unfinished() && of(record)) {
-                    self.erase_unfinished(&record.id).await;
+                    if let Some(lock) = self.try_lock(&record.id) {
+                        self.erase_unfinished(&record.id, lock).await;
+                    }
                 }
             }
             Err(error) => tracing::error!(error = error_chain(&error), "cannot read what was never finished"),
         }
     }
 
-    pub(super) async fn grow_all(&self) {
+    /// Each when nobody works on it any more, or those on which nobody does now.
+    pub(super) async fn grow_all(&self, waits: bool) {
         let is_growing = |record: &VolumeRecord| matches!(record.state, VolumeState::Resizing { .. });
         let ids: Vec<VolumeId> = match self.all().await {
             Ok(all) => all.into_iter().filter(is_growing).map(|record| record.id).collect(),
             Err(error) => return tracing::error!(error = error_chain(&error), "cannot read which are to grow"),
         };
         for id in ids {
-            let _lock = self.lock(&id).await;
+            let lock = if waits { Some(self.lock(&id).await) } else { self.try_lock(&id) };
+            let Some(_lock) = lock else { continue };
             let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == id);
             let Some(record) = found else { continue };
             let VolumeState::Resizing { to_bytes } = record.state else { continue };
-            if let Err(error) = self.grow(&record, to_bytes).await {
+            if let Err(error) = self.grow(&record, to_bytes, false).await {
                 tracing::error!(volume = %id, error = error_chain(&error), "cannot make it larger yet");
             }
         }

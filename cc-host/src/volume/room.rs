@@ -266,13 +266,19 @@ impl Volumes {
 
     /// One at a time does something to a volume.
     pub(super) async fn lock(&self, id: &VolumeId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for are of volumes that may be long gone.
-            all.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(all.entry(id.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.lock_of(id).lock_owned().await
+    }
+
+    /// Unless somebody does something to it now.
+    pub(super) fn try_lock(&self, id: &VolumeId) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(id).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, id: &VolumeId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds or waits for are of volumes that may be long gone.
+        all.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(all.entry(id.clone()).or_default())
     }
 
     /// Always in the same order, so that no two wait for each other.

@@ -132,10 +132,11 @@ impl Volumes {
     /// By the limit and by what there is, but for what was promised and is not allocated yet.
     async fn free_bytes(&self, all: &[VolumeRecord], measure: &Measure, what: For) -> Result<u64, BackendError> {
         let (backend, measure) = (Arc::clone(&self.backend), Arc::clone(measure));
-        let under_way = |state: &VolumeState| matches!(state, VolumeState::Creating | VolumeState::Resizing { .. });
-        let all: Vec<&VolumeRecord> = all.iter().filter(|volume| !volume.is_persistent()).collect();
-        let begun: Vec<_> =
-            all.iter().filter(|v| under_way(&v.state)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
+        let under_way = |v: &VolumeRecord| v.state == VolumeState::Creating || v.grows_to().is_some();
+        // What is in another pool takes nothing of this one.
+        let is_here = |v: &&VolumeRecord| !v.is_persistent() && self.backend_of(v).is_ok();
+        let all: Vec<&VolumeRecord> = all.iter().filter(is_here).collect();
+        let begun: Vec<_> = all.iter().filter(|v| under_way(v)).map(|v| (v.id.clone(), v.reserved_bytes())).collect();
         let disks: Vec<Noted> = self.space.disks().values().copied().collect();
         let of_disks: u64 = disks.iter().filter(|disk| !disk.is_allocated).map(|disk| disk.bytes).sum();
         let is_shared = backend.is_of_files();

@@ -17,6 +17,8 @@ use super::ioctl;
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// The program of which all commands of lvm2 are a part.
 pub const LVM: &str = "lvm";
+/// Those of them that change nothing.
+const LVM_LOOKS: [&str; 2] = ["lvs", "lvmconfig"];
 /// Of what one says.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
 /// Of what one reports: a kilobyte for each of the volumes that there can be.
@@ -88,11 +90,12 @@ fn end(
     stderr: Stdio,
 ) -> Result<i32, ToolError> {
     let program = find(tool)?;
+    let changes_tables = tool == LVM && !args.first().is_some_and(|first| LVM_LOOKS.contains(first));
     let failed = |source| ToolError::Run { tool, source };
     let mut command = Command::new(program);
     command.args(args).arg(on).env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     command.stdout(stdout).stderr(stderr);
-    if tool == LVM {
+    if changes_tables {
         // What it would still do, the next daemon does not know of.
         ioctl::ends_with_us(&mut command);
     }
@@ -104,7 +107,7 @@ fn end(
     let in_time = match &ended {
         Some(pidfd) if !wait(pidfd, within) => {
             // It fails only for one that has just ended. LVM puts it off while it has anything suspended.
-            let _ = pidfd_send_signal(pidfd, if tool == LVM { Signal::TERM } else { Signal::KILL });
+            let _ = pidfd_send_signal(pidfd, if changes_tables { Signal::TERM } else { Signal::KILL });
             false
         }
         // Not to be had: then it is waited for as long as it takes.

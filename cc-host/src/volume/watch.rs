@@ -18,8 +18,7 @@ impl Volumes {
         blocking(move || backend.advice()).await.map_err(|source| VolumeError::Pool { source })
     }
 
-    /// For as long as the daemon runs: what is grave is an event, once until it is over. What could not be removed or made larger, because it
-    /// was in use or its tools failed, may be by now.
+    /// For as long as the daemon runs: what is grave is an event, once until it is over.
     pub async fn watch(self: Arc<Self>) {
         let mut told = HashSet::new();
         loop {
@@ -28,8 +27,15 @@ impl Volumes {
                 Err(error) => tracing::warn!(error = error_chain(&error), "cannot look at the pool of volumes"),
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// For as long as the daemon runs: what could not be removed or made larger, because it was in use or its tools failed, may be by now.
+    pub async fn finish_later(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
             self.erase_all_unfinished(|_| true).await;
-            self.grow_all().await;
+            self.grow_all(false).await;
         }
     }
 

@@ -98,7 +98,7 @@ fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
 fn a_pool_that_fills_is_told_and_gets_nothing_more() {
     let pool = Pool::new();
     let world = World::with_config(&pool.config());
-    world.cc(&["volume", "create", "--size", "240MiB", "--name", "data"]).ok();
+    world.cc(&["volume", "create", "--size", "256MiB", "--name", "data"]).ok();
     world.cc(&["doctor"]).ok();
     let fill = ["dd", "if=/dev/zero", "of=/d/file", "bs=1M", "count=210"];
     world.run_rm("busybox", &["-v", "data:/d"], &fill).ok();

@@ -80,16 +80,26 @@ impl Backend for LoopFiles {
     fn keep(&self, id: &VolumeId) -> Result<(), BackendError> {
         let (path, file) = (self.image(id), self.file(id)?);
         let about = file.metadata().map_err(failed("look at", path.clone()))?;
-        match about.blocks() * SECTOR_BYTES < about.len() {
-            true => allocate(&file, &path, about.len()),
-            false => Ok(()),
+        let missing = about.len().saturating_sub(about.blocks() * SECTOR_BYTES);
+        if missing == 0 {
+            return Ok(());
+        }
+        // Asked before: what there is of it would be taken, to the last block.
+        let room = self.room()?;
+        match room.free_bytes.saturating_sub(room.reserve_bytes) < missing {
+            true => Err(BackendError::Full { path, bytes: missing }),
+            false => allocate(&file, &path, about.len()),
         }
     }
 
     fn shrink_back(&self, id: &VolumeId, bytes: u64) -> Result<(), BackendError> {
         let path = self.image(id);
         let file = self.file(id)?;
-        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed("shorten", path))
+        let shorten = || match file.metadata()?.len() > bytes {
+            true => file.set_len(bytes).and_then(|()| file.sync_all()),
+            false => Ok(()),
+        };
+        shorten().map_err(failed("shorten", path))
     }
 
     /// Block after block.
@@ -158,7 +168,7 @@ impl Backend for LoopFiles {
             next: "have volumes.dir on ext4 or XFS",
             grave: false,
         };
-        Ok(if self.files.is_direct()? { Vec::new() } else { vec![indirect] })
+        Ok(if self.files.is_direct() { Vec::new() } else { vec![indirect] })
     }
 }
 
