@@ -33,9 +33,13 @@ impl Pool {
         format!("lvm-thin {}/pool", self.group)
     }
 
+    pub fn device(&self, volume: &str) -> PathBuf {
+        Path::new("/dev").join(&self.group).join(volume)
+    }
+
     /// Devices of the group: the pool's own have names with a dash.
     pub fn devices(&self) -> Vec<String> {
-        let all = std::fs::read_dir(format!("/dev/{}", self.group)).into_iter().flatten().flatten();
+        let all = std::fs::read_dir(self.device("")).into_iter().flatten().flatten();
         all.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name != "pool").collect()
     }
 }

@@ -1,7 +1,9 @@
 //! The daemon dies at each step of what can be done to a volume. The next one finishes or undoes it: no data is lost, and nothing is left.
 //! `cargo xtask test` builds the daemon that dies where it is told. In emulated machines once more with volumes in a thin pool of LVM's.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
+use std::process::Command;
 use std::time::Duration;
 
 use cc_tests::lvm::Pool;
@@ -48,6 +50,19 @@ impl Host {
             None => std::fs::read_dir(self.path("state/volumes")).unwrap().count(),
         }
     }
+}
+
+/// The device of a volume, which is in use as long as this is kept.
+fn opened(host: &Host, id: &str) -> File {
+    let path = match &host.pool {
+        Some(pool) => pool.device(id),
+        None => {
+            let image = host.path("state/volumes").join(format!("{id}.img"));
+            let made = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+            String::from_utf8(made.stdout).unwrap().trim().into()
+        }
+    };
+    File::open(path).unwrap()
 }
 
 /// A world with a volume that has been written to, and a daemon that will die at that place.
@@ -97,6 +112,23 @@ fn can_grow_in_use() -> bool {
 }
 
 const ONE: &str = "data ready 16777216;";
+
+/// Somebody on the host has it when the next daemon would remove it.
+#[test]
+fn what_cannot_go_at_boot_goes_later() {
+    let mut world = world("volume.delete.recorded");
+    let id = world.cc(&["volume", "inspect", "data"]).json()[0]["id"].as_str().unwrap().to_owned();
+    assert_ne!(world.cc(&["volume", "delete", "data"]).code, 0);
+    let mut daemon = world.take_daemon();
+    eventually("the daemon dies", BOUND, || daemon.ended().map(drop));
+    drop(daemon);
+    let device = opened(&world, &id);
+    world.start();
+    assert_eq!((volumes(&world).as_str(), world.there()), ("", 1), "nobody finds it, and it is there");
+    drop(device);
+    eventually("it is gone", BOUND, || (world.there() == 0).then_some(()));
+    world.assert_clean();
+}
 
 #[test]
 fn a_volume_is_made_or_was_never_asked_for() {

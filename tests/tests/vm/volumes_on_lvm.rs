@@ -97,7 +97,8 @@ fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
 #[test]
 fn a_pool_that_fills_is_told_and_gets_nothing_more() {
     let pool = Pool::new();
-    let world = World::with_config(&pool.config());
+    // Promised is more than there is, or that would be the reason.
+    let world = World::with_config(&format!("{}\nvolumes.lvm_promised_percent = 200", pool.config()));
     world.cc(&["volume", "create", "--size", "256MiB", "--name", "data"]).ok();
     world.cc(&["doctor"]).ok();
     let fill = ["dd", "if=/dev/zero", "of=/d/file", "bs=1M", "count=210"];
@@ -105,8 +106,7 @@ fn a_pool_that_fills_is_told_and_gets_nothing_more() {
     world.cc(&["volume", "create", "--size", "16MiB", "--name", "more"]).fails(1, "stops the writes of all");
     let told = world.cc(&["doctor"]).fails(1, "");
     assert!(told.stdout.contains("of the data of thin pool"), "{told:?}");
-    // The daemon looks once a minute.
-    eventually("an event tells", Duration::from_secs(90), || {
+    eventually("an event tells", Duration::from_secs(60), || {
         world.cc(&["events", "--since", "10m"]).stdout.contains("volume.pool_filling").then_some(())
     });
     world.cc(&["volume", "delete", "data"]).ok();
