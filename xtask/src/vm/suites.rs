@@ -12,7 +12,7 @@ use crate::{debian, dist};
 
 /// What is asked of each supported kernel: programs, isolation, rules, NAT, restart, limits, rates, volumes that grow under who uses them, thin
 /// volumes, and the unit.
-const REQUIRED: [&str; 14] = [
+const REQUIRED: [&str; 13] = [
     "limits_hold",
     "same_cidr_vpcs_never_hear_each_other",
     "containers_reach_out",
@@ -23,7 +23,6 @@ const REQUIRED: [&str; 14] = [
     "kernel_qdisc",
     "bandwidth_is_held",
     "volumes_resize",
-    "volumes_survive_crashes",
     "volume_lvm",
     "volumes_on_lvm",
     UNIT,
