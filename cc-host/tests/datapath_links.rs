@@ -3,11 +3,13 @@
 
 mod datapath_support;
 
-use cc_host::kernel::link::{Links, Pair, PairKind, configure_endpoint, loopback_up};
+use cc_host::kernel::link::{EndpointAddress, Links, Pair, PairKind, configure_endpoint, loopback_up};
 use cc_host::kernel::{carrier, netns, uplink};
 use datapath_support::{GATEWAY, World, new_netns};
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
@@ -25,14 +27,15 @@ fn a_container_has_what_it_was_given_and_says_nothing_unasked() {
     assert_eq!(counters.drops, [], "neither end talks by itself");
 }
 
-/// Otherwise the host's end loses what it sends, until the kernel comes to it: the answer to a container's first question.
+/// Otherwise the host's end loses what it sends, until the kernel comes to it: the answer to a container's first question. And the container
+/// refuses what comes for its IPv6 address.
 #[test]
 fn both_ends_send_as_soon_as_they_are_settled() {
     let world = World::new();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Others change interfaces too, so that the kernel's worker has to wait.
-        for _ in 0..2 {
+        for _ in 0..6 {
             scope.spawn(|| {
                 let other = new_netns();
                 netns::in_netns(other.as_fd(), || {
@@ -48,6 +51,7 @@ fn both_ends_send_as_soon_as_they_are_settled() {
                         alias: "cc:x",
                     };
                     while !done.load(Ordering::Relaxed) {
+                        many_addresses();
                         let ifindex = runtime.block_on(links.create_pair(&pair)).unwrap();
                         runtime.block_on(links.delete(ifindex)).unwrap();
                     }
@@ -56,7 +60,7 @@ fn both_ends_send_as_soon_as_they_are_settled() {
             });
         }
         // And there is other work to do.
-        for _ in 0..8 {
+        for _ in 0..4 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
@@ -70,6 +74,18 @@ fn both_ends_send_as_soon_as_they_are_settled() {
     assert!(carrier::settle("a-name-that-is-too-long").is_err());
 }
 
+/// Gives and takes addresses that the kernel's worker has to make routes for, one after the other.
+fn many_addresses() {
+    let change = |verb: &str| -> String {
+        (0..64).map(|number| format!("addr {verb} fd00:2::{number:x}/128 dev lo nodad\n")).collect()
+    };
+    for verb in ["add", "del"] {
+        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        ip.stdin.take().unwrap().write_all(change(verb).as_bytes()).unwrap();
+        assert!(ip.wait().unwrap().success());
+    }
+}
+
 /// Tells the others that it is over, also when that is because of a failure.
 struct Done<'a>(&'a AtomicBool);
 
@@ -80,13 +96,28 @@ impl Drop for Done<'_> {
 }
 
 fn settles(world: &World) {
-    for number in 0..10u8 {
+    for number in 0..200u8 {
         let (_, netns) = world.veth(number.into(), [2, 0, 0, 0, 1, number]);
-        world.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![])).unwrap();
+        let address = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, u16::from(number) + 2);
+        let given = EndpointAddress { address: address.into(), prefix_len: 64, gateway: None };
+        world.block_on(configure_endpoint(netns.try_clone().unwrap(), vec![given])).unwrap();
+        assert!(is_local(netns.as_fd(), address), "pair {number}: what comes for {address} is refused");
         let name = format!("cct{number}");
         assert!(carrier::settle(&name).unwrap(), "there is a carrier");
         assert!(is_running(&name), "pair {number}: what its host end sends is lost");
     }
+}
+
+/// Whether the kernel takes packets for an address, asked without waiting for what others do to interfaces.
+fn is_local(netns: BorrowedFd<'_>, address: Ipv6Addr) -> bool {
+    let routes = netns::in_netns(netns, || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap());
+    let mine = format!("{:032x} 80 ", address.to_bits());
+    // Of the flags, the one of a local address: RTF_LOCAL.
+    let is_local = |line: &str| {
+        let flags = line.split_ascii_whitespace().nth(8).map(|word| u32::from_str_radix(word, 16).unwrap());
+        line.starts_with(&mine) && flags.is_some_and(|flags| flags & 0x8000_0000 != 0)
+    };
+    routes.unwrap().lines().any(is_local)
 }
 
 /// Whether the kernel has noticed the carrier, asked without waiting for what others do to interfaces.

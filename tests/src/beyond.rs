@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::eventually::allowed;
+use crate::eventually::{allowed, eventually};
 use crate::netns::Netns;
 use crate::world::World;
 
@@ -37,6 +37,14 @@ fn ip(netns: &Netns, commands: &[&str]) {
         let output = netns.command("ip").args(&words).output().expect("ip can be run");
         assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// The kernel takes packets for an IPv6 address some time after it was given: then.
+pub fn wait_until_local(netns: &Netns, address: &str) {
+    eventually(&format!("{address} is local"), PATIENCE, || {
+        let output = netns.command("ip").args(["-6", "route", "get", address]).output().expect("ip can be run");
+        output.stdout.starts_with(b"local ").then_some(())
+    });
 }
 
 /// The address of an interface in a namespace.
@@ -75,6 +83,9 @@ impl Beyond {
                 &format!("link set {FAR_INTERFACE} up"),
             ],
         );
+        wait_until_local(host, HOST6);
+        wait_until_local(&netns, ROUTER6);
+        wait_until_local(&netns, FAR6);
         ip(
             host,
             &[

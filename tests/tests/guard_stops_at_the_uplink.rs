@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use cc_tests::beyond::wait_until_local;
 use cc_tests::daemon::Leave;
 use cc_tests::netns::Netns;
 use cc_tests::packet::Wire;
@@ -35,6 +36,9 @@ fn world(extra: &str) -> (World, Netns) {
             ip(netns, &format!("address add {address} dev {name}{nodad}"));
         }
         ip(netns, &format!("link set {name} up"));
+        for address in addresses.iter().filter_map(|address| address.strip_suffix("/64")) {
+            wait_until_local(netns, address);
+        }
     }
     ip(&host, "route add default via 192.0.2.2");
     (World::in_netns(host, extra), outside)

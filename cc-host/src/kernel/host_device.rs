@@ -12,8 +12,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::carrier;
 use super::link::{LinkError, Links, settle_ipv6};
+use super::{carrier, local};
 
 /// Leads the name of the host's end. No container's interface has a name like it: behind `cc` it has hexadecimal digits.
 const HOST_PREFIX: &str = "cch";
@@ -85,6 +85,8 @@ impl Links {
             done.map_err(|source| LinkError::Up { name: name.clone(), source })?;
         }
         carrier::settle(&names.peer)?;
+        let given: Vec<IpAddr> = ipv6.iter().map(|(address, _)| (*address).into()).collect();
+        local::settle(&self.handle(), &names.host, &given).await?;
         Ok(device)
     }
 

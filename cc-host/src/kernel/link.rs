@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cc_common::api::fault::Fault;
 use cc_common::net::GATEWAY_MAC;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tonic::Code;
 
+use super::local;
 use super::netns::{NetnsError, in_netns};
 
 /// The name of a container's interface, inside.
@@ -38,6 +40,10 @@ pub enum LinkError {
     Settle { name: String, source: std::io::Error },
     #[error("cannot give {address} to interface {name}")]
     Address { name: String, address: IpAddr, source: rtnetlink::Error },
+    #[error("cannot ask for the way to {address} of interface {name}")]
+    Local { name: String, address: IpAddr, source: rtnetlink::Error },
+    #[error("the kernel does not take packets for {address} of interface {name}, {} seconds after it was given", waited.as_secs())]
+    NotLocal { name: String, address: IpAddr, waited: Duration },
     #[error("cannot add the default route by {gateway}")]
     Route { gateway: IpAddr, source: rtnetlink::Error },
     #[error("cannot list interfaces or routes")]
@@ -248,8 +254,8 @@ impl Links {
     }
 }
 
-/// Gives an endpoint's `eth0` its addresses and default routes, and brings it and the loopback up. Without an IPv6 address it has no
-/// IPv6 at all.
+/// Gives an endpoint's `eth0` its addresses and default routes, and brings it and the loopback up; its addresses can be reached then.
+/// Without an IPv6 address it has no IPv6 at all.
 pub async fn configure_endpoint(netns: OwnedFd, addresses: Vec<EndpointAddress>) -> Result<(), LinkError> {
     configure_endpoint_as(netns, None, addresses).await
 }
@@ -291,7 +297,8 @@ pub async fn configure_endpoint_as(
             };
             handle.route().add(route).execute().await.map_err(|source| LinkError::Route { gateway, source })?;
         }
-        Ok(())
+        let given: Vec<IpAddr> = addresses.iter().map(|address| address.address).collect();
+        local::settle(&handle, CONTAINER_INTERFACE, &given).await
     })
     .await
 }
@@ -318,6 +325,7 @@ where
         in_netns(netns.as_fd(), move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
+                .enable_time()
                 .build()
                 .map_err(|source| LinkError::Runtime { source })?;
             runtime.block_on(async move {

@@ -10,6 +10,7 @@ pub mod filters;
 pub mod host_device;
 mod ifreq;
 pub mod link;
+pub mod local;
 pub mod netns;
 pub mod offload;
 pub mod qdisc;

@@ -37,6 +37,8 @@ impl Outside {
              ip addr add {HOST}/24 dev cct100
              ip -6 addr add {HOST6}/64 dev cct100 nodad; ip addr add 100.64.0.1/16 dev cct101
              ip route add default via 192.0.2.254; ip -6 route add default via 2001:db8:1::fe dev cct100
+             for try in $(seq 1000); do ip -6 route get {HOST6} | grep -q '^local ' && break; sleep 0.02; done
+             ip -6 route get {HOST6} | grep -q '^local '
              echo 1 > /proc/sys/net/ipv4/conf/cct101/forwarding; echo 1 > /proc/sys/net/ipv6/conf/cct101/forwarding"
         ));
         let datapath = world.datapath();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cc_host::ids::{ContainerId, Name};
-use cc_host::kernel::netns;
+use cc_host::kernel::{local, netns};
 use cc_host::resolver::{
     Directory, Entry, Limits, OpenResolver, ResolverCounters, ResolverHandle, Resolvers, Subnet, Upstreams, VpcNames,
 };
@@ -319,15 +319,19 @@ pub fn join(service: BorrowedFd<'_>) -> OwnedFd {
 
 /// Gives an interface its addresses and brings it up, in a namespace or in the thread's own.
 pub fn configure(namespace: Option<BorrowedFd<'_>>, interface: &str, addresses: &[(&str, u8)]) {
+    let parsed: Vec<(IpAddr, u8)> = addresses.iter().map(|(text, bits)| (text.parse().unwrap(), *bits)).collect();
     netlink(namespace, async |handle| {
         let index = if_nametoindex(interface).unwrap();
-        for (address, prefix_len) in addresses {
-            let mut add = handle.address().add(index, address.parse().unwrap(), *prefix_len);
+        for (address, prefix_len) in &parsed {
+            let mut add = handle.address().add(index, *address, *prefix_len);
             // So that it is good at once.
             add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             add.execute().await?;
         }
-        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
+        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+        let addresses: Vec<IpAddr> = parsed.iter().map(|(address, _)| *address).collect();
+        local::settle(&handle, interface, &addresses).await.unwrap();
+        Ok(())
     });
 }
 
