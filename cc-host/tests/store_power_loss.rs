@@ -8,6 +8,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use cc_host::store::{Op, SqliteStore, Store, Txn};
 use nix::mount::{MsFlags, mount};
@@ -21,6 +22,8 @@ const SYNCED_VARIABLE: &str = "CC_STORE_POWER_SYNCED";
 const CHILDS_TEST: &str = "what_was_acknowledged_is_on_the_disk";
 const DISK_BYTES: u64 = 24 << 20;
 const ACKS: usize = 60;
+/// One at a time: a program that the other one starts has, until it is another program, this one's open files, and with them its disk.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The child's part, in this same program: writes one number after the other and acknowledges each, until it is killed.
 async fn write(path: &Path) {
@@ -71,6 +74,7 @@ fn run(command: &mut Command) {
 
 /// Cuts the power in the middle of writing. Returns how many writes were acknowledged, and how many the disk has.
 fn cut_while_writing(dir: &Path, synced: bool) -> (usize, usize) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     unshare(CloneFlags::CLONE_NEWNS).expect("this test needs root");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     let image = dir.join("disk");

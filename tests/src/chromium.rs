@@ -15,6 +15,8 @@ use crate::websocket::dial;
 
 /// For a page to show what it is to show; a browser on a busy machine takes seconds to start.
 const SHOWN_WITHIN: Duration = Duration::from_secs(60);
+/// What is said of a question to a page that is left before it has answered.
+const LEFT: &str = "Inspected target navigated or closed";
 
 pub struct Browser {
     child: Child,
@@ -70,6 +72,10 @@ impl Browser {
     }
 
     fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.ask(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn ask(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.calls += 1;
         let mut call = json!({ "id": self.calls, "method": method, "params": parameters });
         if !self.session.is_empty() {
@@ -80,8 +86,7 @@ impl Browser {
             let Message::Text(text) = self.socket.read().unwrap_or_else(|e| panic!("{method}: {e}")) else { continue };
             let said: Value = serde_json::from_str(&text).unwrap();
             if said["id"] == self.calls {
-                assert!(said["error"].is_null(), "{method}: {said}");
-                return said["result"].clone();
+                return if said["error"].is_null() { Ok(said["result"].clone()) } else { Err(said["error"].clone()) };
             }
             if matches!(said["method"].as_str(), Some("Runtime.exceptionThrown" | "Log.entryAdded")) {
                 self.complaints.push(said["params"].to_string());
@@ -95,16 +100,25 @@ impl Browser {
 
     /// What a JavaScript expression gives, as JSON.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let given = self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
+        self.evaluated(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    fn evaluated(&mut self, expression: &str) -> Result<Value, Value> {
+        let given = self.ask("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }))?;
         assert!(given["exceptionDetails"].is_null(), "{expression}: {given}");
-        given["result"]["value"].clone()
+        Ok(given["result"]["value"].clone())
     }
 
     /// Waits until the expression is true.
     #[track_caller]
     pub fn sees(&mut self, expression: &str) {
         let page = "document.body.innerText";
-        let seen = within(SHOWN_WITHIN, || (self.evaluate(expression) == true).then_some(()));
+        let seen = within(SHOWN_WITHIN, || match self.evaluated(expression) {
+            Ok(given) => (given == true).then_some(()),
+            // The page that was asked gave way to the next one meanwhile.
+            Err(error) if error["message"] == LEFT => None,
+            Err(error) => panic!("{expression}: {error}"),
+        });
         assert!(
             seen.is_some(),
             "not seen: {expression}; the page: {}; it complained: {:?}",

@@ -5,6 +5,7 @@ pub mod beyond;
 pub mod chromium;
 pub mod conversations;
 pub mod daemon;
+pub mod damage;
 pub mod debian;
 pub mod dns;
 pub mod dual_stack;

@@ -113,9 +113,8 @@ fn the_unit_is_sound(debian: &Debian) {
     for line in ["Delegate=yes", "KillMode=process", "RuntimeDirectoryPreserve=yes"] {
         assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
     }
-    let security = debian.run("systemd-analyze", &["security", "--offline=true", "--no-pager", UNIT]);
-    let figure = security.stdout.lines().rev().find(|line| line.contains("exposure level")).map(str::to_owned);
-    println!("{}", figure.unwrap_or_else(|| format!("{security:?}")).trim());
+    // docs/packaging.md says what it is, in tenths here, and why it is not less.
+    debian.run("systemd-analyze", &["security", "--offline=true", "--no-pager", "--threshold=87", UNIT]).ok();
     // Enabled, as its section says, though nothing has started it.
     debian.run("test", &["-L", "/etc/systemd/system/multi-user.target.wants/cc-host.service"]).ok();
 }

@@ -1,9 +1,8 @@
 //! What a volume is not for is refused by name, and nothing is left of it: paths that are the kernel's, more than the pool has, deletion of
 //! what is claimed, links of an image that lead elsewhere, and a file system that is not its own.
 
-use std::os::unix::fs::FileExt as _;
-
 use cc_tests::World;
+use cc_tests::damage::damage;
 
 fn volume(world: &World, name: &str) -> String {
     world.cc(&["volume", "create", "--size", "16MiB", "--name", name]).line()
@@ -183,19 +182,7 @@ fn what_is_damaged_needs_somebody_to_say_so() {
     let path = world.path("state/volumes").join(format!("{id}.img"));
     // Unmounted: what is written beside a mount is overwritten by it.
     world.assert_clean();
-    // The kernel has met errors, and the first inodes are nonsense: nothing of that can be put right without a choice.
-    let tool = |program: &str, args: &[&str]| {
-        let out = std::process::Command::new(program).args(args).arg(&path).output().unwrap();
-        assert!(out.status.success(), "{out:?}");
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let groups = tool("dumpe2fs", &[]);
-    let table = groups.lines().find_map(|line| line.trim().strip_prefix("Inode table at ")).unwrap();
-    let block: u64 = table.split('-').next().unwrap().parse().unwrap();
-    tool("debugfs", &["-w", "-R", "ssv state 2"]);
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.write_all_at(&[0xA5; 1024], block * 4096).unwrap();
-    drop(file);
+    damage(&path);
     for _ in 0..2 {
         world.run_rm("busybox", &["-v", "data:/d"], &["true"]).fails(125, "needs repair");
     }

@@ -1,9 +1,12 @@
 //! A volume grows, in use or not, and never shrinks; a snapshot is a volume of its own, with what was there at one moment.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
-use cc_tests::World;
+use cc_tests::damage::damage;
+use cc_tests::{Build, Leave, World, eventually};
 
+const BOUND: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 
 /// The kernel asks for this capability, and not every machine's root has it.
@@ -129,5 +132,37 @@ fn a_snapshot_has_what_was_there_and_a_name_of_its_own() {
     assert_eq!(world.run_rm("busybox", &["-v", "third:/d"], &["cat", "/d/a"]).ok().stdout, "mine\n");
     world.cc(&["volume", "snapshot", "first", "--name", "third"]).fails(1, "name is taken");
     world.cc(&["volume", "delete", "data", "first", "second", "third"]).ok();
+    world.assert_clean();
+}
+
+/// A volume that was being made larger when the host went down, and came back with a file system that a person has to look at.
+#[test]
+fn a_larger_size_outlives_a_repair() {
+    let mut world = World::new();
+    let id = world.cc(&["volume", "create", "--size", "16MiB", "--name", "data"]).line();
+    world.leave(Leave::Stopped);
+    world.start_build(Build::Faults("volume.resize.recorded"));
+    assert_ne!(world.cc(&["volume", "resize", "data", "--size", "48MiB"]).code, 0);
+    let mut daemon = world.take_daemon();
+    eventually("the daemon dies", BOUND, || daemon.ended().map(drop));
+    drop(daemon);
+    damage(&world.path("state/volumes").join(format!("{id}.img")));
+    world.start();
+    let state = |world: &World| {
+        let shown = world.cc(&["volume", "inspect", "data"]).json();
+        (shown[0]["size_bytes"].as_u64().unwrap(), shown[0]["state"].as_str().unwrap().to_owned())
+    };
+    eventually("its file system is looked at", BOUND, || (state(&world).1 == "needs-repair").then_some(()));
+    world.run_rm("busybox", &["-v", "data:/d"], &["true"]).fails(125, "needs repair");
+    // Another daemon knows both.
+    world.leave(Leave::Killed);
+    world.start();
+    assert_eq!(state(&world), (16 * MIB, "needs-repair".to_owned()));
+    world.cc(&["volume", "check", "--repair", "data"]).ok();
+    eventually("it grows", BOUND, || (state(&world) == (48 * MIB, "ready".to_owned())).then_some(()));
+    let fill = ["dd", "if=/dev/zero", "of=/d/large", "bs=1M", "count=28"];
+    world.run_rm("busybox", &["-v", "data:/d"], &fill).ok();
+    assert_eq!(world.cc(&["volume", "check", "data", "--json"]).json()["clean"], true);
+    world.cc(&["volume", "delete", "data"]).ok();
     world.assert_clean();
 }

@@ -126,8 +126,14 @@ impl Volumes {
             let found = self.all().await.unwrap_or_default().into_iter().find(|record| record.id == id);
             let Some(record) = found else { continue };
             let VolumeState::Resizing { to_bytes } = record.state else { continue };
-            if let Err(error) = self.grow(&record, to_bytes, false).await {
-                tracing::error!(volume = %id, error = error_chain(&error), "cannot make it larger yet");
+            match self.grow(&record, to_bytes, false).await {
+                Ok(_) => {}
+                // Said once: that they go on using it is nobody's fault.
+                Err(error @ VolumeError::NotWhileUsed { .. }) if waits => {
+                    tracing::info!(volume = %id, error = error_chain(&error), "it grows when nobody uses it");
+                }
+                Err(VolumeError::NotWhileUsed { .. }) => {}
+                Err(error) => tracing::error!(volume = %id, error = error_chain(&error), "cannot make it larger yet"),
             }
         }
     }

@@ -55,7 +55,7 @@ pub fn run(tool: &'static str, args: &[&str], on: &Path, within: Duration) -> Re
     let (said, says) = std::io::pipe().map_err(|source| ToolError::Run { tool, source })?;
     let errors = says.try_clone().map_err(|source| ToolError::Run { tool, source })?;
     let reader = std::thread::spawn(move || bounded(said, TEXT_BYTES_MAX));
-    let code = end(tool, args, on, within, says.into(), errors.into())?;
+    let code = end(tool, args, on, within, how(tool, args), says.into(), errors.into())?;
     Ok(Ended { code, text: reader.join().unwrap_or_default().trim().to_owned() })
 }
 
@@ -65,7 +65,7 @@ pub fn report(tool: &'static str, args: &[&str], on: &Path, within: Duration) ->
     let ((said, says), (complained, complains)) = (pipe()?, pipe()?);
     let reader = std::thread::spawn(move || bounded(said, REPORT_BYTES_MAX));
     let other = std::thread::spawn(move || bounded(complained, TEXT_BYTES_MAX));
-    let code = end(tool, args, on, within, says.into(), complains.into())?;
+    let code = end(tool, args, on, within, how(tool, args), says.into(), complains.into())?;
     match (code, other.join().unwrap_or_default()) {
         (0, _) => Ok(reader.join().unwrap_or_default()),
         (code, text) => Err(ToolError::Failed { tool, code, text: text.trim().to_owned() }),
@@ -80,22 +80,35 @@ fn bounded(said: std::io::PipeReader, bytes_max: u64) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// What becomes of one that takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Killed,
+    /// It ends when it can, and is waited for. LVM puts it off while it has anything suspended.
+    Asked,
+}
+
+fn how(tool: &'static str, args: &[&str]) -> How {
+    let changes_tables = tool == LVM && !args.first().is_some_and(|first| LVM_LOOKS.contains(first));
+    if changes_tables { How::Asked } else { How::Killed }
+}
+
 /// Its code, in time.
 fn end(
     tool: &'static str,
     args: &[&str],
     on: &Path,
     within: Duration,
+    how: How,
     stdout: Stdio,
     stderr: Stdio,
 ) -> Result<i32, ToolError> {
     let program = find(tool)?;
-    let changes_tables = tool == LVM && !args.first().is_some_and(|first| LVM_LOOKS.contains(first));
     let failed = |source| ToolError::Run { tool, source };
     let mut command = Command::new(program);
     command.args(args).arg(on).env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     command.stdout(stdout).stderr(stderr);
-    if changes_tables {
+    if how == How::Asked {
         // What it would still do, the next daemon does not know of.
         ioctl::ends_with_us(&mut command);
     }
@@ -106,8 +119,14 @@ fn end(
     let ended = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose().ok().flatten();
     let in_time = match &ended {
         Some(pidfd) if !wait(pidfd, within) => {
-            // It fails only for one that has just ended. LVM puts it off while it has anything suspended.
-            let _ = pidfd_send_signal(pidfd, if changes_tables { Signal::TERM } else { Signal::KILL });
+            // It fails only for one that has just ended.
+            let _ = pidfd_send_signal(
+                pidfd,
+                match how {
+                    How::Killed => Signal::KILL,
+                    How::Asked => Signal::TERM,
+                },
+            );
             false
         }
         // Not to be had: then it is waited for as long as it takes.
@@ -154,5 +173,23 @@ mod tests {
         let loud = run("head", &["-c", "1000000"], Path::new("/dev/zero"), Duration::from_secs(10)).unwrap();
         assert_eq!((loud.code, loud.text.len() as u64), (0, TEXT_BYTES_MAX));
         assert!(matches!(find("no-such-tool"), Err(ToolError::Missing(_))));
+    }
+
+    #[test]
+    fn what_changes_lvms_tables_finishes_what_it_is_at() {
+        assert_eq!(how(LVM, &["lvs", "--units", "b"]), How::Killed);
+        assert_eq!((how(LVM, &["lvresize"]), how(LVM, &[])), (How::Asked, How::Asked));
+        assert_eq!(how("mkfs.ext4", &["lvresize"]), How::Killed);
+        // Until the signal it does not say what it says in the end.
+        let script = "trap 'sleep 0.3; echo finished; exit 0' TERM; while :; do sleep 0.05; done";
+        for (how, says) in [(How::Asked, "finished\n"), (How::Killed, "")] {
+            let (mut said, says_to) = std::io::pipe().unwrap();
+            let within = Duration::from_millis(200);
+            let ended = end("sh", &["-c", script], Path::new("x"), within, how, says_to.into(), Stdio::null());
+            assert!(matches!(ended, Err(ToolError::TooLong { .. })), "{ended:?}");
+            let mut text = String::new();
+            said.read_to_string(&mut text).unwrap();
+            assert_eq!(text, says, "{how:?}");
+        }
     }
 }

@@ -73,8 +73,17 @@ fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
         std::fs::write(world.config(), config).unwrap();
         world.start();
     };
+    // Whoever runs goes on, and gives the volume back when it ends.
+    let runs = world.run("busybox", &["-v", "data:/d"], &["sleep", "600"]);
     tell(&mut world, &told.replace(&pool.config(), ""));
-    assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["backend"], pool.place());
+    let shown = world.cc(&["volume", "inspect", "data"]).json();
+    assert_eq!((&shown[0]["backend"], &shown[0]["mounted"]), (&pool.place().into(), &true.into()), "{shown:#}");
+    let script = "cat /d/file; echo more > /d/more; sync";
+    assert_eq!(world.cc(&["exec", &runs, "sh", "-c", script]).ok().stdout, "kept\n");
+    world.cc(&["volume", "delete", "data"]).fails(1, "");
+    world.remove_all();
+    world.assert_clean();
+    assert_eq!(world.cc(&["volume", "inspect", "data"]).json()[0]["mounted"], false);
     for refused in [
         world.cc(&["volume", "delete", "data"]).fails(1, "volumes.lvm_pool"),
         world.cc(&["volume", "resize", "data", "--size", "64MiB"]).fails(1, "volumes.lvm_pool"),
@@ -88,7 +97,8 @@ fn what_is_in_another_pool_is_neither_used_nor_thought_gone() {
     tell(&mut world, &told);
     let shown = world.cc(&["volume", "inspect", "data"]).json();
     assert_eq!((&shown[0]["state"], &shown[0]["size_bytes"]), (&"ready".into(), &(32_u64 << 20).into()));
-    assert_eq!(world.run_rm("busybox", &["-v", "data:/d"], &["cat", "/d/file"]).ok().stdout, "kept\n");
+    let read = world.run_rm("busybox", &["-v", "data:/d"], &["cat", "/d/file", "/d/more"]);
+    assert_eq!(read.ok().stdout, "kept\nmore\n");
     world.cc(&["volume", "delete", "data"]).ok();
     assert_eq!(pool.devices(), Vec::<String>::new());
     world.assert_clean();
