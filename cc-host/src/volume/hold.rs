@@ -167,8 +167,17 @@ impl Volumes {
                 return Err(VolumeError::WrongState { operation: "use", name, state: state.name() });
             }
         }
-        let (backend, mounts, wanted) = (self.backend_of(record)?, Arc::clone(&self.mounts), record.clone());
-        let mounted = blocking(move || mount(&*backend, &mounts, &wanted)).await;
+        let (backend, mounts, wanted) = (self.backend_of(record), Arc::clone(&self.mounts), record.clone());
+        let mounted = blocking(move || {
+            let name = || wanted.name.clone();
+            let failed = |source| VolumeError::Mount { operation: "mount", name: name(), source };
+            match mounts.mounted(wanted.id.as_str()).map_err(failed)? {
+                // Wherever its bytes are: whoever has it goes on, also when the daemon does not know that place any more.
+                Some(device) => Ok(device),
+                None => mount(&*backend?, &mounts, &wanted),
+            }
+        });
+        let mounted = mounted.await;
         self.noted(record, mounted).await
     }
 
@@ -194,9 +203,6 @@ impl Volumes {
 fn mount(backend: &dyn Backend, mounts: &Mounts, record: &VolumeRecord) -> Result<u64, VolumeError> {
     let (id, name) = (record.id.as_str(), &record.name);
     let failed = |source| VolumeError::Mount { operation: "mount", name: name.clone(), source };
-    if let Some(device) = mounts.mounted(id).map_err(failed)? {
-        return Ok(device);
-    }
     let attach = |source| VolumeError::Backend { operation: "attach", name: name.clone(), source };
     backend.prepare(&record.id).map_err(attach)?;
     is_its_own(backend, record)?;
