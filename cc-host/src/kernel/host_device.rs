@@ -14,6 +14,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::link::{LinkError, Links, settle_ipv6};
 use super::{carrier, local};
+use crate::error_chain;
 
 /// Leads the name of the host's end. No container's interface has a name like it: behind `cc` it has hexadecimal digits.
 const HOST_PREFIX: &str = "cch";
@@ -86,7 +87,13 @@ impl Links {
         }
         carrier::settle(&names.peer)?;
         let given: Vec<IpAddr> = ipv6.iter().map(|(address, _)| (*address).into()).collect();
-        local::settle(&self.handle(), &names.host, &given).await?;
+        match local::settle(&self.handle(), &names.host, &given).await {
+            // By a rule of the host's, its own addresses may be somebody else's. All else goes on.
+            Err(error @ LinkError::NotLocal { .. }) => {
+                tracing::error!(error = error_chain(&error), "the host's programs cannot reach containers over IPv6");
+            }
+            settled => settled?,
+        }
         Ok(device)
     }
 
