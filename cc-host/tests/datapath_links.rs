@@ -3,6 +3,7 @@
 
 mod datapath_support;
 
+use cc_host::kernel::host_device::HostAddresses;
 use cc_host::kernel::link::{EndpointAddress, Links, Pair, PairKind, configure_endpoint, loopback_up};
 use cc_host::kernel::{carrier, netns, uplink};
 use datapath_support::{GATEWAY, World, new_netns};
@@ -132,6 +133,29 @@ fn is_running(name: &str) -> bool {
     assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }, 0, "{name}");
     // SAFETY: the command has filled in this one.
     i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_RUNNING != 0
+}
+
+/// Whoever has such rules loses IPv6 between the host and its containers, and nothing else.
+#[test]
+fn a_host_whose_rules_claim_its_address_has_its_device_all_the_same() {
+    let host = new_netns();
+    netns::in_netns(host.as_fd(), || {
+        for args in ["add pref 100 lookup local", "del pref 0", "add pref 10 to fd64::1 prohibit"] {
+            assert!(
+                Command::new("ip").args(["-6", "rule"]).args(args.split(' ')).status().unwrap().success(),
+                "{args}"
+            );
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let addresses =
+            HostAddresses { ipv4: ([100, 64, 0, 1].into(), 16), ipv6: Some(("fd64::1".parse().unwrap(), 112)) };
+        runtime.block_on(async {
+            let links = Links::open().unwrap();
+            let device = links.ensure_host_device("host-0123456789ab", &addresses).await.unwrap();
+            assert!(device.host != device.peer);
+        });
+    })
+    .unwrap();
 }
 
 #[test]

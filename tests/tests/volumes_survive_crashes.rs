@@ -54,15 +54,16 @@ impl Host {
 
 /// The device of a volume, which is in use as long as this is kept.
 fn opened(host: &Host, id: &str) -> File {
-    let path = match &host.pool {
-        Some(pool) => pool.device(id),
-        None => {
-            let image = host.path("state/volumes").join(format!("{id}.img"));
-            let made = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
-            String::from_utf8(made.stdout).unwrap().trim().into()
-        }
+    let Some(pool) = &host.pool else {
+        let image = host.path("state/volumes").join(format!("{id}.img"));
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        let device = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let opened = File::open(&device).unwrap();
+        // It goes with the last who has it open, also when this test fails.
+        assert!(Command::new("losetup").args(["--detach", &device]).status().unwrap().success());
+        return opened;
     };
-    File::open(path).unwrap()
+    File::open(pool.device(id)).unwrap()
 }
 
 /// A world with a volume that has been written to, and a daemon that will die at that place.

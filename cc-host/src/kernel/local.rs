@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use nix::errno::Errno;
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Error, Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinSet;
@@ -57,8 +56,8 @@ async fn is_local(handle: &Handle, address: Ipv6Addr) -> Result<bool, Error> {
     let to = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, PREFIX_BITS).build();
     match handle.route().get(to).execute().try_next().await {
         Ok(found) => Ok(found.is_some_and(|route| route.header.kind == RouteType::Local)),
-        // No way to it at all.
-        Err(Error::NetlinkError(message)) if message.raw_code() == -(Errno::ENETUNREACH as i32) => Ok(false),
+        // The kernel's own no: there is no way to it, or a rule of the host's forbids it.
+        Err(Error::NetlinkError(_)) => Ok(false),
         Err(error) => Err(error),
     }
 }
